@@ -1,0 +1,64 @@
+"""Checks of what a user gives: each raises before any compute and says what to do."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def integer(name: str, value: Any, *, least: int) -> int:
+    """`value` as an int >= `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}: expected an integer >= {least}, got {value!r}") from None
+    if isinstance(value, bool) or number < least:
+        raise ValueError(f"{name}: expected an integer >= {least}, got {value!r}")
+    return number
+
+
+def real(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    why: str = "",
+) -> Any:
+    """`value` as a float64 scalar inside an interval; a JAX tracer passes unread."""
+    if isinstance(value, jax.core.Tracer):
+        return value
+    allowed = "a finite number"
+    allowed += f" > {above:g}" if above is not None else ""
+    allowed += f" >= {least:g}" if least is not None else ""
+    allowed += f" and < {below:g}" if below is not None else ""
+    try:
+        number = float(np.asarray(value, dtype=np.float64)) if np.ndim(value) == 0 else math.nan
+    except (TypeError, ValueError):
+        number = math.nan
+    outside = (
+        not math.isfinite(number)
+        or (above is not None and number <= above)
+        or (least is not None and number < least)
+        or (below is not None and number >= below)
+    )
+    if outside:
+        raise ValueError(f"{name}: expected {allowed}, got {value!r}{'; ' + why if why else ''}")
+    return np.float64(number)
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """`value` as one of the `known` names, else the nearest one is suggested."""
+    names = list(known)
+    if value in names:
+        return str(value)
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name}: expected one of {', '.join(names)}, got {value!r}{hint}")

@@ -1,0 +1,234 @@
+"""The problem: equation (7) as one record, its variables, and where a solver starts.
+
+f(W, H, b) = (1/N) sum_j L(W h_j + b, y_j) + lam_W/2 |W|^2 + lam_H/2 |H|^2 + lam_b/2 |b|^2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from ufm import _checks, losses
+from ufm._pytree import pytree_dataclass, replace, static
+
+
+class Params(NamedTuple):
+    """The variables of equation (7)."""
+
+    W: Float[Array, "K d"]  # classifier, one row a class
+    H: Float[Array, "d N"]  # free features, one column a sample
+    b: Float[Array, " K"]  # bias; zeros where the problem has none
+
+
+@pytree_dataclass
+class Problem:
+    """Equation (7): a loss, the samples' labels, the dimension of the features and three penalties.
+
+    Args:
+        loss: a name of `losses.LOSSES`, a `Loss`, or a function `loss(z, k)` of one logit vector.
+        labels: (N,) integers in 0..K-1, any order, any counts, every class at least once.
+        K: number of classes.  Default: 1 + the largest label.
+        d: feature dimension.
+        lam_W, lam_H: penalties > 0.  lam_b: penalty >= 0; 0 leaves the bias free.
+        bias: False takes the bias out of the problem (b = 0).
+
+    `prob(params)` is the objective: differentiable, and fit for jit and vmap. The loss's hyperparameters,
+    labels and penalties are leaves of the pytree; K, d and bias are structure.
+
+    >>> import ufm
+    >>> prob = ufm.Problem.balanced(loss="ce", K=3, d=4, n=2)
+    >>> prob.N, prob.counts.tolist(), round(float(prob(prob.zeros())), 12)
+    (6, [2, 2, 2], 1.098612288668)
+    """
+
+    loss: Any
+    labels: Any
+    K: Any = static(None)
+    d: Any = static(None)
+    lam_W: Any = 5e-3
+    lam_H: Any = 5e-3
+    lam_b: Any = 0.0
+    bias: bool = static(True)
+
+    def __post_init__(self) -> None:
+        loss = losses.get(self.loss)
+        labels = _check_labels(self.labels)
+        K = int(labels.max()) + 1 if self.K is None else _checks.integer("K", self.K, least=2)
+        if self.d is None:
+            raise ValueError("d: expected an integer >= 1 (the feature dimension), got nothing")
+        checked = {
+            "loss": loss,
+            "labels": labels,
+            "K": _checks.integer("K", K, least=2),
+            "d": _checks.integer("d", self.d, least=1),
+            "bias": bool(self.bias),
+        }
+        _check_classes(labels, K)
+        checked |= _check_penalties(self.lam_W, self.lam_H, self.lam_b, bool(self.bias))
+        losses.check(loss, K)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def balanced(
+        cls,
+        loss: str | losses.Loss | Callable[..., Any] = "ce",
+        *,
+        K: int = 10,
+        d: int = 64,
+        n: int = 10,
+        lam_W: ArrayLike = 5e-3,
+        lam_H: ArrayLike = 5e-3,
+        lam_b: ArrayLike = 0.0,
+        bias: bool = True,
+        **hyperparameters: Any,
+    ) -> Problem:
+        """n samples of each class in the paper's order H = [H_1 ... H_n]: labels 0..K-1 repeated n times."""
+        K, n = _checks.integer("K", K, least=2), _checks.integer("n", n, least=1)
+        return cls(
+            loss=losses.get(loss, **hyperparameters),
+            labels=np.tile(np.arange(K, dtype=np.int32), n),
+            K=K,
+            d=d,
+            lam_W=lam_W,
+            lam_H=lam_H,
+            lam_b=lam_b,
+            bias=bias,
+        )
+
+    def __call__(self, params: Params) -> Float[Array, ""]:
+        """The objective f(W, H, b) of equation (7)."""
+        W, H, b = params
+        Z = H.T @ W.T + (b if self.bias else 0.0)  # (N, K): one row a sample
+        fit = jnp.mean(jax.vmap(self.loss)(Z, self.labels))
+        penalty = self.lam_W * jnp.sum(W * W) + self.lam_H * jnp.sum(H * H)
+        if self.bias:
+            penalty += self.lam_b * jnp.sum(b * b)
+        return jnp.asarray(fit + penalty / 2)
+
+    @property
+    def N(self) -> int:
+        """Number of samples."""
+        return int(self.labels.shape[0])
+
+    @property
+    def counts(self) -> Int[np.ndarray, " K"]:
+        """Samples of each class, n_k."""
+        return np.bincount(np.asarray(self.labels), minlength=self.K)
+
+    @property
+    def n(self) -> int | None:
+        """Samples per class, or None where the classes are not balanced."""
+        counts = self.counts
+        return int(counts[0]) if (counts == counts[0]).all() else None
+
+    @property
+    def lam(self) -> Any:
+        """sqrt(lam_W lam_H), the weight of the nuclear norm of Z = W H."""
+        return (self.lam_W * self.lam_H) ** 0.5
+
+    @property
+    def size(self) -> int:
+        """Number of unknowns."""
+        return self.K * self.d + self.d * self.N + (self.K if self.bias else 0)
+
+    def zeros(self) -> Params:
+        """The origin W = 0, H = 0, b = 0, a critical point of every shift-invariant balanced problem."""
+        return Params(jnp.zeros((self.K, self.d)), jnp.zeros((self.d, self.N)), jnp.zeros(self.K))
+
+    def replace(self, **changes: Any) -> Problem:
+        """A copy with other penalties, loss or labels (leaves), or another K, d or bias."""
+        return replace(self, **changes)
+
+    def check_params(self, params: Any) -> Params:
+        """`params` as `Params` of this problem's shapes.
+
+        Raises:
+            ValueError: a wrong shape, an integer dtype, or a value that is not finite.
+        """
+        try:
+            W, H, b = params
+        except (TypeError, ValueError):
+            raise ValueError(f"params: expected Params(W, H, b), got {type(params).__name__}") from None
+        expected = {"W": (self.K, self.d), "H": (self.d, self.N), "b": (self.K,)}
+        for (name, shape), value in zip(expected.items(), (W, H, b), strict=True):
+            if np.shape(value) != shape:
+                raise ValueError(f"{name}: expected shape {shape}, got {np.shape(value)}")
+            dtype = jnp.result_type(value)
+            if not jnp.issubdtype(dtype, jnp.floating):
+                raise ValueError(f"{name}: expected a floating dtype, got {dtype}; convert it with float()")
+            if not isinstance(value, jax.core.Tracer) and not np.isfinite(np.asarray(value)).all():
+                raise ValueError(f"{name}: expected finite values, got NaN or infinity in the start")
+        return Params(jnp.asarray(W), jnp.asarray(H), jnp.asarray(b))
+
+    def __repr__(self) -> str:
+        counts = self.counts
+        n = f"n={counts[0]}" if (counts == counts[0]).all() else f"n_k={counts.min()}..{counts.max()}"
+        penalties = f"lam_W={_short(self.lam_W)}, lam_H={_short(self.lam_H)}"
+        bias = f"lam_b={_short(self.lam_b)}" if self.bias else "no bias"
+        return f"Problem({self.loss!r}, K={self.K}, d={self.d}, {n}, {penalties}, {bias})"
+
+
+def _short(value: Any) -> str:
+    return f"{float(value):g}" if np.ndim(value) == 0 else f"array{np.shape(value)}"
+
+
+def _check_labels(labels: Any) -> np.ndarray:
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"labels: expected a vector (N,) with N >= 1, got shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"labels: expected integers, got dtype {array.dtype}")
+    return array.astype(np.int32)
+
+
+def _check_classes(labels: np.ndarray, K: int) -> None:
+    if labels.min() < 0 or labels.max() >= K:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"labels: expected classes in 0..{K - 1} (K={K}), got {wrong}")
+    empty = np.flatnonzero(np.bincount(labels, minlength=K) == 0)
+    if empty.size:
+        raise ValueError(
+            f"labels: expected every class 0..{K - 1} at least once, got none of class {empty[0]}; "
+            "lower K or renumber the classes"
+        )
+
+
+def _check_penalties(lam_W: Any, lam_H: Any, lam_b: Any, bias: bool) -> dict[str, Any]:
+    why = "without it the infimum is not attained: scale W up and H down (or the reverse) at no cost"
+    checked = {
+        "lam_W": _checks.real("lam_W", lam_W, above=0.0, why=why),
+        "lam_H": _checks.real("lam_H", lam_H, above=0.0, why=why),
+        "lam_b": _checks.real("lam_b", lam_b, least=0.0),
+    }
+    if not bias and not isinstance(lam_b, jax.core.Tracer) and checked["lam_b"] != 0:
+        raise ValueError(f"lam_b: expected 0 where bias=False, got {lam_b!r}; drop lam_b or set bias=True")
+    return checked
+
+
+@partial(jax.jit, static_argnames=("K", "d", "N"))
+def _normal(seed: Any, scale: Any, *, K: int, d: int, N: int) -> Params:
+    """Compiled once a shape: seed and scale are leaves."""
+    key_W, key_H = jax.random.split(jax.random.key(seed))
+    return Params(
+        scale * jax.random.normal(key_W, (K, d)), scale * jax.random.normal(key_H, (d, N)), jnp.zeros(K)
+    )
+
+
+def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 1.0) -> Params:
+    """A Gaussian start: W and H with independent N(0, scale^2) entries, b = 0.
+
+    The default scale 1 is the middle of the scales 0.1, 1, 3 with which THEORY's experiments started.
+    """
+    if not isinstance(seed, jax.core.Tracer):
+        _checks.integer("seed", seed, least=0)
+    scale = _checks.real("scale", scale, above=0.0)
+    return _normal(seed, scale, K=prob.K, d=prob.d, N=prob.N)

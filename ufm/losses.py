@@ -1,0 +1,309 @@
+"""SHELF of losses: pure functions `loss(z, k)` of one logit vector z (K,) and its class k.
+
+A loss is one function and the facts that theorems need about it. Everything else (batches, gradients,
+Hessian-vector products, the scalar profile) follows by `vmap` and autodiff. Hyperparameters are leaves
+of a pytree: sweeping them never compiles anew.
+
+Losses of the target probability alone are written through the log-odds against the target,
+
+    q = log sum_{j != k} exp(z_j) - z_k = log((1 - p_k) / p_k),
+
+because every factor then has full relative accuracy from p_k -> 0 to p_k -> 1: p_k = sigmoid(-q),
+1 - p_k = sigmoid(q), -log p_k = softplus(q).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from ufm import _checks
+from ufm._pytree import pytree_dataclass, static
+
+# --- primitives -----------------------------------------------------------------------------------
+
+
+@jax.custom_jvp
+def _sigmoid(q: Array) -> Array:
+    """sigmoid with a derivative that does not cancel at large q (JAX's own is s (1 - s))."""
+    return jax.lax.logistic(q)
+
+
+_sigmoid.defjvps(lambda q_dot, s, q: q_dot * s * _sigmoid(-q))
+
+
+@jax.custom_jvp
+def _softplus(q: Array) -> Array:
+    """log(1 + exp(q))."""
+    return jnp.logaddexp(q, jnp.zeros((), q.dtype))
+
+
+_softplus.defjvps(lambda q_dot, _, q: q_dot * _sigmoid(q))
+
+
+def log_odds(z: Array, k: ArrayLike) -> Array:
+    """log sum_{j != k} exp(z_j) - z_k = log((1 - p_k) / p_k), exact in relative terms at any scale."""
+    others = jnp.arange(z.shape[0]) != k
+    top = jax.lax.stop_gradient(jnp.max(jnp.where(others, z, -jnp.inf)))
+    # the inner `where` keeps exp finite where its value is thrown away (NaN-safe gradients)
+    mass = jnp.sum(jnp.where(others, jnp.exp(jnp.where(others, z - top, 0.0)), 0.0))
+    own = jnp.sum(jnp.where(others, 0.0, z))  # a masked sum: a gather per sample is slower on a CPU
+    return jnp.log(mass) + (top - own)
+
+
+# --- the shelf's one abstract level ---------------------------------------------------------------
+
+
+class Loss:
+    """What a loss has: `loss(z, k)`, a name, and the facts that the theorems use.
+
+    Attributes:
+        name: the short name ("ce").
+        title: the name in words.
+        convex: convex in z for every hyperparameter allowed, so that Theorem 2, the reduction to class
+            means and the dual certificate apply.
+        shift_invariant: loss(z + s 1, k) = loss(z, k).
+        infimum: a lower bound of the loss over all z.
+    """
+
+    name: str
+    title: str
+    convex: bool = False
+    shift_invariant: bool = False
+    infimum: float = 0.0
+
+    def __call__(self, z: Array, k: ArrayLike) -> Array:
+        """loss of the logits z (K,) for class k: a scalar."""
+        raise NotImplementedError
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Names and values of the leaves."""
+        return {name: getattr(self, name) for name in HYPERPARAMETERS.get(self.name, ())}
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{k}={_plain(v)}" for k, v in self.hyperparameters.items())
+        return f"{self.title}({values})" if values else self.title
+
+
+def _plain(value: Any) -> Any:
+    return f"{float(value):g}" if np.ndim(value) == 0 and not isinstance(value, jax.core.Tracer) else value
+
+
+@pytree_dataclass
+class CrossEntropy(Loss):
+    """L = -log p_k = softplus(q).  Convex, shift-invariant.  Paper, equation (3)."""
+
+    name = "ce"
+    title = "cross-entropy"
+    convex = True
+    shift_invariant = True
+
+    def __call__(self, z: Array, k: ArrayLike) -> Array:
+        return _softplus(log_odds(z, k))
+
+
+@pytree_dataclass
+class LabelSmoothing(Loss):
+    """L = -(1 - alpha) log p_k - (alpha/K) sum_j log p_j.  Convex, shift-invariant.  Paper, equation (4).
+
+    Written as cross-entropy plus alpha (z_k - mean z), which never adds large numbers of opposite sign.
+    """
+
+    alpha: Any = 0.1  # the paper's value (Section 4)
+
+    name = "ls"
+    title = "label smoothing"
+    convex = True
+    shift_invariant = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alpha", _checks.real("alpha", self.alpha, least=0.0, below=1.0))
+
+    def __call__(self, z: Array, k: ArrayLike) -> Array:
+        own = jnp.sum(jnp.where(jnp.arange(z.shape[0]) == k, z, 0.0))
+        return _softplus(log_odds(z, k)) + jnp.asarray(self.alpha, z.dtype) * (own - jnp.mean(z))
+
+
+@pytree_dataclass
+class Focal(Loss):
+    """L = -(1 - p_k)^gamma log p_k = sigmoid(q)^gamma softplus(q).  Shift-invariant.  Paper, equation (5).
+
+    Not convex in z for gamma > 0: convex exactly where p_k >= p_infl(gamma) (`theory.convexity_region`).
+    """
+
+    gamma: Any = 3.0  # the paper's value (Section 4)
+
+    name = "fl"
+    title = "focal loss"
+    convex = False
+    shift_invariant = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gamma", _checks.real("gamma", self.gamma, least=0.0))
+
+    def __call__(self, z: Array, k: ArrayLike) -> Array:
+        q = log_odds(z, k)
+        # sigmoid(q)^gamma through its logarithm: smooth for gamma < 1 too, where p -> (1 - p)^gamma is not
+        return jnp.exp(-jnp.asarray(self.gamma, z.dtype) * _softplus(-q)) * _softplus(q)
+
+
+@pytree_dataclass
+class RescaledMSE(Loss):
+    """L = kappa (z_k - beta)^2 + sum_{j != k} z_j^2.  Convex, not shift-invariant.  Paper, equation (6)."""
+
+    kappa: Any = 1.0  # the paper's values (Section 4)
+    beta: Any = 15.0
+
+    name = "mse"
+    title = "rescaled MSE"
+    convex = True
+    shift_invariant = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kappa", _checks.real("kappa", self.kappa, above=0.0))
+        object.__setattr__(self, "beta", _checks.real("beta", self.beta, above=0.0))
+
+    def __call__(self, z: Array, k: ArrayLike) -> Array:
+        kappa, beta = jnp.asarray(self.kappa, z.dtype), jnp.asarray(self.beta, z.dtype)
+        own = jnp.arange(z.shape[0]) == k
+        return jnp.sum(jnp.where(own, kappa * (z - beta) ** 2, z**2))
+
+
+@pytree_dataclass
+class Custom(Loss):
+    """A user's function `function(z, k)` with what the user declares about it.
+
+    `convex`, `shift_invariant` and `infimum` are promises: the certificate and the class-mean reduction
+    rest on them and cannot check them. `theory.contrastive_property` tests them numerically.
+    """
+
+    function: Callable[[Array, Any], Array] = static()
+    convex: bool = static(False)
+    shift_invariant: bool = static(False)
+    infimum: float = static(0.0)
+
+    name = "custom"
+    title = "custom loss"
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise ValueError(f"loss: expected a function loss(z, k), got {self.function!r}")
+
+    def __call__(self, z: Array, k: ArrayLike) -> Array:
+        return self.function(z, k)
+
+    def __repr__(self) -> str:
+        return f"custom loss {getattr(self.function, '__name__', self.function)!s}"
+
+
+# --- constructors and the registry ----------------------------------------------------------------
+
+
+def cross_entropy() -> CrossEntropy:
+    """Cross-entropy.
+
+    >>> import ufm, jax.numpy as jnp
+    >>> print(round(float(ufm.losses.cross_entropy()(jnp.zeros(3), 0)), 12))  # log 3
+    1.098612288668
+    """
+    return CrossEntropy()
+
+
+def label_smoothing(alpha: Any = 0.1) -> LabelSmoothing:
+    """Cross-entropy with smoothed targets; `alpha` in [0, 1)."""
+    return LabelSmoothing(alpha)
+
+
+def focal(gamma: Any = 3.0) -> Focal:
+    """Focal loss; `gamma` >= 0, zero being cross-entropy."""
+    return Focal(gamma)
+
+
+def mse(kappa: Any = 1.0, beta: Any = 15.0) -> RescaledMSE:
+    """Rescaled mean squared error with target `beta` > 0 and target weight `kappa` > 0."""
+    return RescaledMSE(kappa, beta)
+
+
+def custom(
+    function: Callable[[Array, Any], Array],
+    *,
+    convex: bool = False,
+    shift_invariant: bool = False,
+    infimum: float = 0.0,
+) -> Custom:
+    """Any function `loss(z, k)` with declared facts (see `Custom`); undeclared means not relied on."""
+    return Custom(function, convex, shift_invariant, infimum)
+
+
+#: The shelf: tests, the command line and the README iterate it.
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "ce": cross_entropy,
+    "ls": label_smoothing,
+    "fl": focal,
+    "mse": mse,
+}
+HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
+    name: tuple(inspect.signature(make).parameters) for name, make in LOSSES.items()
+}
+
+
+def get(loss: str | Loss | Callable[..., Any], **hyperparameters: Any) -> Loss:
+    """A `Loss` from a name (with hyperparameters), a `Loss`, or a function `loss(z, k)`.
+
+    Raises:
+        ValueError: an unknown name (the nearest is suggested), a hyperparameter that the loss does not
+            have, or one outside its range.
+    """
+    if isinstance(loss, str):
+        name = _checks.choice("loss", loss, LOSSES)
+        for given in hyperparameters:
+            if given not in HYPERPARAMETERS[name]:
+                has = ", ".join(HYPERPARAMETERS[name]) or "none"
+                raise ValueError(f"{given}: expected a hyperparameter of loss {name!r} ({has}), got {given}")
+        return LOSSES[name](**hyperparameters)
+    if hyperparameters:
+        raise ValueError(
+            f"{next(iter(hyperparameters))}: hyperparameters go with a loss given by name, got loss={loss!r}"
+        )
+    return loss if isinstance(loss, Loss) else custom(loss)
+
+
+def check(loss: Loss, K: int) -> None:
+    """Refuse a user's loss that is not a finite, differentiable scalar function of (z, k).
+
+    Raises:
+        ValueError: naming `loss`, what it returned and what is expected.
+    """
+    if not isinstance(loss, Custom):
+        return
+    z = jnp.linspace(-1.0, 1.0, K)
+    try:
+        out = jax.eval_shape(lambda z, k: loss(z, k), z, jnp.asarray(0))
+    except Exception as error:
+        raise ValueError(
+            f"loss: {loss!r} failed when traced by JAX with logits of shape ({K},) and an integer class "
+            f"({type(error).__name__}: {error}); write it with jax.numpy and no Python branches on values"
+        ) from error
+    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
+        got = f"shape {out.shape}, dtype {out.dtype}" if hasattr(out, "shape") else type(out).__name__
+        raise ValueError(f"loss: expected a real scalar for one logit vector, got {got} from {loss!r}")
+    try:
+        value, slope = jax.value_and_grad(lambda z: loss(z, 0))(z)
+        curve = jax.hessian(lambda z: loss(z, 0))(z)
+    except Exception as error:
+        raise ValueError(
+            f"loss: {loss!r} is not differentiable by JAX ({type(error).__name__}: {error})"
+        ) from error
+    for what, array in (("value", value), ("gradient", slope), ("Hessian", curve)):
+        if not bool(jnp.all(jnp.isfinite(array))):
+            raise ValueError(
+                f"loss: expected a finite {what} at logits linspace(-1, 1, {K}), got {array} from {loss!r}"
+            )
