@@ -1,10 +1,37 @@
-"""Shapes are checked, promotion is strict, warnings are errors: set before the package is imported."""
+"""Shapes are checked and warnings are errors: set before the package is imported."""
 
 import os
+import sys
+from pathlib import Path
 
-os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "standard")
 os.environ.setdefault("MPLBACKEND", "Agg")
+sys.path.insert(0, str(Path(__file__).parent))
 
+import jax
+import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("ufm", "beartype.beartype")
+install_import_hook("ufm", "shapes.check")
+
+_COMPILED: list[str] = []
+
+
+def _listen(event: str, duration: float, **_: object) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _COMPILED.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+@pytest.fixture
+def compilations():
+    """A function that tells how many programs XLA has compiled since it was last called."""
+    seen = [len(_COMPILED)]
+
+    def since() -> int:
+        new = len(_COMPILED) - seen[0]
+        seen[0] = len(_COMPILED)
+        return new
+
+    return since

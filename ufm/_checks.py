@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -21,6 +21,13 @@ def integer(name: str, value: Any, *, least: int) -> int:
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name}: expected an integer >= {least}, got {value!r}")
     return number
+
+
+def boolean(name: str, value: Any) -> bool:
+    """`value` as a bool; a word or a number is more likely a mistake."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
 
 
 def real(
@@ -40,7 +47,8 @@ def real(
     allowed += f" >= {least:g}" if least is not None else ""
     allowed += f" and < {below:g}" if below is not None else ""
     try:
-        number = float(np.asarray(value, dtype=np.float64)) if np.ndim(value) == 0 else math.nan
+        scalar = np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiu"
+        number = float(np.asarray(value, dtype=np.float64)) if scalar else math.nan
     except (TypeError, ValueError):
         number = math.nan
     outside = (
@@ -54,11 +62,15 @@ def real(
     return np.float64(number)
 
 
-def choice(name: str, value: Any, known: Iterable[str]) -> str:
-    """`value` as one of the `known` names, else the nearest one is suggested."""
+def choice(name: str, value: Any, known: Iterable[str], also: Mapping[str, str] | None = None) -> str:
+    """`value` as one of the `known` names, else the nearest one is suggested.
+
+    `also`: other spellings to compare with, each with the name it stands for.
+    """
     names = list(known)
     if value in names:
         return str(value)
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    spellings = {name: name for name in names} | dict(also or {})
+    near = difflib.get_close_matches(str(value).lower(), spellings, n=1, cutoff=0.4)
+    hint = f"; did you mean {spellings[near[0]]!r}?" if near else ""
     raise ValueError(f"{name}: expected one of {', '.join(names)}, got {value!r}{hint}")

@@ -10,7 +10,12 @@ import jax
 T = TypeVar("T")
 
 
-@dataclass_transform(frozen_default=True)
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """A field that is part of the tree's structure: changing it compiles anew."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
 def pytree_dataclass(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass whose fields are leaves, except those declared with `static()`.
 
@@ -37,11 +42,6 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
-
-
-def static(default: Any = dataclasses.MISSING) -> Any:
-    """A field that is part of the tree's structure: changing it compiles anew."""
-    return dataclasses.field(default=default, metadata={"static": True})
 
 
 def replace(node: T, **changes: Any) -> T:

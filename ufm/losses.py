@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -58,6 +59,21 @@ def log_odds(z: Array, k: ArrayLike) -> Array:
     return jnp.log(mass) + (top - own)
 
 
+def _negative_entropy(p: Array) -> Array:
+    """sum_j p_j log p_j, the conjugate of log sum exp; rounding below zero counts as zero."""
+    return jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0))
+
+
+def _relative_entropy(p: Array, z: Array) -> Array:
+    """sum_j p_j log(p_j / q_j) with q = softmax(z), a sum of terms >= 0 that does not cancel at p = q."""
+    log_q = jax.nn.log_softmax(z)
+    q = jnp.exp(log_q)
+    delta = log_q - jnp.log(jnp.where(p > 0, p, 1.0))
+    near = jnp.clip(delta, -1.0, 1.0)
+    terms = jnp.where(jnp.abs(delta) < 1.0, p * (jnp.expm1(near) - near), q - p - p * delta)
+    return jnp.sum(jnp.where(p > 0, jnp.maximum(terms, 0.0), q))
+
+
 # --- the shelf's one abstract level ---------------------------------------------------------------
 
 
@@ -71,6 +87,9 @@ class Loss:
             means and the dual certificate apply.
         shift_invariant: loss(z + s 1, k) = loss(z, k).
         infimum: a lower bound of the loss over all z.
+
+    A convex loss may carry its conjugate (`conjugate`, `fenchel_young`, `targets`); with it the dual
+    certificate closes quadratically, without it linearly, from `infimum`.
     """
 
     name: str
@@ -82,6 +101,27 @@ class Loss:
     def __call__(self, z: Array, k: ArrayLike) -> Array:
         """loss of the logits z (K,) for class k: a scalar."""
         raise NotImplementedError
+
+    def conjugate(self, u: Array, k: ArrayLike) -> Array:
+        """L*(u, k) = sup_z <u, z> - L(z, k) of a slope u (K,) inside its domain: a scalar."""
+        raise NotImplementedError
+
+    def fenchel_young(self, z: Array, u: Array, k: ArrayLike) -> Array:
+        """L(z, k) + L*(u, k) - <u, z> >= 0, zero exactly where u is the gradient at z.
+
+        A loss overrides it with a form that has no cancellation: certificates then resolve gaps far below
+        the rounding of the objective.
+        """
+        return jnp.maximum(self(z, k) + self.conjugate(u, k) - jnp.dot(u, z), 0.0)
+
+    def targets(self, K: int) -> Array | None:
+        """T (K, K) where the domain of L*(., k) is {u : u + T_k in the simplex}, None where it is R^K."""
+        return None
+
+    @property
+    def has_conjugate(self) -> bool:
+        """Whether the loss carries its conjugate."""
+        return type(self).conjugate is not Loss.conjugate
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -109,6 +149,15 @@ class CrossEntropy(Loss):
     def __call__(self, z: Array, k: ArrayLike) -> Array:
         return _softplus(log_odds(z, k))
 
+    def conjugate(self, u: Array, k: ArrayLike) -> Array:
+        return _negative_entropy(u + jax.nn.one_hot(k, u.shape[0], dtype=u.dtype))
+
+    def fenchel_young(self, z: Array, u: Array, k: ArrayLike) -> Array:
+        return _relative_entropy(u + jax.nn.one_hot(k, u.shape[0], dtype=u.dtype), z)
+
+    def targets(self, K: int) -> Array:
+        return jnp.eye(K)
+
 
 @pytree_dataclass
 class LabelSmoothing(Loss):
@@ -130,6 +179,19 @@ class LabelSmoothing(Loss):
     def __call__(self, z: Array, k: ArrayLike) -> Array:
         own = jnp.sum(jnp.where(jnp.arange(z.shape[0]) == k, z, 0.0))
         return _softplus(log_odds(z, k)) + jnp.asarray(self.alpha, z.dtype) * (own - jnp.mean(z))
+
+    def _target(self, k: ArrayLike, K: int, dtype: Any) -> Array:
+        alpha = jnp.asarray(self.alpha, dtype)
+        return (1 - alpha) * jax.nn.one_hot(k, K, dtype=dtype) + alpha / K
+
+    def conjugate(self, u: Array, k: ArrayLike) -> Array:
+        return _negative_entropy(u + self._target(k, u.shape[0], u.dtype))
+
+    def fenchel_young(self, z: Array, u: Array, k: ArrayLike) -> Array:
+        return _relative_entropy(u + self._target(k, u.shape[0], u.dtype), z)
+
+    def targets(self, K: int) -> Array:
+        return self._target(jnp.arange(K), K, jnp.result_type(float))
 
 
 @pytree_dataclass
@@ -176,6 +238,16 @@ class RescaledMSE(Loss):
         own = jnp.arange(z.shape[0]) == k
         return jnp.sum(jnp.where(own, kappa * (z - beta) ** 2, z**2))
 
+    def conjugate(self, u: Array, k: ArrayLike) -> Array:
+        kappa, beta = jnp.asarray(self.kappa, u.dtype), jnp.asarray(self.beta, u.dtype)
+        own = jnp.arange(u.shape[0]) == k
+        return jnp.sum(jnp.where(own, u * beta + u**2 / (4 * kappa), u**2 / 4))
+
+    def fenchel_young(self, z: Array, u: Array, k: ArrayLike) -> Array:
+        kappa, beta = jnp.asarray(self.kappa, u.dtype), jnp.asarray(self.beta, u.dtype)
+        own = jnp.arange(u.shape[0]) == k
+        return jnp.sum(jnp.where(own, kappa * (z - beta - u / (2 * kappa)) ** 2, (z - u / 2) ** 2))
+
 
 @pytree_dataclass
 class Custom(Loss):
@@ -186,9 +258,9 @@ class Custom(Loss):
     """
 
     function: Callable[[Array, Any], Array] = static()
-    convex: bool = static(False)
-    shift_invariant: bool = static(False)
-    infimum: float = static(0.0)
+    convex: bool = static(default=False)
+    shift_invariant: bool = static(default=False)
+    infimum: float = static(default=0.0)
 
     name = "custom"
     title = "custom loss"
@@ -196,6 +268,7 @@ class Custom(Loss):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise ValueError(f"loss: expected a function loss(z, k), got {self.function!r}")
+        object.__setattr__(self, "infimum", float(_checks.real("infimum", self.infimum)))
 
     def __call__(self, z: Array, k: ArrayLike) -> Array:
         return self.function(z, k)
@@ -263,7 +336,8 @@ def get(loss: str | Loss | Callable[..., Any], **hyperparameters: Any) -> Loss:
             have, or one outside its range.
     """
     if isinstance(loss, str):
-        name = _checks.choice("loss", loss, LOSSES)
+        words = {make.__name__: name for name, make in LOSSES.items()}
+        name = _checks.choice("loss", loss, LOSSES, also=words)
         for given in hyperparameters:
             if given not in HYPERPARAMETERS[name]:
                 has = ", ".join(HYPERPARAMETERS[name]) or "none"
@@ -274,6 +348,14 @@ def get(loss: str | Loss | Callable[..., Any], **hyperparameters: Any) -> Loss:
             f"{next(iter(hyperparameters))}: hyperparameters go with a loss given by name, got loss={loss!r}"
         )
     return loss if isinstance(loss, Loss) else custom(loss)
+
+
+@partial(jax.jit, static_argnums=0)  # once a function, not once a problem
+def _two_derivatives(function: Callable[[Array, Any], Array], z: Array) -> tuple[Array, Array, Array]:
+    def of_class_0(z: Array) -> Array:
+        return function(z, 0)
+
+    return of_class_0(z), jax.grad(of_class_0)(z), jax.hessian(of_class_0)(z)
 
 
 def check(loss: Loss, K: int) -> None:
@@ -296,14 +378,14 @@ def check(loss: Loss, K: int) -> None:
         got = f"shape {out.shape}, dtype {out.dtype}" if hasattr(out, "shape") else type(out).__name__
         raise ValueError(f"loss: expected a real scalar for one logit vector, got {got} from {loss!r}")
     try:
-        value, slope = jax.value_and_grad(lambda z: loss(z, 0))(z)
-        curve = jax.hessian(lambda z: loss(z, 0))(z)
+        with jax.ensure_compile_time_eval():  # a problem may be built inside a function that JAX traces
+            value, slope, curve = _two_derivatives(loss.function, z)
     except Exception as error:
         raise ValueError(
             f"loss: {loss!r} is not differentiable by JAX ({type(error).__name__}: {error})"
         ) from error
     for what, array in (("value", value), ("gradient", slope), ("Hessian", curve)):
-        if not bool(jnp.all(jnp.isfinite(array))):
+        if not isinstance(array, jax.core.Tracer) and not np.isfinite(array).all():
             raise ValueError(
                 f"loss: expected a finite {what} at logits linspace(-1, 1, {K}), got {array} from {loss!r}"
             )
