@@ -1,0 +1,459 @@
+"""The stage problem -> Solution: one loop for every solver, recorded or not, and its sweeps.
+
+The loop runs in a *view* of equation (7): features as rows F (m, d), and
+
+    f = sum_j weight_j L(spread_j W f_j + b, label_j) + pen_W/2 |W|^2 + pen_F/2 |F|^2 + lam_b/2 |b|^2.
+
+A view costs nothing and changes only the coordinates: `balance` gives both blocks the penalty
+sqrt(lam_W lam_H) (L-BFGS then needs a fifth of the steps, Newton half); `reduced` keeps one row
+sqrt(n_k) h_k a class and at most K dimensions.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+
+from ufm import _checks, losses, metrics, solvers
+from ufm._problem import Params, Problem, init
+from ufm._progress import Progress
+from ufm._pytree import pytree_dataclass, static
+from ufm.solvers import Point, Solver, dot
+
+#: rows that a recorded trajectory holds at most; longer ones are recorded every so many steps
+HISTORY_ROWS = 10_000
+
+
+class Status(enum.IntEnum):
+    """Why a solver stopped."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    MAX_STEPS = 2
+    STALLED = solvers.STALLED
+    NON_FINITE = 4
+    NOT_EXPANDABLE = 5
+
+    @property
+    def message(self) -> str:
+        """Cause and remedy."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.RUNNING: "still running",
+    Status.CONVERGED: "the gradient norm is within tol",
+    Status.MAX_STEPS: "max_steps was reached; raise it, start from this solution, or try solver='newton'",
+    Status.STALLED: "no step improves: the gradient is at its rounding floor; loosen tol (or, in "
+    "float32, use float64)",
+    Status.NON_FINITE: "the objective or gradient is not finite; the last finite point is kept: try a "
+    "smaller scale of the start, or check the loss at large logits",
+    Status.NOT_EXPANDABLE: "the class-mean solution, expanded, is no critical point of the full problem; "
+    "solve with reduced=False",
+}
+
+
+class History(NamedTuple):
+    """A trajectory, one row every `stride` steps (rows: T)."""
+
+    step: Int[Array, "*sweep T"]
+    objective: Float[Array, "*sweep T"]
+    grad_norm: Float[Array, "*sweep T"]  # of (W, H, b) in the problem's own coordinates
+    nc1: Float[Array, "*sweep T"]
+    nc2: Float[Array, "*sweep T"]
+    nc3: Float[Array, "*sweep T"]
+
+
+class _View(NamedTuple):
+    """Coordinates in which a solver runs; see the module's docstring."""
+
+    loss: losses.Loss
+    labels: Array  # (m,)
+    weight: Array  # () or (m,)
+    spread: Array | None  # (m,), None: ones
+    pen_W: Array
+    pen_F: Array
+    lam_b: Array
+    stretch: Array  # W = y_W / stretch, F = stretch y_F
+
+    def objective(self, y: Any) -> Array:
+        W, F, b = y
+        Z = F @ W.T
+        Z = Z if self.spread is None else self.spread[:, None] * Z
+        Z = Z if b is None else Z + b
+        fit = jnp.sum(self.weight * jax.vmap(self.loss)(Z, self.labels))
+        f = fit + self.pen_W / 2 * jnp.sum(W * W) + self.pen_F / 2 * jnp.sum(F * F)
+        return f if b is None else f + self.lam_b / 2 * jnp.sum(b * b)
+
+    def grad_norm(self, g: Any) -> Array:
+        """|grad f| in the problem's own W, H, b."""
+        W, F, b = g
+        square = self.stretch**2 * jnp.sum(W * W) + jnp.sum(F * F) / self.stretch**2
+        return jnp.sqrt(square if b is None else square + jnp.sum(b * b))
+
+
+def _view(prob: Problem, params: Params, balance: bool, reduced: bool) -> tuple[_View, Any]:
+    """The view of a problem and the start in it."""
+    dtype = params.W.dtype
+    lam_W, lam_H, lam_b = (jnp.asarray(x, dtype) for x in (prob.lam_W, prob.lam_H, prob.lam_b))
+    stretch = (lam_W / lam_H) ** 0.25 if balance else jnp.ones((), dtype)
+    pens = (lam_W / stretch**2, lam_H * stretch**2, lam_b, stretch)
+    W, F = params.W * stretch, params.H.T / stretch
+    b = params.b if prob.bias else None
+    if not reduced:
+        return _View(prob.loss, prob.labels, jnp.asarray(1 / prob.N, dtype), None, *pens), (W, F, b)
+    counts = jnp.bincount(prob.labels, length=prob.K).astype(dtype)
+    r = min(prob.d, prob.K)
+    means = jax.ops.segment_sum(F, prob.labels, prob.K) / counts[:, None]
+    # the start's class means and classifier, rotated so that r directions hold W (all of it where d >= K)
+    Q = jnp.linalg.qr(W.T)[0][:, :r]
+    view = _View(prob.loss, jnp.arange(prob.K), counts / prob.N, counts**-0.5, *pens)
+    return view, (W @ Q, jnp.sqrt(counts)[:, None] * (means @ Q), b)
+
+
+def _params(prob: Problem, view: _View, y: Any, reduced: bool) -> Params:
+    """Back to W, H, b."""
+    W, F, b = y
+    W, F = W / view.stretch, F * view.stretch
+    if reduced:
+        F = (view.spread[:, None] * F)[prob.labels]  # type: ignore[index]
+        W, F = (jnp.pad(x, ((0, 0), (0, prob.d - x.shape[1]))) for x in (W, F))
+    return Params(W, F.T, jnp.zeros(prob.K, W.dtype) if b is None else b)
+
+
+# --- the only loop --------------------------------------------------------------------------------
+
+
+class _Run(NamedTuple):
+    """The loop's state: can be handed back in to go on."""
+
+    at: Point
+    memory: Any
+    steps: Array
+    status: Array
+    grad_norm: Array
+    within: Array  # the gradient norm was within tol a step ago
+    history: History | None
+
+
+class _Outcome(NamedTuple):
+    """What a run says to the host."""
+
+    params: Params
+    objective: Array
+    grad_norm: Array
+    status: Array
+    steps: Array
+    history: History | None
+
+
+class _Options(NamedTuple):
+    """What is compiled in."""
+
+    solver: Solver
+    reduced: bool
+    rows: int  # of the history; 0: none
+    stride: int
+
+
+def _run(
+    prob: Problem, params: Params, run: _Run | None, tol: Array, limit: Array, last: Array, options: _Options
+) -> tuple[_Outcome, _Run]:
+    """From a start, or on from `run`, until converged or `limit` steps; `last` is the user's max_steps."""
+    solver, reduced = options.solver, options.reduced
+    view, y = _view(prob, params, solver.balance, reduced)
+
+    def record(history: History | None, at: Point, steps: Array, norm: Array) -> History | None:
+        if history is None:
+            return None
+        nc = metrics.of_params(_params(prob, view, at.y, reduced), prob.labels)
+        row = History(steps, at.f, norm, nc.nc1, nc.nc2, nc.nc3)
+        # steps in between fall on the row past the end and are dropped
+        i = jnp.where(steps % options.stride == 0, steps // options.stride, options.rows)
+        return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
+
+    def judge(at: Point, norm: Array, steps: Array, flag: Array, within: Array) -> Array:
+        status = jnp.where(steps >= last, Status.MAX_STEPS, Status.RUNNING)
+        status = jnp.where(flag > 0, flag, status)
+        # a solver that is quadratic takes one step more: it costs little and takes the answer to rounding
+        settled = (not solver.polish) | within | (norm <= 1e-3 * tol) | (status != Status.RUNNING)
+        status = jnp.where((norm <= tol) & settled, Status.CONVERGED, status)
+        return jnp.where(jnp.isfinite(at.f) & jnp.isfinite(norm), status, Status.NON_FINITE)
+
+    if run is None:
+        at = solvers.evaluate(view.objective, y)
+        norm, steps = view.grad_norm(at.g), jnp.asarray(0)
+        empty = jnp.full(options.rows, jnp.nan, at.f.dtype)
+        history = History(jnp.zeros(options.rows, steps.dtype), *[empty] * 5) if options.rows else None
+        far = jnp.asarray(False)
+        status = judge(at, norm, steps, jnp.asarray(0), far)
+        run = _Run(
+            at, solver.init(view.objective, at), steps, status, norm, far, record(history, at, steps, norm)
+        )
+
+    def step(run: _Run) -> _Run:
+        at, memory, flag = solver.step(view.objective, run.at, run.memory)
+        norm, steps, within = view.grad_norm(at.g), run.steps + 1, run.grad_norm <= tol
+        if solver.polish:
+            worse = within & ~(norm <= run.grad_norm)
+            at = jax.tree.map(lambda old, new: jnp.where(worse, old, new), run.at, at)
+            norm = jnp.where(worse, run.grad_norm, norm)
+        history = record(run.history, at, steps, norm)
+        return _Run(at, memory, steps, judge(at, norm, steps, flag, within), norm, within, history)
+
+    def going(run: _Run) -> Array:
+        return (run.status == Status.RUNNING) & (run.steps < limit)
+
+    run = jax.lax.while_loop(going, step, run)
+    return _outcome(prob, view, run, tol, reduced), run
+
+
+def _outcome(prob: Problem, view: _View, run: _Run, tol: Array, reduced: bool) -> _Outcome:
+    params = _params(prob, view, run.at.y, reduced)
+    objective, norm, status = run.at.f, run.grad_norm, run.status
+    if reduced:  # the answer counts only if it is one of the full problem
+        objective, g = jax.value_and_grad(prob)(params)
+        norm = jnp.sqrt(dot(g, g))
+        floor = 100 * np.finfo(norm.dtype).eps * jnp.sqrt(dot(params, params))
+        failed = (status == Status.CONVERGED) & (norm > 2 * tol + floor)
+        status = jnp.where(failed, Status.NOT_EXPANDABLE, status)
+    return _Outcome(params, objective, norm, status, run.steps, run.history)
+
+
+_compiled_run = jax.jit(_run, static_argnames=("options",))
+
+
+def run_once(
+    prob: Problem, params: Params, tol: Array, last: Array, solver: Solver, reduced: bool
+) -> tuple[Params, Array, Array, Array, Array]:
+    """(params, objective, grad_norm, status, steps) of a whole run: the sweep's traced body."""
+    outcome, _ = _run(prob, params, None, tol, last, last, _Options(solver, reduced, 0, 1))
+    return outcome[:5]
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+@pytree_dataclass
+class Solution:
+    """Where a solver stopped, why, and the problem it stands for.  Prints and plots itself."""
+
+    problem: Problem
+    params: Params
+    objective: Any  # f(W, H, b)
+    grad_norm: Any  # |grad f|, Euclidean over (W, H, b)
+    code: Any  # the `Status` as a number
+    steps: Any
+    tol: Any
+    history: History | None
+    solver: Solver = static()
+    reduced: bool = static()
+
+    @property
+    def W(self) -> Float[Array, "K d"]:
+        """Classifier, one row a class."""
+        return self.params.W
+
+    @property
+    def H(self) -> Float[Array, "d N"]:
+        """Features, one column a sample."""
+        return self.params.H
+
+    @property
+    def b(self) -> Float[Array, " K"]:
+        """Bias."""
+        return self.params.b
+
+    @property
+    def status(self) -> Status:
+        """Why the solver stopped; `status.message` has cause and remedy."""
+        return Status(int(self.code))
+
+    @property
+    def converged(self) -> bool:
+        """The gradient norm is within `tol`."""
+        return self.status is Status.CONVERGED
+
+    @functools.cached_property
+    def metrics(self) -> metrics.NeuralCollapse:
+        """NC1-NC4 of the solution, as the paper defines them."""
+        return metrics.of_params(self.params, self.problem.labels)
+
+    @functools.cached_property
+    def certificate(self) -> Any:
+        """A rigorous upper bound on f - f* here (`landscape.certificate`)."""
+        from ufm.landscape import certificate
+
+        return certificate(self.problem, self.params)
+
+    def plot(self) -> Any:
+        """A matplotlib figure: Gram matrices of W and H, singular values, and the trajectory if recorded."""
+        from ufm.plotting import plot_solution
+
+        return plot_solution(self)
+
+    def __repr__(self) -> str:
+        from ufm._report import as_text
+
+        return as_text(self)
+
+    def __rich__(self) -> Any:
+        from ufm._report import solution_table
+
+        return solution_table(self)
+
+    def _repr_html_(self) -> str:
+        from ufm._report import as_html
+
+        return as_html(self)
+
+
+# --- the verbs ------------------------------------------------------------------------------------
+
+
+def solve(
+    prob: Problem,
+    params: Any = None,
+    *,
+    solver: str | Solver = "newton",
+    tol: float = 1e-10,
+    max_steps: int | None = None,
+    record: bool = False,
+    reduced: bool = False,
+    progress: bool | None = None,
+) -> Solution:
+    """Minimise f(W, H, b) of equation (7) from a start until |grad f| <= tol.
+
+    Args:
+        prob: the problem.
+        params: the start, `Params(W, H, b)`; default `init(prob)`.
+        solver: a name of `solvers.SOLVERS` or a solver object.
+        tol: bound on the Euclidean norm of the gradient in (W, H, b).  Newton, once within it, takes one
+            step more, which being quadratic leaves little but rounding.
+        max_steps: the solver's own default where None.
+        record: keep the trajectory of objective, gradient norm and NC1-NC3 in `.history`.
+        reduced: solve for the class means in min(d, K) dimensions, weighted by the counts, and expand.
+            Exact where the loss is convex in z: f is then strictly convex in each h_j, so that all samples
+            of a class coincide at every critical point.  The answer is checked on the full problem.
+        progress: True shows a bar, False none, None one after two seconds where somebody looks.
+
+    The labels' order, penalties, hyperparameters, start, `tol` and `max_steps` (unless recorded) compile
+    nothing anew. Failure is a `status` of the result, with the last finite iterate kept.
+
+    Raises:
+        ValueError: an unknown solver, a start of wrong shape, dtype or with NaN, tol or max_steps out of
+            range, or `reduced` for a loss that is not convex.
+    """
+    method = solvers.get(solver)
+    tol = float(_checks.real("tol", tol, above=0.0))
+    max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
+    check_reduced(prob, reduced)
+    params = init(prob) if params is None else prob.check_params(params)
+    if not prob.bias and np.any(np.asarray(params.b)):
+        raise ValueError("b: expected zeros where bias=False, got a nonzero start; drop it or set bias=True")
+    stride = -(-max_steps // HISTORY_ROWS)
+    rows = max_steps // stride + 1 if record else 0
+    options = _Options(method, reduced, rows, stride)
+
+    run: _Run | None = None
+    chunk = _first_chunk(prob, method, reduced)
+    done = 0
+    with Progress(f"{method.name}", max_steps, progress) as bar:
+        while True:
+            began = time.perf_counter()
+            limit = min(done + chunk, max_steps)
+            outcome, run = _compiled_run(prob, params, run, tol, limit, max_steps, options)
+            if limit == max_steps or int(outcome.status) != Status.RUNNING:
+                break
+            done = limit
+            bar.update(done, f"|grad| {float(outcome.grad_norm):.1e} (to {tol:.0e})")
+            # about half a second between looks, whatever a step costs
+            seconds = time.perf_counter() - began
+            chunk = max(1, int(chunk * min(8.0, 0.5 / max(seconds, 1e-3))))
+    return Solution(
+        problem=prob,
+        params=outcome.params,
+        objective=outcome.objective,
+        grad_norm=outcome.grad_norm,
+        code=outcome.status,
+        steps=outcome.steps,
+        tol=tol,
+        history=_trim(outcome.history, int(outcome.steps), stride) if record else None,
+        solver=method,
+        reduced=reduced,
+    )
+
+
+def _first_chunk(prob: Problem, method: Solver, reduced: bool) -> int:
+    """Steps before the host first looks: some seconds of work at 1e10 operations per second."""
+    columns = prob.K if reduced else prob.N
+    products = 20 if isinstance(method, solvers.Newton) else 2
+    cost = products * 12 * prob.K * min(prob.d, prob.K if reduced else prob.d) * columns / 1e10
+    return max(1, min(method.max_steps, int(2.0 / cost)))
+
+
+def _trim(history: History, steps: int, stride: int) -> History:
+    return History(*(h[: steps // stride + 1] for h in map(np.asarray, history)))  # type: ignore[arg-type]
+
+
+def check_reduced(prob: Problem, reduced: bool) -> None:
+    if reduced and not prob.loss.convex:
+        raise ValueError(
+            f"reduced: expected a loss that is convex in z, got {prob.loss!r}; without convexity the "
+            "features of a class need not coincide at a critical point: solve with reduced=False"
+            + (", or declare convex=True in losses.custom" if isinstance(prob.loss, losses.Custom) else "")
+        )
+
+
+def solve_ufm(
+    loss: str | losses.Loss | Callable[..., Any] = "ce",
+    *,
+    K: int | None = None,
+    d: int = 64,
+    n: int | None = None,
+    labels: Any = None,
+    lam_W: float = 5e-3,
+    lam_H: float = 5e-3,
+    lam_b: float = 0.0,
+    bias: bool = True,
+    seed: int = 0,
+    scale: float = 0.1,
+    solver: str | Solver = "newton",
+    tol: float = 1e-10,
+    max_steps: int | None = None,
+    record: bool = False,
+    reduced: bool = False,
+    progress: bool | None = None,
+    **hyperparameters: Any,
+) -> Solution:
+    """Solve the unconstrained feature model of equation (7): problem, start and solver in one call.
+
+    `n` samples (default 10) for each of `K` classes (default 10), or any `labels`; `alpha`, `gamma`,
+    `kappa`, `beta` go to the loss. See `Problem`, `init` and `solve` for the rest.
+
+    >>> import ufm
+    >>> sol = ufm.solve_ufm(loss="ls", K=4, d=6, n=3, alpha=0.2)
+    >>> sol.converged, bool(sol.grad_norm <= 1e-10)
+    (True, True)
+    """
+    loss = losses.get(loss, **hyperparameters)
+    penalties: dict[str, Any] = {"lam_W": lam_W, "lam_H": lam_H, "lam_b": lam_b, "bias": bias}
+    if labels is None:
+        K, n = 10 if K is None else K, 10 if n is None else n
+        prob = Problem.balanced(loss, K=K, d=d, n=n, **penalties)
+    elif n is not None:
+        raise ValueError(f"n: expected either n or labels, got both (n={n!r}); labels fix the counts")
+    else:
+        prob = Problem(loss, labels, K, d, **penalties)
+    start = init(prob, seed=seed, scale=scale)
+    options: dict[str, Any] = {"max_steps": max_steps, "record": record, "reduced": reduced}
+    return solve(prob, start, solver=solver, tol=tol, progress=progress, **options)

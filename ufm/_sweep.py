@@ -1,0 +1,233 @@
+"""The stage problems -> Sweep: seeds x penalties x hyperparameters in one compiled program."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from ufm import _checks, solvers
+from ufm._problem import Params, Problem, check_penalties, init
+from ufm._progress import Progress
+from ufm._pytree import pytree_dataclass, replace, static
+from ufm._solve import Solution, Status, check_reduced, run_once
+from ufm.solvers import Solver
+
+#: problems that one call of the compiled program solves: enough to hide its dispatch, few enough to share
+#: among the cores and to show progress
+CHUNK = 32
+#: what `run_once` returns, in its order
+_MEASURED = ("params", "objective", "grad_norm", "code", "steps")
+
+
+@pytree_dataclass
+class Sweep:
+    """Solutions of a family of problems: every leaf has the leading axes `shape` = (seeds, *grid).
+
+    `sweep[i, j]` is one `Solution`.
+    """
+
+    problem: Problem  # before its swept leaves are exchanged
+    params: Params
+    objective: Any
+    grad_norm: Any
+    code: Any
+    steps: Any
+    tol: Any
+    seeds: Any  # (seeds,)
+    swept: dict[str, Any]  # name -> values, broadcast to the grid
+    solver: Solver = static()
+    reduced: bool = static()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(seeds, *grid)."""
+        return tuple(np.shape(self.code))
+
+    @property
+    def W(self) -> Float[Array, "*sweep K d"]:
+        """Classifiers."""
+        return self.params.W
+
+    @property
+    def H(self) -> Float[Array, "*sweep d N"]:
+        """Features."""
+        return self.params.H
+
+    @property
+    def b(self) -> Float[Array, "*sweep K"]:
+        """Biases."""
+        return self.params.b
+
+    @property
+    def status(self) -> np.ndarray:
+        """The `Status` of each problem, as numbers."""
+        return np.asarray(self.code)
+
+    @property
+    def converged(self) -> np.ndarray:
+        """Which problems converged."""
+        return self.status == Status.CONVERGED
+
+    def __getitem__(self, index: Any) -> Solution:
+        index = index if isinstance(index, tuple) else (index,)
+        if len(index) != len(self.shape):
+            raise IndexError(f"expected {len(self.shape)} indices (seed and grid), got {index!r}")
+        problem = _with_leaves(self.problem, {k: np.asarray(v)[index[1:]] for k, v in self.swept.items()})
+        fields = {name: getattr(self, name) for name in _MEASURED}
+        picked = jax.tree.map(lambda x: x[index], fields)
+        return Solution(
+            problem=problem, tol=self.tol, history=None, solver=self.solver, reduced=self.reduced, **picked
+        )
+
+    def __repr__(self) -> str:
+        from ufm._report import as_text
+
+        return as_text(self)
+
+    def __rich__(self) -> Any:
+        from ufm._report import sweep_table
+
+        return sweep_table(self)
+
+    def _repr_html_(self) -> str:
+        from ufm._report import as_html
+
+        return as_html(self)
+
+    def plot(self) -> Any:
+        """A matplotlib figure of objective and NC metrics over the grid."""
+        from ufm.plotting import plot_sweep
+
+        return plot_sweep(self)
+
+
+def _with_leaves(prob: Problem, leaves: dict[str, Any]) -> Problem:
+    """`prob` with some penalties (its own leaves) and hyperparameters (its loss's) exchanged."""
+    own = {k: v for k, v in leaves.items() if k in _PENALTIES}
+    hyper = {k: v for k, v in leaves.items() if k not in _PENALTIES}
+    return prob.replace(loss=replace(prob.loss, **hyper), **own)
+
+
+_PENALTIES = ("lam_W", "lam_H", "lam_b")
+
+
+def _grid(prob: Problem, axes: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The axes, each value checked by the constructor that it is meant for, broadcast to one shape."""
+    known = (*_PENALTIES, *prob.loss.hyperparameters)
+    arrays = {}
+    for name, values in axes.items():
+        arrays[_checks.choice("axis", name, known)] = array = np.asarray(values, dtype=np.float64)
+        for value in array.ravel():
+            if name in _PENALTIES:
+                check_penalties(
+                    **{k: value if k == name else getattr(prob, k) for k in _PENALTIES}, bias=prob.bias
+                )
+            else:
+                type(prob.loss)(**{**prob.loss.hyperparameters, name: value})
+    try:
+        broadcast = np.broadcast_arrays(*arrays.values())
+    except ValueError:
+        shapes = ", ".join(f"{k} {v.shape}" for k, v in arrays.items())
+        raise ValueError(
+            f"{', '.join(arrays)}: expected axes that broadcast against each other, got {shapes}; add axes "
+            "as in lam_W=grid[:, None], lam_H=grid[None, :] for a product"
+        ) from None
+    return dict(zip(arrays, broadcast, strict=True))
+
+
+def _workers() -> concurrent.futures.ThreadPoolExecutor:
+    """One thread a core: the compiled program holds no lock. An accelerator runs one program at a time."""
+    cores = (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+    return concurrent.futures.ThreadPoolExecutor(cores)
+
+
+def _chunks(seeds: np.ndarray, flat: dict[str, np.ndarray]) -> Iterator[tuple[Any, Any]]:
+    """Equal chunks (the last padded with its last problem), so that one program serves all."""
+    size = min(CHUNK if jax.default_backend() == "cpu" else 32 * CHUNK, seeds.size)
+    for start in range(0, seeds.size, size):
+        index = np.minimum(np.arange(start, start + size), seeds.size - 1)
+        yield seeds[index], {name: values[index] for name, values in flat.items()}
+
+
+@partial(jax.jit, static_argnames=("solver", "reduced", "together"))
+def _program(
+    prob: Problem, scale: Any, seeds: Any, leaves: dict[str, Any], *, tol: Any, last: Any, solver: Solver,
+    reduced: bool, together: bool,
+) -> tuple[Params, Array, Array, Array, Array]:  # fmt: skip
+    def one(each: tuple[Any, dict[str, Any]]) -> tuple[Params, Array, Array, Array, Array]:
+        seed, leaf = each
+        problem = _with_leaves(prob, leaf)
+        return run_once(problem, init(problem, seed=seed, scale=scale), tol, last, solver, reduced)
+
+    return jax.vmap(one)((seeds, leaves)) if together else jax.lax.map(one, (seeds, leaves))
+
+
+def solve_sweep(
+    prob: Problem,
+    *,
+    seeds: ArrayLike | range = range(1),
+    scale: float = 0.1,
+    solver: str | Solver = "newton",
+    tol: float = 1e-10,
+    max_steps: int | None = None,
+    reduced: bool = False,
+    progress: bool | None = None,
+    **axes: Any,
+) -> Sweep:
+    """Solve `prob` from every seed for every point of a grid of penalties and hyperparameters.
+
+    `axes` are arrays named lam_W, lam_H, lam_b or a hyperparameter of the loss; they are broadcast against
+    each other to the grid, as numpy does: equal shapes vary together, `lam_W=grid[:, None], lam_H=grid`
+    makes a product. The result has the leading axes (seeds, *grid).
+
+    One program is compiled for a shape of problem and serves every value. On a CPU problems run one after
+    the other on each core (`lax.map`), on a GPU together (`vmap`): measured, a batch on a CPU waits for its
+    slowest member and loses the matrix products' speed.
+
+    Raises:
+        ValueError: an unknown axis, a value outside its range, or axes that do not broadcast.
+
+    >>> import numpy as np, ufm
+    >>> prob = ufm.Problem.balanced("ce", K=3, d=4, n=2)
+    >>> sols = ufm.solve_sweep(prob, seeds=range(2), lam_W=np.array([1e-3, 1e-2, 1e-1]))
+    >>> sols.shape, bool(sols.converged.all())
+    ((2, 3), True)
+    """
+    method = solvers.get(solver)
+    tol = float(_checks.real("tol", tol, above=0.0))
+    max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
+    check_reduced(prob, reduced)
+    seeds = np.array([_checks.integer("seeds", s, least=0) for s in np.ravel(np.asarray(seeds))])
+    if seeds.size == 0:
+        raise ValueError("seeds: expected at least one seed, got none")
+    scale = _checks.real("scale", scale, above=0.0)
+    grid = _grid(prob, axes)
+    shape = (seeds.size, *np.shape(next(iter(grid.values()), 0.0)))
+    flat = {name: np.broadcast_to(v, shape).ravel() for name, v in grid.items()}
+    each = np.broadcast_to(seeds.reshape(-1, *[1] * (len(shape) - 1)), shape).ravel()
+    program = partial(
+        _program, prob, scale, tol=tol, last=max_steps, solver=method, reduced=reduced,
+        together=jax.default_backend() != "cpu",
+    )  # fmt: skip
+    parts: list[Any] = []
+    chunks = list(_chunks(each, flat))
+    with Progress("sweep", each.size, progress) as bar, _workers() as pool:
+        for part in pool.map(lambda c: jax.device_get(program(*c)), chunks):
+            parts.append(part)
+            bar.update(min(len(parts) * len(chunks[0][0]), each.size))
+    joined = jax.tree.map(lambda *x: np.concatenate(x)[: each.size], *parts)
+    shaped = jax.tree.map(lambda x: jnp.asarray(x.reshape(*shape, *x.shape[1:])), joined)
+    return Sweep(
+        problem=prob, tol=tol, seeds=seeds, swept=grid, solver=method, reduced=reduced,
+        **dict(zip(_MEASURED, shaped, strict=True)),
+    )  # fmt: skip
