@@ -1,0 +1,318 @@
+"""The global minimum of equation (7) in closed form, with a minimiser and how far the claim is proved.
+
+The reduction [n enters through c = sqrt(n lam_W lam_H) only]: for every loss and d >= K,
+
+    min f = min over (Zbar, b) of (1/K) sum_k L(Zbar e_k + b, k) + c ||Zbar||_* + lam_b/2 |b|^2,
+
+because lam_W/2 |W|^2 + lam_H/2 |H_i|^2 summed over the n copies is at least c ||Z_i||_*.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+
+from ufm._problem import Params, Problem
+from ufm.theory import _convex, _frames, _mse, _partial, focal
+from ufm.theory._setting import NoClosedForm, Setting, need_rank, number, setting
+from ufm.theory.profiles import ScalarProfile, by_autodiff, is_of_p, measure, scalar_profile
+from ufm.theory.thresholds import first_order_margins
+
+Proof = Literal["proved", "numerical", "upper bound"]
+Regime = Literal["non-trivial", "partial", "trivial"]
+
+THEOREM_1 = "Zhou et al. 2022, Theorem 1"
+
+
+class Optimum(NamedTuple):
+    """The global minimum and a point that attains it."""
+
+    objective: float
+    margin: float  # a: the target logit of a class mean above the others (partial: within the group)
+    regime: Regime  # trivial: the features carry no class
+    structure: str  # the geometry in words
+    proved: Proof
+    theorem: str  # what is used
+    remark: str  # where the statement departs from the paper; empty where it does not
+    mean_eigenvalue: float  # m: Zbar = a (I - 11^T/K) + m 11^T/K; 0 wherever the frame is a simplex ETF
+    bias: float  # the mean of b
+    b: np.ndarray  # (K,)
+    trivial: float  # the objective at the best point with Z = 0
+    lower_bound: float  # no parameters go below, at any d (for a user's loss: by the declared infimum)
+    factors: _frames.Factors  # Zbar = U diag(sigma) V^T
+    setting: Setting
+
+    @property
+    def params(self) -> Params:
+        """A minimiser, lam_W W^T W = lam_H H H^T, with the columns of H in the order of the labels."""
+        return _frames.minimiser(self.setting, self.factors, self.b)
+
+    @property
+    def rank(self) -> int:
+        """Rank of W and H."""
+        return self.factors.rank
+
+    @property
+    def logits(self) -> np.ndarray:
+        """Zbar + b 1^T (K, K): column k holds the logits of every sample of class k."""
+        U, sigma, V = self.factors
+        return np.asarray((U * sigma) @ V.T + self.b[:, None])
+
+
+def global_optimum(prob: Problem) -> Optimum:
+    """The global minimum of f(W, H, b), equation (7), in closed form.
+
+    With p = e^a/(e^a + K - 1), C = (K-1) c and H the Shannon entropy:
+    cross-entropy, c < 1/K:  a = log(1/c - (K-1)),  f = H(1-(K-1)c, c, .., c).
+    label smoothing, c < (1-alpha)/K:  the same with s = c + alpha/K in place of c.
+    focal: S(p) = (1-p)^g ((1-p) - g p log p) = C on p >= p_infl(g), against the value at the origin.
+    MSE: simplex ETF only where the bias absorbs the mean (`mean_eigenvalue` = 0); without a bias an
+    orthogonal frame, a = m = beta - cK/(2 kappa); with lam_b > 0 small c gives rank K in between.
+    Any shift-invariant loss: min over a >= 0 of l(a) + C a, `theory.scalar_profile`.
+
+    Departures from the paper, told in `remark` and `proved`: Definition 1 asks for t* < 0, which holds below
+    the threshold only; for focal loss with a bias and C > 1, Theorem 1 is false in a window of c for K >= 18
+    ("upper bound": the lowest point known, partial collapse) and open outside ("numerical").
+
+    Returns: an `Optimum`; W (K, d), H (d, N), b (K,) in `.params`.
+
+    Raises:
+        NoClosedForm: imbalanced classes; d smaller than the rank of the optimum; a user's loss without class
+            symmetry, without the averaging property, or neither shift-invariant nor convex.
+        ValueError: a batch of problems.
+
+    Source: Zhou et al. 2022, Theorem 1 and Appendix C; the proof with phi and without Lemma 8 is ours:
+    ||Z||_* >= (1/K) sum_k |sum_j (z_jk - z_kk)|, so f >= (1/K) sum_k phi(t_k) + c |t_k|.
+    """
+    best = collapsed_optimum(setting(prob))
+    partial = None if best.proved == "proved" else _partial_optimum(best)
+    return partial or best
+
+
+def collapsed_optimum(s: Setting) -> Optimum:
+    """The lowest point with full class symmetry: neural collapse (a frame for MSE) or the origin."""
+    return OPTIMA.get(s.loss.name, _any_loss)(s)
+
+
+NOT_BELOW = "at this c the minimiser is zero: the paper's t* < 0 (Definition 1) reads t* <= 0"
+
+
+def _symmetric(
+    s: Setting,
+    a: float,
+    objective: float,
+    trivial: float,
+    *,
+    m: float = 0.0,
+    b0: float = 0.0,
+    proved: Proof = "proved",
+    theorem: str = THEOREM_1,
+    remark: str = "",
+    lower_bound: float | None = None,
+) -> Optimum:
+    """Zbar = a (I - 11^T/K) + m 11^T/K, b = b0 1; without a lower bound the objective is one."""
+    factors, structure = _frames.symmetric(s.K, a, m), _frame_name(s.K, a, m)
+    need_rank(s, factors.rank, structure)
+    return Optimum(
+        objective=objective,
+        margin=a,
+        regime="non-trivial" if a != 0 else "trivial",
+        structure=structure,
+        proved=proved,
+        theorem=theorem,
+        remark=remark or ("" if a != 0 else NOT_BELOW),
+        mean_eigenvalue=m,
+        bias=b0,
+        b=np.full(s.K, b0),
+        trivial=trivial,
+        lower_bound=objective if lower_bound is None else lower_bound,
+        factors=factors,
+        setting=s,
+    )
+
+
+def _frame_name(K: int, a: float, m: float) -> str:
+    if a == 0:
+        return "zero" if m == 0 else "rank one, the same logits for every class"
+    if m == 0:
+        return "simplex ETF"
+    if a == m:
+        return "orthogonal frame"
+    cosine = (abs(m) - abs(a)) / ((K - 1) * abs(a) + abs(m))
+    return f"equiangular frame of rank {K}, cosine {cosine:.6g} between class means"
+
+
+# --- the losses of the shelf ----------------------------------------------------------------------
+
+
+def _smoothed(s: Setting, alpha: Fraction) -> Optimum:
+    """Cross-entropy (alpha = 0) and label smoothing: 1/s - (K-1) = 1 + K (threshold - c)/s."""
+    K = s.K
+    room = s.below((1 - alpha) / K)
+    off = s.c + float(alpha / K)  # the off-target probability
+    if room <= 0:
+        return _symmetric(s, 0.0, math.log(K), math.log(K))
+    a = math.log1p(K * room / off)
+    log_own = math.log1p(-(K - 1) * off) if (K - 1) * off < 0.5 else math.log(off + K * room)
+    entropy = -(off + K * room) * log_own - (K - 1) * off * math.log(off)
+    return _symmetric(s, a, entropy, math.log(K))
+
+
+def _ce(s: Setting) -> Optimum:
+    return _smoothed(s, Fraction(0))
+
+
+def _ls(s: Setting) -> Optimum:
+    loss: Any = s.loss
+    return _smoothed(s, Fraction(number("alpha", loss.alpha)))
+
+
+def _fl(s: Setting) -> Optimum:
+    loss: Any = s.loss
+    gamma, profile = number("gamma", loss.gamma), scalar_profile(loss, s.K)
+    trivial = float(profile.value(0.0))
+    a = focal.branch_margin(profile, gamma, s.C) or 0.0
+    if focal.is_first_order(gamma, s.K) and float(profile.value(a)) + s.C * a >= trivial:
+        a = 0.0
+    value = float(profile.value(a)) + s.C * a
+    if focal.proves(s):
+        return _symmetric(s, a, value, trivial)
+    limit = 1 / focal.p_unit(gamma)
+    why = f"no proof is known with a bias, (K-1) c = {s.C:.6g} > 1 and K > 1/p_unit = {limit:.4g}"
+    bound = focal.lower_bound(s)
+    return _symmetric(s, a, value, trivial, proved="numerical", remark=why, lower_bound=bound)
+
+
+def _partial_optimum(best: Optimum) -> Optimum | None:
+    """A point of partial collapse below `best`, if the sub-ETF family has one."""
+    s, hint = best.setting, best.margin
+    if not s.bias or not is_of_p(s.loss, s.K):
+        return None
+    if hint == 0:
+        jump = first_order_margins(s.loss, s.K)
+        hint = 1.0 if jump is None else jump[1]
+    found = _partial.best_partial(scalar_profile(s.loss, s.K), s, hint)
+    if found is None or found.value >= best.objective * (1 - 1e-14):
+        return None
+    factors = _frames.partial(s.K, found.on, found.alpha, found.v)
+    structure = f"simplex ETF of {found.on} classes, the other {s.K - found.on} at the origin"
+    need_rank(s, factors.rank, structure)
+    endless = "" if np.ptp(found.b) < 30 else "; the bias grows without bound, no minimiser exists"
+    return best._replace(
+        objective=found.value,
+        margin=found.alpha,
+        regime="partial",
+        structure=structure,
+        proved="upper bound",
+        theorem="sub-ETF family, minimised over its size, margin and bias",
+        remark="Theorem 1 of Zhou et al. 2022 is false here: this point lies below neural collapse and the "
+        f"origin; its other classes are told apart by the bias alone{endless}",
+        b=found.b,
+        factors=factors,
+    )
+
+
+MSE_REMARKS = {
+    "A": "no simplex ETF: MSE is not a function of logit differences, and here the mean of the logits is not "
+    "left to the bias",
+    "B": "a simplex ETF because the bias takes the mean of the logits",
+    "C": "at this c features and classifier are zero",
+}
+
+
+def _mse_frame(s: Setting) -> Optimum:
+    phase, a, m, b0 = _mse.optimum(s)
+    return _symmetric(
+        s,
+        a,
+        _mse.value(s, a, m, b0),
+        _mse.value(s, 0.0, 0.0, float(_mse.trivial_bias(s))),
+        m=m,
+        b0=b0,
+        theorem=f"averaging over the permutations of the classes (convex loss), phase {phase}",
+        remark=MSE_REMARKS[phase],
+    )
+
+
+#: One closed form a loss of the shelf; a user's loss goes through the scalar or the symmetric reduction.
+OPTIMA: dict[str, Callable[[Setting], Optimum]] = {"ce": _ce, "ls": _ls, "fl": _fl, "mse": _mse_frame}
+
+
+# --- a user's loss --------------------------------------------------------------------------------
+
+
+def _any_loss(s: Setting) -> Optimum:
+    facts = measure(s.loss, s.K)
+    if not facts.symmetric:
+        raise NoClosedForm(
+            f"loss: {s.loss!r} treats classes differently (relative change {facts.symmetry:.2g} under a "
+            "permutation of logits and label), so the optimum has no reason to be symmetric"
+        )
+    if not facts.shift_invariant:
+        return _convex_frame(s, facts.shift)
+    if not facts.averages:
+        raise NoClosedForm(
+            f"loss: averaging the non-target logits raises {s.loss!r} (by {facts.averaging:.2g}): it lacks "
+            "the contrastive property; see theory.contrastive_property"
+        )
+    return _scalar(s)
+
+
+def _convex_frame(s: Setting, shift: float) -> Optimum:
+    if not s.loss.convex:
+        raise NoClosedForm(
+            f"loss: {s.loss!r} is neither shift-invariant (a common shift changes it by {shift:.2g}) nor "
+            "declared convex; if it is, declare losses.custom(f, convex=True)"
+        )
+    a, m, b0, objective = _convex.optimum(s)
+    return _symmetric(
+        s,
+        a,
+        objective,
+        _convex.trivial_value(s),
+        m=m,
+        b0=b0,
+        theorem="averaging over the permutations of the classes (loss declared convex)",
+        remark="not a function of logit differences: the frame need not be a simplex ETF",
+    )
+
+
+def _scalar(s: Setting) -> Optimum:
+    """min over a >= 0 of l(a) + C a."""
+    profile = by_autodiff(s.loss, s.K)
+    trivial = float(profile.value(0.0))
+    a = scalar_minimum(profile, s.C, s.loss.infimum)
+    value = float(profile.value(a)) + s.C * a
+    if s.loss.convex and s.loss.shift_invariant:
+        return _symmetric(s, a, value, trivial, theorem=f"{THEOREM_1} (loss declared convex)")
+    why = "the contrastive property was tested at random logits only, see theory.contrastive_property"
+    bound = float(s.loss.infimum)
+    return _symmetric(s, a, value, trivial, proved="numerical", remark=why, lower_bound=bound)
+
+
+def scalar_minimum(profile: ScalarProfile, C: float, infimum: float) -> float:
+    """argmin over a >= 0 of l(a) + C a: every sign change of l' + C on a grid, up to where C a alone exceeds
+    l(0) - infimum, then the lowest of these and the origin.
+
+    Raises:
+        NoClosedForm: l + C a still falls at the end of the grid.
+    """
+    reach = max((float(profile.value(0.0)) - infimum) / C, 1.0)
+    grid = np.append(0.0, np.geomspace(1e-9, 1.0, 4000) * reach)
+    rises = np.asarray(profile.slope(grid)) + C >= 0
+    if not rises[-1]:
+        raise NoClosedForm("loss: l(a) + C a still falls where the declared infimum says it cannot; check it")
+
+    def slope(a: float) -> float:
+        return float(profile.slope(a)) + C
+
+    minima = [0.0] if rises[0] else []
+    for cell in np.flatnonzero(~rises[:-1] & rises[1:]):
+        minima.append(float(brentq(slope, grid[cell], grid[cell + 1], xtol=1e-18, rtol=1e-15, maxiter=500)))
+    values = np.asarray(profile.value(np.array(minima))) + C * np.array(minima)
+    return minima[int(np.argmin(values))]
