@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,6 +29,8 @@ CONVEX = {"ce": {}, "ls": {"alpha": 0.2}, "mse": {"kappa": 2.0, "beta": 1.5}}
 every_regime = pytest.mark.parametrize("regime", REGIMES)
 every_convex = pytest.mark.parametrize("name", CONVEX)
 
+
+QUICK = {"xla_backend_optimization_level": 0}  # the helpers below compile often and run briefly
 
 # --- instances ----------------------------------------------------------------------------------------
 
@@ -61,7 +64,7 @@ def balanced(name: str, regime: str, K: int = 4, n: int = 3, c: float = 0.05, **
 
 def perturbed(params: Params, size: float, seed: int = 0) -> Params:
     rng = np.random.default_rng(seed)
-    return Params(*(jnp.asarray(x + size * rng.normal(size=x.shape)) for x in params))
+    return Params(*(np.asarray(x) + size * rng.normal(size=x.shape) for x in params))
 
 
 def factored(prob: Problem, means: np.ndarray, b: float = 0.0) -> Params:
@@ -120,16 +123,17 @@ def convex_optimum(prob: Problem) -> float:
 
 def descend(prob: Problem, start: Params, steps: int = 5000) -> list[Params]:
     """The trajectory of scipy's L-BFGS-B, ending at a point that it cannot improve."""
-    x0, unflatten = ravel_pytree(start)
     ends = np.cumsum([leaf.size for leaf in start])[:-1]
-    path = [np.asarray(x0)]
+    path = [np.concatenate([np.ravel(leaf) for leaf in start])]
+
+    def unflatten(x: np.ndarray) -> Params:
+        return Params(*(v.reshape(leaf.shape) for v, leaf in zip(np.split(x, ends), start, strict=True)))
 
     def value_and_slope(x: np.ndarray) -> tuple[float, np.ndarray]:
-        parts = (v.reshape(leaf.shape) for v, leaf in zip(np.split(x, ends), start, strict=True))
-        value, slope = jet(prob, Params(*parts))
+        value, slope = jet(prob, unflatten(x))
         return float(value), np.concatenate([np.ravel(leaf) for leaf in slope])
 
-    options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 0.0, "gtol": 1e-9, "maxcor": 40}
+    options = {"maxiter": steps, "maxfun": 2 * steps, "ftol": 0.0, "gtol": 1e-9, "maxcor": 15}
     last = scipy.optimize.minimize(
         value_and_slope,
         path[0],
@@ -138,10 +142,10 @@ def descend(prob: Problem, start: Params, steps: int = 5000) -> list[Params]:
         callback=lambda x: path.append(x.copy()),
         options=options,
     )
-    return [unflatten(jnp.asarray(x)) for x in (*path, last.x)]
+    return [unflatten(x) for x in (*path, last.x)]
 
 
-jet = jax.jit(lambda prob, params: jax.value_and_grad(prob)(params))
+jet = jax.jit(lambda prob, params: jax.value_and_grad(prob)(params), compiler_options=QUICK)
 
 
 def measured(prob: Problem, params: Params) -> Bounds:
@@ -159,7 +163,7 @@ def test_the_gap_bounds_the_distance_to_the_optimum(name: str, regime: str, stre
     prob = imbalanced(name, regime, strength, seed=round(100 * strength))
     optimum = convex_optimum(prob)
     path = descend(prob, ufm.init(prob, seed=1, scale=0.7))
-    best = float(prob(path[-1]))
+    best = float(jet(prob, path[-1])[0])
     close(optimum, best, ulps=1e6, scale=1 + best)  # two solvers agree to 2e-10
     points = path[:: max(1, len(path) // 12)] + path[-3:]
     points += [perturbed(path[-1], size, seed) for seed, size in enumerate((1.0, 0.1, 1e-2, 1e-4, 1e-6))]
@@ -177,7 +181,9 @@ def test_the_gap_bounds_the_distance_to_the_optimum(name: str, regime: str, stre
     assert far.gap <= 2 * (far.objective - best)  # measured: 1.00 to 1.2; a bound of f - 0 would be no bound
 
 
-dual_point = jax.jit(lambda prob, params: _dual.dual_point(prob, _dual.evaluate(prob, params))[0])
+dual_point = jax.jit(
+    lambda prob, params: _dual.dual_point(prob, _dual.evaluate(prob, params))[0], compiler_options=QUICK
+)
 
 
 @every_regime
@@ -207,9 +213,8 @@ def test_the_dual_point_is_feasible_and_the_gap_is_f_minus_d(name: str, regime: 
         elif prob.bias:
             value -= np.sum(u.mean(axis=0) ** 2) / (2 * float(prob.lam_b))
         found = measured(prob, x)
-        close(
-            found.gap, found.objective - value, ulps=64, scale=found.objective + abs(value) + found.rounding
-        )
+        size = found.objective + abs(value)  # the difference below cancels, the gap itself does not
+        close(found.gap, found.objective - max(value, prob.loss.infimum), ulps=64, scale=size)
 
 
 @pytest.mark.parametrize("c", [0.02, 0.1])
@@ -237,7 +242,7 @@ def test_cert_b_is_quadratic_and_cert_a_linear_in_the_gradient(name: str, regime
     prob = imbalanced(name, regime, 0.3, seed=3)
     optimum = descend(prob, ufm.init(prob, seed=1, scale=0.5))[-1]
     direction = perturbed(jax.tree.map(jnp.zeros_like, optimum), 1.0, seed=4)
-    best = float(prob(optimum))
+    best = float(jet(prob, optimum)[0])
     quadratic, linear, ratios = [], [], []
     for size in (1e-3, 1e-4, 1e-5):
         near = measured(prob, jax.tree.map(lambda x, v, s=size: x + s * v, optimum, direction))
@@ -302,7 +307,7 @@ def test_a_grouped_frame_is_a_strict_saddle(name: str, regime: str) -> None:
     assert "null vector" in cert.why
 
 
-@jax.jit
+@partial(jax.jit, compiler_options=QUICK)
 def smallest_eigenvalue(prob: Problem, params: Params) -> jax.Array:
     """From the dense Hessian of all unknowns."""
     x, unflatten = ravel_pytree(params)
@@ -347,7 +352,7 @@ def test_a_convex_loss_without_a_conjugate(regime: str) -> None:
     """The same loss as a user's function: the bound comes from gradients and is quadratic as well."""
     prob = imbalanced("ce", regime, 0.3, seed=3)
     path = descend(prob, ufm.init(prob, seed=1, scale=0.7))
-    best = float(prob(path[-1]))
+    best = float(jet(prob, path[-1])[0])
     custom = prob.replace(loss=losses.custom(_ce, convex=True, shift_invariant=True))
     for x in [*path[:: len(path) // 8], prob.zeros(), perturbed(path[-1], 1e-2), perturbed(path[-1], 1e-4)]:
         cert, own = landscape.certificate(custom, x), landscape.certificate(prob, x)
@@ -362,9 +367,9 @@ def test_a_convex_loss_without_a_conjugate(regime: str) -> None:
 @pytest.mark.parametrize("regime", ["free", "penalised"])
 def test_a_convex_loss_with_flat_parts(regime: str) -> None:
     loss = losses.custom(_squared_hinge, convex=True, shift_invariant=True)  # zero Hessian beyond margin 1
-    prob = imbalanced("ce", regime, 0.1, seed=6).replace(loss=loss)
+    prob = imbalanced("ce", regime, 0.03, seed=7).replace(loss=loss)
     path = descend(prob, ufm.init(prob, seed=1, scale=0.7))
-    best = float(prob(path[-1]))
+    best = float(jet(prob, path[-1])[0])
     for x in [*path[:: len(path) // 8], perturbed(path[-1], 1e-3), perturbed(path[-1], 10.0)]:
         cert = landscape.certificate(prob, x)
         assert cert.gap >= cert.objective - best - cert.rounding
@@ -391,7 +396,7 @@ def test_focal_loss(K: int, C: float, regime: str) -> None:
     """The scalar bound closes at neural collapse unless the bias is free and C > 1 (K > 5)."""
     prob = balanced("fl", regime, K=K, n=2, c=C / (K - 1))
     path = descend(prob, ufm.init(prob, seed=0, scale=1.0))
-    best = float(prob(path[-1]))
+    best = float(jet(prob, path[-1])[0])
     for x in path[:: len(path) // 8]:
         cert = landscape.certificate(prob, x)
         assert cert.gap >= cert.objective - best - cert.rounding

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ufm import Params, metrics
-from ufm.metrics import CONVENTIONS, Stream, _batch, neural_collapse, of_params
+from ufm.metrics import CONVENTIONS, Stream, _batch, _core, neural_collapse, of_params
 
 K, D = 4, 7
 COUNTS = (5, 9, 14, 12)
@@ -436,6 +436,31 @@ def test_equal_class_means_with_scatter(dtype):
         assert (nc.nc1, nc.rank) == (np.inf, 0)
 
 
+def test_equal_class_means_in_many_small_batches():
+    """5000 updates in float32: sums round relative to the distance from the mean, not from a sample."""
+    rng = np.random.default_rng(0)
+    half = rng.standard_normal((10000, D)).astype(np.float32)
+    X, y = np.concatenate([half, -half]), np.tile(rng.integers(0, K, 10000), 2)
+    order = rng.permutation(20000)
+    batches = jnp.asarray(X[order]).reshape(-1, 4, D), jnp.asarray(y[order]).reshape(-1, 4)
+    step = lambda s, batch: (s.update(*batch), None)  # noqa: E731
+    stream = jax.jit(lambda b: jax.lax.scan(step, Stream(K, D, dtype="float32"), b)[0])(batches)
+    nc = stream.result(np.eye(K, D))
+    assert (nc.nc1, nc.rank) == (np.inf, 0)
+
+
+def test_no_direction_beyond_K_minus_one():
+    """Means far from their record's origin: rounding alone makes a direction longer than the cut."""
+    k, d = 100, 200
+    span_of = jax.jit(_core.span_of)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        means = jnp.asarray(1e3 * rng.standard_normal(d) + rng.standard_normal((k, d)))
+        counts = jnp.asarray(rng.integers(1, 9, k), jnp.int32)
+        span = span_of(_core.ClassMeans(counts, means, jnp.zeros(d), jnp.max(jnp.abs(means))))
+        assert jnp.sum(span.stretch > 0) == k - 1
+
+
 def test_means_that_differ_by_more_than_rounding_are_distinct():
     X, y, W, b = instance(spread=0.0)
     moved = 1.0 + 1e-12 * X  # 4500 times the rounding of 1
@@ -616,7 +641,9 @@ def test_masked_rows_are_padding():
     stream = Stream(K, D).update(padded, labels, mask=mask)
     agreement = stream.second_pass(W, b).update(padded, mask=mask)
     assert_close(stream.result(W, b, agreement=agreement), neural_collapse(X, y, W, b))
-    nothing = stream.update(padded, labels, mask=np.zeros(48, bool))
+    none = np.zeros(48, bool)
+    nothing = stream.update(padded, labels, mask=none)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(Stream(K, D).update(padded, labels, mask=none)))
     for a, b_ in zip(jax.tree.leaves(stream), jax.tree.leaves(nothing), strict=True):
         assert np.array_equal(a, b_)
 

@@ -366,7 +366,7 @@ def check(loss: Loss, K: int) -> None:
     """
     if not isinstance(loss, Custom):
         return
-    z = jnp.linspace(-1.0, 1.0, K)
+    z = np.linspace(-1.0, 1.0, K, dtype=jnp.result_type(float))  # not a tracer, wherever this is called
     try:
         out = jax.eval_shape(lambda z, k: loss(z, k), z, jnp.asarray(0))
     except Exception as error:
