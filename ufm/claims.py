@@ -1,0 +1,392 @@
+"""SHELF of statements that `verify` measures at a solution: those of Theorem 1 (Zhou et al. 2022).
+
+A statement is one row of `STATEMENTS`: what is measured, how far rounding and the solver's tolerance may
+move it, and what it assumes. Adding one is adding a row.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from ufm import theory
+from ufm._problem import Params, Problem
+from ufm._solve import Solution
+from ufm.theory import NoClosedForm, Optimum
+
+#: structure known worse than this proves nothing
+COARSEST = 1e-3
+
+# --- what is measured -----------------------------------------------------------------------------
+
+
+class Facts:
+    """A solution as numpy arrays, and what theory says of its problem."""
+
+    def __init__(self, sol: Solution) -> None:
+        self.sol = sol
+        self.prob: Problem = sol.problem
+        self.W, self.H, self.b = (np.asarray(x) for x in sol.params)
+        # measured here again: nothing that the solver says of itself is taken on trust
+        objective, G = _objective_and_logit_gradient(self.prob, sol.params)
+        self.objective, self.G = float(objective), np.asarray(G)
+        self.lam_W, self.lam_H, self.lam_b = (
+            float(x) for x in (self.prob.lam_W, self.prob.lam_H, self.prob.lam_b)
+        )
+        self.optimum: Optimum | None = None
+        self.no_optimum = ""
+        try:
+            self.optimum = theory.global_optimum(self.prob)
+        except NoClosedForm as reason:
+            self.no_optimum = str(reason)
+
+    @functools.cached_property
+    def objective_accuracy(self) -> float:
+        """Relative accuracy asked of objectives: 1e-12 in float64, 5e-4 in float32."""
+        return 4096 * float(np.finfo(self.W.dtype).eps)
+
+    @functools.cached_property
+    def structure_accuracy(self) -> float:
+        """Relative accuracy asked of structure, where the conditioning allows it: 1.5e-8 in float64."""
+        return float(np.finfo(self.W.dtype).eps) ** 0.5
+
+    @property
+    def best(self) -> Optimum:
+        """The optimum, where a statement requires it."""
+        assert self.optimum is not None
+        return self.optimum
+
+    @functools.cached_property
+    def grad_norm(self) -> float:
+        """|grad f|."""
+        return math.hypot(_stationary_W(self), _stationary_H(self), _stationary_b(self))
+
+    @functools.cached_property
+    def rounds(self) -> np.ndarray:
+        """H as (n, d, K): the i-th sample of each class, the paper's H_i."""
+        order = np.argsort(np.asarray(self.prob.labels), kind="stable")
+        K, n = self.prob.K, self.prob.n
+        assert n is not None
+        return self.H[:, order].reshape(-1, K, n).transpose(2, 0, 1)
+
+    @functools.cached_property
+    def row_norm(self) -> float:
+        """Mean norm of the rows of W."""
+        return float(np.linalg.norm(self.W, axis=1).mean())
+
+    @functools.cached_property
+    def distance(self) -> float:
+        """How far the nearest minimiser may be: |grad f|, as far as the solver's tolerance excuses it, over
+        the smallest positive curvature there.
+        """
+        try:
+            curvature = theory.hessian_spectrum(self.prob).smallest_positive
+        except NoClosedForm:  # the flattest of the known spectra are some hundredths of the penalties
+            curvature = 1e-2 * min(self.lam_W, self.lam_H)
+        return min(self.grad_norm, _tol_gradient(self)) / curvature
+
+    @functools.cached_property
+    def structure_tolerance(self) -> float:
+        """Relative, from the conditioning: near a threshold the structure is as flat as its size is small."""
+        return float(
+            np.clip(10 * self.distance / max(self.row_norm, 1e-300), self.structure_accuracy, COARSEST)
+        )
+
+
+@jax.jit
+def _objective_and_logit_gradient(prob: Problem, params: Params) -> tuple[Array, Array]:
+    """f, and G (K, N), the gradient of the mean loss in the logits."""
+    return prob(params), prob.logit_gradient(params)
+
+
+def _ratio(error: Any, size: Any) -> float:
+    """error / size; 1 where there is nothing to compare with (W = 0 is no frame)."""
+    return float(error / size) if size > 0 else 1.0
+
+
+def _stationary_W(f: Facts) -> float:
+    return float(np.linalg.norm(f.G @ f.H.T + f.lam_W * f.W))
+
+
+def _stationary_H(f: Facts) -> float:
+    return float(np.linalg.norm(f.W.T @ f.G + f.lam_H * f.H))
+
+
+def _stationary_b(f: Facts) -> float:
+    return float(np.linalg.norm(f.G.sum(axis=1) + f.lam_b * f.b)) if f.prob.bias else 0.0
+
+
+def _singular_pairs(f: Facts) -> float:
+    """G V = -lam U and U'G = -lam V' on the active directions of Z = W H = U S V'."""
+    Q, R = np.linalg.qr(f.H.T)  # Z = W R' Q': the SVD of a K x d matrix serves
+    U, S, Vt = np.linalg.svd(f.W @ R.T, full_matrices=False)
+    active = 1e-9 * max(S.max(), 1e-300) < S
+    U, V = U[:, active], Q @ Vt[active].T
+    lam = float(f.prob.lam)
+    residual = max(np.linalg.norm(f.G @ V + lam * U), np.linalg.norm(f.G.T @ U + lam * V))
+    return float(residual / lam)
+
+
+def _balance(f: Facts) -> float:
+    left = f.lam_W * f.W.T @ f.W
+    return _ratio(np.linalg.norm(left - f.lam_H * f.H @ f.H.T), np.linalg.norm(left))
+
+
+def _objective(f: Facts) -> float:
+    return abs(f.objective - f.best.objective)
+
+
+def _certificate(f: Facts) -> float:
+    return float(f.sol.certificate.gap)
+
+
+def _row_norms(f: Facts) -> float:
+    norms = np.linalg.norm(f.W, axis=1)
+    return _ratio(np.ptp(norms), norms.mean())
+
+
+def _self_duality(f: Facts) -> float:
+    n = f.prob.n
+    assert n is not None
+    expected = math.sqrt(f.lam_W / (f.lam_H * n)) * f.W.T
+    worst = np.linalg.norm(f.rounds - expected, axis=1).max()
+    return _ratio(worst, np.linalg.norm(expected, axis=0).mean())
+
+
+def _round_means(f: Facts) -> float:
+    means = np.linalg.norm(f.rounds.mean(axis=2), axis=1)
+    return _ratio(means.max(), np.linalg.norm(f.H, axis=0).mean())
+
+
+def _bias_constant(f: Facts) -> float:
+    return float(np.ptp(f.b)) / max(1.0, f.best.margin)
+
+
+def _bias_zero(f: Facts) -> float:
+    return float(np.abs(f.b).max()) / max(1.0, f.best.margin)
+
+
+def _etf(f: Facts) -> float:
+    K = f.prob.K
+    gram = f.W @ f.W.T
+    size = np.linalg.norm(gram)
+    return _ratio(np.linalg.norm(gram - size * (np.eye(K) - 1 / K) / math.sqrt(K - 1)), size)
+
+
+def _class_logits(f: Facts) -> float:
+    """Logits of every sample against theory's; a common shift is left out where it is free."""
+    Z = f.W @ f.H + f.b[:, None]
+    expected = f.best.logits[:, np.asarray(f.prob.labels)]
+    error = Z - expected
+    if f.prob.loss.shift_invariant:
+        error = error - error.mean(axis=0)
+    return _ratio(np.abs(error).max(), np.abs(expected).max())
+
+
+def _frame(f: Facts) -> float:
+    """W W' = sqrt(n lam_H/lam_W) (|a| (I - 11'/K) + |m| 11'/K), MSE's frame."""
+    K, n = f.prob.K, f.prob.n
+    assert n is not None
+    J = np.full((K, K), 1 / K)
+    form = abs(f.best.margin) * (np.eye(K) - J) + abs(f.best.mean_eigenvalue) * J
+    expected = math.sqrt(n * f.lam_H / f.lam_W) * form
+    return _ratio(np.linalg.norm(f.W @ f.W.T - expected), np.linalg.norm(expected))
+
+
+def _bias_value(f: Facts) -> float:
+    return float(np.abs(f.b - f.best.b).max()) / max(1.0, abs(f.best.bias))
+
+
+def _zero(f: Facts) -> float:
+    return max(float(np.abs(f.W).max()), float(np.abs(f.H).max()))
+
+
+# --- how exact it must be -------------------------------------------------------------------------
+
+
+def _tol_gradient(f: Facts) -> float:
+    """The gradient norm that was asked for, or its rounding floor."""
+    return max(f.sol.tol, f.objective_accuracy / 10)
+
+
+def _tol_pairs(f: Facts) -> float:
+    # dividing by the active singular values' roots turns a gradient into a residual of the pairs
+    size = max(f.row_norm * min(1.0, (f.lam_W / f.lam_H) ** 0.25, (f.lam_H / f.lam_W) ** 0.25), 1e-300)
+    excused = min(f.grad_norm, _tol_gradient(f))
+    return float(np.clip(10 * excused / (float(f.prob.lam) * size), f.structure_accuracy, COARSEST))
+
+
+def _tol_structure(f: Facts) -> float:
+    return f.structure_tolerance
+
+
+def _tol_balance(f: Facts) -> float:
+    """W'grad_W - grad_H H' = lam_W W'W - lam_H H H' exactly: the gradient bounds it without any theory."""
+    sizes = float(np.linalg.norm(f.W)) + float(np.linalg.norm(f.H))
+    left = f.lam_W * float(np.linalg.norm(f.W.T @ f.W))
+    excused = min(f.grad_norm, _tol_gradient(f))
+    return float(np.clip(sizes * excused / max(left, 1e-300), f.structure_accuracy, COARSEST))
+
+
+def tol_objective(f: Facts) -> float:
+    return f.objective_accuracy * (1 + abs(f.best.objective)) + min(f.distance * _tol_gradient(f), 1e-9)
+
+
+def _tol_certificate(f: Facts) -> float:
+    return max(float(f.sol.certificate.tol), f.objective_accuracy) * (1 + abs(f.objective))
+
+
+def _tol_zero(f: Facts) -> float:
+    return max(10 * f.distance, f.structure_accuracy)
+
+
+# --- what it assumes: each returns the reason why not, or "" --------------------------------------
+
+
+def _anything(f: Facts) -> str:
+    return ""
+
+
+def _active(f: Facts) -> str:
+    noise = 1e-6 + 100 * f.distance
+    return "" if f.row_norm > noise else "Z = W H is zero up to the solver's tolerance: no active direction"
+
+
+def _has_bias(f: Facts) -> str:
+    return "" if f.prob.bias else "the problem has no bias"
+
+
+def _has_optimum(f: Facts) -> str:
+    return f.no_optimum
+
+
+def _dual_bound(f: Facts) -> str:
+    cert = f.sol.certificate
+    if cert.is_global:
+        return ""
+    if not f.prob.loss.convex:
+        return f"not a convex loss, and {cert.why}"
+    rank = f.prob.K - 1 if f.prob.loss.shift_invariant else f.prob.K
+    return f"d = {f.prob.d} < {rank}: {cert.why}" if f.prob.d < rank else ""
+
+
+def _theorem(f: Facts) -> str:
+    """The assumptions of Theorem 1's structure."""
+    if f.optimum is None:
+        return f.no_optimum
+    if f.prob.d < f.prob.K:
+        return f"Theorem 1 assumes d >= K, got d={f.prob.d} < K={f.prob.K}"
+    if f.optimum.regime == "trivial":
+        return (
+            f"over-regularised: c = sqrt(n lam_W lam_H) = {f.optimum.setting.c:.6g} is past the threshold, "
+            "the global optimum is W = 0, H = 0"
+        )
+    return ""
+
+
+def _etf_theorem(f: Facts) -> str:
+    why = _theorem(f)
+    if why or f.best.mean_eigenvalue == 0:
+        return why
+    return (
+        f"the optimum of this loss is no ETF: {f.best.structure}; a loss that is not a function of logit "
+        "differences has it only where the bias takes up the mean"
+    )
+
+
+def _bias_zero_theorem(f: Facts) -> str:
+    why = _has_bias(f) or _theorem(f)
+    if why:
+        return why
+    if not f.prob.loss.shift_invariant:
+        return f"the optimal bias of this loss is b = {f.best.bias:.6g}, not 0 (measured in its own row)"
+    if f.lam_b == 0:
+        return (
+            "lam_b = 0: the loss does not see a common shift of b, a flat direction of f; "
+            f"here b = {f.b.mean():.6g} 1"
+        )
+    return ""
+
+
+def _own_structure(f: Facts) -> str:
+    why = _theorem(f)
+    return why or ("" if not f.prob.loss.shift_invariant else "the ETF statements above are this loss's own")
+
+
+def _own_bias(f: Facts) -> str:
+    return _has_bias(f) or _own_structure(f)
+
+
+def _trivial(f: Facts) -> str:
+    if f.optimum is None:
+        return f.no_optimum
+    return "" if f.optimum.regime == "trivial" else "the penalties are below the threshold"
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+class Statement(NamedTuple):
+    """A row: `measure` gives a deviation that must be within `tolerance` where `why_not` is empty."""
+
+    name: str
+    statement: str
+    measure: Callable[[Facts], float]
+    tolerance: Callable[[Facts], float]
+    why_not: Callable[[Facts], str]
+
+
+#: Theorem 1 of Zhou et al. 2022 (with its Lemmas 5 and 7), statement by statement.
+STATEMENTS = (
+    Statement("stationary_W", "G H' + lam_W W = 0", _stationary_W, _tol_gradient, _anything),
+    Statement("stationary_H", "W' G + lam_H H = 0", _stationary_H, _tol_gradient, _anything),
+    Statement("stationary_b", "G 1 + lam_b b = 0", _stationary_b, _tol_gradient, _has_bias),
+    Statement(
+        "singular_pairs",
+        "G V = -lam U and U' G = -lam V' where Z = U S V'",
+        _singular_pairs,
+        _tol_pairs,
+        _active,
+    ),
+    Statement("balance", "lam_W W'W = lam_H H H' (Lemma 5)", _balance, _tol_balance, _active),
+    Statement("objective", "f equals the global minimum f*", _objective, tol_objective, _has_optimum),
+    Statement(
+        "certificate", "nothing lower exists: f - f* <= gap", _certificate, _tol_certificate, _dual_bound
+    ),
+    Statement("row_norms", "|w^1| = ... = |w^K|", _row_norms, _tol_structure, _etf_theorem),
+    Statement(
+        "self_duality",
+        "h_{k,i} = sqrt(lam_W/(lam_H n)) w^k for all k, i",
+        _self_duality,
+        _tol_structure,
+        _etf_theorem,
+    ),
+    Statement(
+        "zero_mean", "the columns of each H_i have mean zero", _round_means, _tol_structure, _etf_theorem
+    ),
+    Statement("etf", "W W' is a simplex ETF", _etf, _tol_structure, _etf_theorem),
+    Statement("logits", "W H + b 1' is the optimum's", _class_logits, _tol_structure, _theorem),
+    Statement(
+        "bias_constant",
+        "b = b 1",
+        _bias_constant,
+        _tol_structure,
+        lambda f: _has_bias(f) or _theorem(f),
+    ),
+    Statement("bias_zero", "b = 0 where lam_b > 0", _bias_zero, _tol_structure, _bias_zero_theorem),
+    Statement(
+        "own_frame",
+        "W W' = sqrt(n lam_H/lam_W) (|a| (I - 11'/K) + |m| 11'/K)",
+        _frame,
+        _tol_structure,
+        _own_structure,
+    ),
+    Statement("own_bias", "b = b0 1 with theory's b0", _bias_value, _tol_structure, _own_bias),
+    Statement("trivial", "W = 0 and H = 0 past the threshold", _zero, _tol_zero, _trivial),
+)
