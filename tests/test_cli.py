@@ -1,0 +1,366 @@
+"""The command line: its answers are the library's, its exit status is the verdict, misuse is one line."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import ufm
+from ufm import _cli, losses, solvers
+
+SIZES = ("--K", "4", "--d", "6", "--n", "3")
+GIVEN = {"K": 4, "d": 6, "n": 3}
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(monkeypatch):
+    monkeypatch.setenv("UFM_CACHE", "0")
+
+
+def run(*args):
+    return CliRunner().invoke(_cli.main, [str(arg) for arg in args])
+
+
+def refuse(constant):
+    raise AssertionError(f"not strict JSON: {constant}")
+
+
+def answer(result):
+    """Standard output as strict JSON, with nothing else on it or on standard error."""
+    assert result.stderr == ""
+    return json.loads(result.stdout, parse_constant=refuse)
+
+
+# --- solve ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_solve_prints_what_the_library_finds(loss):
+    penalties = ("--lam-W", 4e-3, "--lam-H", 1e-3, "--lam-b", 0.02, "--seed", 3)
+    result = run("solve", "--loss", loss, *SIZES, *penalties, "--json")
+    found = answer(result)
+    sol = ufm.solve_ufm(loss, **GIVEN, lam_W=4e-3, lam_H=1e-3, lam_b=0.02, seed=3)
+    assert result.exit_code == 0
+    assert found["solution"]["objective"] == float(sol.objective)
+    assert found["theory"]["objective"] == pytest.approx(float(sol.objective), rel=1e-12)
+    assert found["certificate"]["verdict"] == sol.certificate.verdict
+    assert found["start"] == {"seed": 3, "scale": 0.1}
+    assert (found["problem"]["lam_W"], found["problem"]["lam_b"]) == (4e-3, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("--alpha", "0.3", "--loss", "ls"), {"alpha": 0.3}),
+        (("--kappa", "2", "--beta", "3", "--loss", "mse"), {"kappa": 2.0, "beta": 3.0}),
+        (("--lam", "0.01"), {"lam_W": 0.01, "lam_H": 0.01}),
+        (("--no-bias",), {"bias": False}),
+        ((), {"K": 4, "d": 6, "n": 3, "lam_W": 5e-3, "lam_b": 0.0, "bias": True}),
+    ],
+)
+def test_options_reach_the_problem(args, expected):
+    found = answer(run("solve", *SIZES, *args, "--json", "--max-steps", 200))["problem"]
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_solve_prints_a_table_with_the_certificate():
+    result = run("solve", *SIZES)
+    assert result.exit_code == 0
+    assert "global minimum, f - f* <=" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_labels_come_from_a_file(tmp_path):
+    file = tmp_path / "labels.txt"
+    file.write_text("2 0 1\n1 1\t0 2 2 0 1 3 0\n")
+    found = answer(run("solve", "--labels", file, "--d", 6, "--json"))
+    assert found["problem"]["counts"] == [4, 4, 3, 1]
+    assert found["theory"]["objective"] is None
+    assert "balanced" in found["theory"]["why"] or "equally many" in found["theory"]["why"]
+
+
+def test_not_converged_is_status_one():
+    result = run("solve", *SIZES, "--max-steps", 1)
+    assert result.exit_code == 1
+    assert "max_steps was reached; raise it" in " ".join(result.stdout.split())
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+
+def test_verify_prints_the_contract_s_object():
+    result = run("verify", *SIZES, "--json")
+    found = answer(result)
+    assert result.exit_code == 0
+    assert list(found) == ["passed", "problem", "solution", "claims"]
+    assert found["passed"] is True
+    assert {"objective", "grad_norm"} <= set(found["solution"])
+    for claim in found["claims"]:
+        assert list(claim) == ["name", "statement", "value", "tolerance", "verdict", "why"]
+        assert claim["verdict"] in ("holds", "fails", "not applicable")
+
+
+def test_verify_all_covers_the_shelf_and_gives_hyperparameters_to_their_owners():
+    result = run("verify", "--loss", "all", *SIZES, "--alpha", 0.3, "--gamma", 2, "--json")
+    found = answer(result)
+    assert result.exit_code == 0
+    assert list(found) == ["passed", "reports"]
+    problems = [report["problem"] for report in found["reports"]]
+    assert [problem["loss"] for problem in problems] == list(losses.LOSSES)
+    assert [problem.get("alpha") for problem in problems if problem["loss"] == "ls"] == [0.3]
+    assert [problem.get("gamma") for problem in problems if problem["loss"] == "fl"] == [2.0]
+
+
+def test_verify_all_prints_a_table_for_each_loss_and_a_summary():
+    result = run("verify", "--loss", "all", *SIZES)
+    assert result.exit_code == 0
+    for make in losses.LOSSES.values():
+        assert re.search(rf"^{make().title}", result.stdout, re.M)
+    assert f"{len(losses.LOSSES)} of {len(losses.LOSSES)} losses pass" in result.stdout.splitlines()[-1]
+
+
+def test_a_claim_that_fails_is_status_one():
+    result = run("verify", "--loss", "all", *SIZES, "--max-steps", 3)
+    assert result.exit_code == 1
+    assert f"0 of {len(losses.LOSSES)} losses pass" in result.stdout
+    assert answer(run("verify", *SIZES, "--max-steps", 3, "--json"))["passed"] is False
+
+
+# --- sweep ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1e-4:1e-1:4", [1e-4, 1e-3, 1e-2, 1e-1]),
+        ("0:0.9:4:linear", [0, 0.3, 0.6, 0.9]),
+        ("0.1,0.3", [0.1, 0.3]),
+        ("0.2", [0.2]),
+        ("1:2:1", [1]),
+    ],
+)
+def test_a_grid(text, expected):
+    np.testing.assert_allclose(_cli._grid(text), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("3", [0, 1, 2]), ("5:8", [5, 6, 7]), ("0:2", [0, 1]), ("4,2", [4, 2]), ("7,", [7])],
+)
+def test_seeds(text, expected):
+    assert _cli._seeds(text) == expected
+
+
+def test_sweep_solves_the_grid():
+    result = run("sweep", *SIZES, "--lam", "1e-3:0.5:3", "--seeds", 2, "--json")
+    found = answer(result)
+    assert result.exit_code == 0
+    assert found["shape"] == [2, 3]
+    for record in found["records"]:
+        assert record["lam_W"] == record["lam_H"]
+        sol = ufm.solve_ufm("ce", **GIVEN, lam_W=record["lam_W"], lam_H=record["lam_H"], seed=record["seed"])
+        assert record["objective"] == pytest.approx(float(sol.objective), rel=1e-13)
+
+
+def test_several_grids_make_a_product():
+    args = ("--lam-W", "1e-3,1e-2,1e-1", "--lam-H", "1e-3,1e-2", "--lam-b", "0.1")
+    found = answer(run("sweep", *SIZES, *args, "--json"))
+    assert found["shape"] == [1, 3, 2]
+    assert found["problem"]["lam_b"] == 0.1
+    points = [(record["lam_W"], record["lam_H"]) for record in found["records"]]
+    assert points == [(lam_W, lam_H) for lam_W in (1e-3, 1e-2, 1e-1) for lam_H in (1e-3, 1e-2)]
+
+
+def test_a_sweep_that_does_not_converge_is_status_one():
+    result = run("sweep", *SIZES, "--lam", "1e-3:0.5:3", "--seeds", 2, "--max-steps", 1)
+    assert result.exit_code == 1
+    assert "raise it" in result.stdout
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "arrays"),
+    [
+        (("solve",), {"W", "H", "b", "labels", "history_nc1"}),
+        (("verify",), {"W", "H", "b", "labels"}),
+        (("verify", "--loss", "all"), {f"{loss}_{name}" for loss in losses.LOSSES for name in "WHb"}),
+        (("sweep", "--lam", "1e-3:0.5:3", "--seeds", 2), {"W", "objective", "status", "axis_lam_W", "seeds"}),
+    ],
+)
+def test_a_folder_gets_everything(command, arrays, tmp_path):
+    folder = tmp_path / "new" / "folder"
+    result = run(*command, *SIZES, "--out", folder, "--json")
+    found = answer(result)
+    written = json.loads((folder / "result.json").read_text(), parse_constant=refuse)
+    about = written.pop("run")
+    assert written == found
+    assert (about["ufm"], about["jax"]) == (ufm.__version__, jax.__version__)
+    assert arrays <= set(np.load(folder / "arrays.npz"))
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_arrays_are_the_solution_s(tmp_path):
+    run("solve", *SIZES, "--out", tmp_path, "--seed", 2)
+    sol = ufm.solve_ufm("ce", **GIVEN, seed=2)
+    stored = np.load(tmp_path / "arrays.npz")
+    for name in "WHb":
+        np.testing.assert_allclose(stored[name], getattr(sol, name), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_a_figure_by_its_suffix(suffix, start, tmp_path):
+    file = tmp_path / f"figure.{suffix}"
+    result = run("verify", *SIZES, "--plot", file)
+    assert f"written: {file}" in result.stdout
+    assert file.read_bytes().startswith(start)
+
+
+# --- misuse ---------------------------------------------------------------------------------------
+
+
+MISUSE = [
+    (("nothing",), "No such command"),
+    (("solve", "--nothing", "1"), "--nothing"),
+    (("solve", "--K", "four"), "four"),
+    (("solve", "--loss", "cee"), "did you mean 'ce'"),
+    (("solve", "--solver", "newtown"), "did you mean 'newton'"),
+    (("solve", "--K", "1"), "K: expected an integer >= 2"),
+    (("solve", "--lam", "0"), "lam_W: expected"),
+    (("solve", "--lam", "nan"), "lam_W: expected"),
+    (("solve", "--lam", "1", "--lam-H", "2"), "lam_H: expected either --lam or --lam-H"),
+    (("solve", "--alpha", "0.1"), "alpha: expected a hyperparameter of loss 'ce'"),
+    (("solve", "--loss", "fl", "--reduced"), "reduced: expected a loss that is convex"),
+    (("solve", "--no-bias", "--lam-b", "1"), "lam_b: expected 0"),
+    (("solve", "--tol", "0"), "tol: expected"),
+    (("solve", "--seed", "-1"), "seed: expected"),
+    (("solve", "--labels", "nowhere.txt"), "nowhere.txt"),
+    (("solve", "--plot", "figure.gif"), "png, pdf, svg"),
+    (("solve", "--plot", "nowhere/figure.png"), "no folder 'nowhere'"),
+    (("verify", "--loss", "all", "--gamma", "-1"), "gamma: expected"),
+    (("sweep", "--lam", "1:2"), "start:stop:count"),
+    (("sweep", "--lam", "1:2:3:log"), "start:stop:count"),
+    (("sweep", "--lam", "0:1:5"), "append :linear"),
+    (("sweep", "--lam", "a,b"), "expected a number"),
+    (("sweep", "--lam", ","), "lam_W: expected at least one value"),
+    (("sweep", "--lam", "1e-3,-1"), "lam_W: expected"),
+    (("sweep", "--gamma", "1,2"), "gamma: expected a hyperparameter of loss 'ce'"),
+    (("sweep", "--seeds", "1:2:3"), "0:10"),
+    (("sweep", "--seeds", "x"), "0:10"),
+    (("sweep", "--seeds", ","), "0:10"),
+]
+
+
+@pytest.mark.parametrize(("args", "words"), MISUSE, ids=[" ".join(args) for args, _ in MISUSE])
+def test_misuse_is_one_line_and_status_two(args, words):
+    result = run(*args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("ufm: ")
+    assert words in line
+
+
+@pytest.mark.parametrize("command", ["solve", "sweep"])
+def test_labels_and_n_together_are_misuse(command, tmp_path):
+    file = tmp_path / "labels.txt"
+    file.write_text("0 1 2")
+    result = run(command, "--labels", file, "--n", 2)
+    assert (result.exit_code, "got both" in result.stderr) == (2, True)
+    file.write_text("0 1 x")
+    result = run(command, "--labels", file)
+    assert (result.exit_code, "integers" in result.stderr) == (2, True)
+
+
+def test_a_folder_that_is_a_file_is_misuse(tmp_path):
+    (tmp_path / "file").touch()
+    result = run("solve", *SIZES, "--out", tmp_path / "file")
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+
+
+@pytest.mark.parametrize("command", ["solve", "verify", "sweep"])
+def test_help_tells_the_shelves_and_gives_examples(command):
+    text = run(command, "--help").stdout
+    for name in (*losses.LOSSES, *solvers.SOLVERS, *(f"--{name}" for name in _cli.HYPERPARAMETERS)):
+        assert name in text
+    assert f"ufm {command} --" in text
+    assert "Exit status" in text
+
+
+def test_no_command_prints_the_help():
+    result = run()
+    assert result.exit_code == 2
+    assert "ufm verify --loss all" in result.stderr
+
+
+def test_one_version_everywhere():
+    root = Path(__file__).parent.parent
+    assert f'version = "{ufm.__version__}"' in (root / "pyproject.toml").read_text()
+    assert f"\nversion: {ufm.__version__}\n" in (root / "CITATION.cff").read_text()
+    assert f"## [{ufm.__version__}]" in (root / "CHANGELOG.md").read_text()
+    assert ufm.__version__ in run("--version").stdout
+
+
+# --- the compilation cache ------------------------------------------------------------------------
+
+KEEP_EVERYTHING = {
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"UFM_CACHE": "0", "XDG_CACHE_HOME": "{tmp}"}, None),
+        ({"XDG_CACHE_HOME": "{tmp}"}, "{tmp}/ufm/xla"),
+        ({"HOME": "{tmp}"}, "{tmp}/.cache/ufm/xla"),
+        ({"XDG_CACHE_HOME": "{tmp}", "JAX_COMPILATION_CACHE_DIR": "{tmp}/mine"}, "{tmp}/mine"),
+        ({"XDG_CACHE_HOME": "{tmp}/file"}, None),
+    ],
+)
+def test_where_compiled_programs_are_kept(variables, expected, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()  # a folder cannot be made below a file, even by root
+    for name in ("UFM_CACHE", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(tmp=tmp_path))
+    updates = {}
+    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+    _cli.keep_compiled_programs()
+    folder = expected and expected.format(tmp=tmp_path)
+    assert updates == ({"jax_compilation_cache_dir": folder} | KEEP_EVERYTHING if expected else {})
+
+
+def process(*args, **variables):
+    env = {name: value for name, value in os.environ.items() if name != "UFM_CACHE"}
+    command = [sys.executable, "-c", "from ufm._cli import main; main()", *args]
+    return subprocess.run(command, env=env | variables, capture_output=True, text=True, check=False)
+
+
+def test_a_second_start_compiles_nothing_and_says_nothing(tmp_path):
+    args = ("solve", *SIZES, "--json")
+    first = process(*args, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+    kept = {file.name for file in tmp_path.iterdir() if file.name.endswith("-cache")}
+    second = process(*args, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
+    assert kept == {file.name for file in tmp_path.iterdir() if file.name.endswith("-cache")}
+    assert any("_run" in name for name in kept)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert (first.stderr, second.stderr) == ("", "")
+    assert first.stdout == second.stdout
+    assert json.loads(first.stdout)["solution"]["converged"] is True
+
+
+def test_a_process_reports_misuse_in_one_line():
+    result = process("solve", "--K", "1", UFM_CACHE="0")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "ufm: K: expected an integer >= 2, got 1\n"

@@ -1,0 +1,95 @@
+"""What is shown runs: the notebooks, the README's Python, and the README's table of claims."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from ufm.claims import STATEMENTS
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+README = (ROOT / "README.md").read_text()
+
+# In a process of its own, because Jupyter's sockets outlive it; and in this interpreter, whatever kernels
+# are registered on the machine.
+EXECUTE = """
+import sys
+import nbformat
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+class Here(KernelSpecManager):
+    def get_kernel_spec(self, name):
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name=name, language="python")
+
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, km=AsyncKernelManager(kernel_spec_manager=Here()), timeout=300).execute()
+print(nbformat.writes(notebook))
+"""
+
+
+def execute(path):
+    env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # figures are shown
+    command = [sys.executable, "-c", EXECUTE, str(path)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_a_notebook_runs(path):
+    result = execute(path)
+    assert result.returncode == 0, result.stderr
+    for cell in nbformat.reads(result.stdout, as_version=4).cells:
+        if cell.cell_type == "code":
+            shown = "".join(str(output) for output in cell.outputs)
+            assert "FAILED" not in shown
+            assert ("image/png" in shown) == (".plot(" in cell.source), cell.source
+
+
+def test_a_notebook_that_fails_is_noticed(tmp_path):
+    path = tmp_path / "wrong.ipynb"
+    cells = [nbformat.v4.new_code_cell("raise ValueError('as it should')")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    result = execute(path)
+    assert result.returncode != 0
+    assert "as it should" in result.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_a_stored_notebook_is_short_small_and_tells_nothing_of_a_machine(path):
+    text = path.read_text()
+    assert len(text) < 400_000
+    assert not re.search(r"/(home|root|tmp|usr|work|Users)/|site-packages|Traceback", text)
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert len(cell.source.splitlines()) <= 15
+            assert cell.execution_count is not None, "stored without its output"
+
+
+def test_the_python_of_the_readme_runs(capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    assert len(blocks) >= 2
+    names = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert "passed: " in capsys.readouterr().out
+    assert names["sol"].converged
+    assert names["sols"].converged.all()
+
+
+def test_the_readme_lists_every_claim():
+    table = README[README.index("## What is verified") : README.index("## Numbers")]
+    assert set(re.findall(r"`(\w+)`", table)) >= {row.name for row in STATEMENTS}
+
+
+def test_the_readme_has_the_two_commands_that_ci_runs():
+    commands = [line for line in README.splitlines() if line.startswith("python3 -m venv ")]
+    assert len(commands) == 2
+    assert commands[0].endswith("ufm verify --loss all")
+    assert ".venv/bin/pytest" in commands[1]
