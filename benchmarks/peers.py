@@ -7,6 +7,7 @@ Everything that compiles has compiled before that function is timed.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 
@@ -110,6 +111,7 @@ def torch_lbfgs(prob: ufm.Problem, start: ufm.Params, tol: float, seconds: float
     """torch's L-BFGS (20 pairs, strong Wolfe) on equation (7) written in torch."""
     import torch
 
+    torch.set_num_threads(1 if prob.size < 100_000 else os.cpu_count() or 1)  # what is faster, at each size
     labels = torch.tensor(np.asarray(prob.labels), dtype=torch.int64)
     lam_W, lam_H, lam_b = float(prob.lam_W), float(prob.lam_H), float(prob.lam_b)
 

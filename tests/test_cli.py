@@ -38,6 +38,11 @@ def answer(result):
     return json.loads(result.stdout, parse_constant=refuse)
 
 
+def stored(folder):
+    with np.load(folder / "arrays.npz") as arrays:
+        return dict(arrays)
+
+
 # --- solve ----------------------------------------------------------------------------------------
 
 
@@ -204,17 +209,23 @@ def test_a_folder_gets_everything(command, arrays, tmp_path):
     about = written.pop("run")
     assert written == found
     assert (about["ufm"], about["jax"]) == (ufm.__version__, jax.__version__)
-    assert arrays <= set(np.load(folder / "arrays.npz"))
+    assert arrays <= set(stored(folder))
     assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "figure.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_three_grids_have_a_folder_without_a_figure(tmp_path):
+    grids = ("--lam-W", "1e-3,1e-2", "--lam-H", "1e-3,1e-2", "--lam-b", "0,0.1")
+    assert answer(run("sweep", *SIZES, *grids, "--out", tmp_path, "--json"))["shape"] == [1, 2, 2, 2]
+    assert {file.name for file in tmp_path.iterdir()} == {"result.json", "arrays.npz"}
 
 
 def test_the_arrays_are_the_solution_s(tmp_path):
     run("solve", *SIZES, "--out", tmp_path, "--seed", 2)
     sol = ufm.solve_ufm("ce", **GIVEN, seed=2)
-    stored = np.load(tmp_path / "arrays.npz")
+    arrays = stored(tmp_path)
     for name in "WHb":
-        np.testing.assert_allclose(stored[name], getattr(sol, name), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(arrays[name], getattr(sol, name), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
@@ -254,6 +265,7 @@ MISUSE = [
     (("sweep", "--lam", ","), "lam_W: expected at least one value"),
     (("sweep", "--lam", "1e-3,-1"), "lam_W: expected"),
     (("sweep", "--gamma", "1,2"), "gamma: expected a hyperparameter of loss 'ce'"),
+    (("sweep", "--lam-W", "1,2", "--lam-H", "1,2", "--lam-b", "1,2", "--plot", "a.png"), "at most two grids"),
     (("sweep", "--seeds", "1:2:3"), "0:10"),
     (("sweep", "--seeds", "x"), "0:10"),
     (("sweep", "--seeds", ","), "0:10"),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerances import close
 
 from ufm import Params, metrics
 from ufm.metrics import CONVENTIONS, Stream, _batch, _core, neural_collapse, of_params
@@ -17,19 +18,17 @@ COUNTS = (5, 9, 14, 12)
 NUMBERS = ("nc1", "nc2", "nc3", "nc4")
 
 
-def tolerance(dtype) -> float:
-    """eps^(3/4): 2e-12 in float64, 6e-6 in float32."""
-    return float(np.finfo(dtype).eps ** 0.75)
-
-
-def assert_close(got, want, *, dtype=np.float64, factor: float = 1.0) -> None:
-    """Every number of two results, inf included."""
+def assert_close(got, want) -> None:
+    """Every number of two results, up to 100 roundings of the coarser dtype; inf only where expected."""
     for name in got._fields:
         g, w = getattr(got, name), getattr(want, name)
         assert (g is None) == (w is None), name
-        if g is not None:
-            bound = factor * tolerance(dtype)
-            np.testing.assert_allclose(g, w, rtol=bound, atol=bound, err_msg=name)
+        if g is None:
+            continue
+        g, w = np.asarray(g), np.asarray(w)
+        finite = np.isfinite(w)
+        np.testing.assert_array_equal(g[~finite], w[~finite], err_msg=name)
+        close(g[finite], w[finite], ulps=100, scale=np.maximum(np.abs(w[finite]), 1), name=name)
 
 
 def instance(seed=0, counts=COUNTS, d=D, spread=0.4, offset=0.0, dtype=np.float64):
@@ -109,11 +108,11 @@ WITNESS = {
 }
 
 
-def assert_witnessed(nc, convention, X, y, W, b, **how):
+def assert_witnessed(nc, convention, X, y, W, b):
     dense = Dense(X, y, W, b)
     values = dict(zip(NUMBERS, WITNESS[convention](dense), strict=True))
     want = nc._replace(**values, mean_logit_norm=dense.mean_logit_norm)
-    assert_close(nc, want, **how)
+    assert_close(nc, want)
 
 
 def test_every_convention_has_a_witness_and_a_source():
@@ -294,8 +293,8 @@ def test_scale_costs_no_digits(size):
     )
 
 
-@pytest.mark.parametrize(("dtype", "factor"), [(np.float64, 1e4), (np.float32, 1)])
-def test_a_common_offset_costs_no_digits(dtype, factor):
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_common_offset_costs_no_digits(dtype):
     # in float32 the offset rounds the features to 1/16: the witness gets the rounded ones, in float64
     X, y, W, b = instance(seed=2, spread=0.3)
     X = (X + 1e6).astype(dtype)
@@ -304,7 +303,7 @@ def test_a_common_offset_costs_no_digits(dtype, factor):
     want = [dense.trace() / K, dense.etf_distance(W @ W.T), dense.etf_distance(W @ dense.centred.T)]
     stream = reduce(lambda s, i: s.update(X[i], y[i]), np.split(np.arange(40), 4), Stream(K, D, dtype=dtype))
     for nc in (neural_collapse(X, y, W), stream.result(W)):
-        np.testing.assert_allclose(nc[:3], want, rtol=tolerance(dtype) if dtype == np.float64 else 3e-6)
+        close(np.array(nc[:3]), np.array(want, dtype), ulps=64, scale=1)
 
 
 # --- libraries and dtypes -------------------------------------------------------------------------
@@ -324,7 +323,7 @@ def test_jax_numpy_torch_and_lists_agree():
         assert all(np.array_equal(g, w) for g, w in zip(got, want, strict=True))
     as_lists = neural_collapse(X.tolist(), y.tolist(), W.tolist(), b.tolist())
     assert as_lists.nc1.dtype == np.float64
-    assert_close(as_lists, want, dtype=np.float32)
+    assert_close(as_lists, want)
     half = neural_collapse(torch.from_numpy(X).bfloat16(), y, W, b)
     rounded = neural_collapse(torch.from_numpy(X).bfloat16().float(), y, W, b)
     assert all(np.array_equal(g, w) for g, w in zip(half, rounded, strict=True))
@@ -340,7 +339,7 @@ def test_dtypes(given, computed):
     assert {str(x.dtype) for x in nc[:5]} == {computed}
     rounded = (np.asarray(jnp.asarray(a).astype(given).astype("float64")) for a in (X, W, b))
     X, W, b = rounded
-    assert_witnessed(nc, "paper", X, y, W, b, dtype=computed)
+    assert_witnessed(nc, "paper", X, y, W, b)
     assert neural_collapse(X.astype(np.float32), y, W).nc1.dtype == np.float64  # mixed: the widest
 
 
@@ -452,13 +451,11 @@ def test_equal_class_means_in_many_small_batches():
 def test_no_direction_beyond_K_minus_one():
     """Means far from their record's origin: rounding alone makes a direction longer than the cut."""
     k, d = 100, 200
-    span_of = jax.jit(_core.span_of)
-    for seed in range(5):
-        rng = np.random.default_rng(seed)
-        means = jnp.asarray(1e3 * rng.standard_normal(d) + rng.standard_normal((k, d)))
-        counts = jnp.asarray(rng.integers(1, 9, k), jnp.int32)
-        span = span_of(_core.ClassMeans(counts, means, jnp.zeros(d), jnp.max(jnp.abs(means))))
-        assert jnp.sum(span.stretch > 0) == k - 1
+    rng = np.random.default_rng(0)
+    means = jnp.asarray(1e3 * rng.standard_normal(d) + rng.standard_normal((k, d)))
+    counts = jnp.asarray(rng.integers(1, 9, k), jnp.int32)
+    span = jax.jit(_core.span_of)(_core.ClassMeans(counts, means, jnp.zeros(d), jnp.max(jnp.abs(means))))
+    assert jnp.sum(span.stretch > 0) == k - 1
 
 
 def test_means_that_differ_by_more_than_rounding_are_distinct():
@@ -595,7 +592,7 @@ def test_float32_stream():
     stream = streamed(X, y, cut(40, SPLITS["tens"]), dtype=np.float32)
     nc = stream.result(W.astype(np.float64), b)  # the stream's dtype decides
     assert nc.nc1.dtype == np.float32
-    assert_close(nc, neural_collapse(X, y, W, b)._replace(nc4=None), dtype=np.float32)
+    assert_close(nc, neural_collapse(X, y, W, b)._replace(nc4=None))
     assert Stream(K, D).scatter.dtype == np.float64
     assert Stream(K, D, dtype=jnp.float32).update(X.astype(np.float64), y).scatter.dtype == np.float32
 

@@ -6,7 +6,6 @@ import itertools
 from decimal import Decimal, localcontext
 from typing import Any
 
-import cvxpy as cp
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ from tolerances import close
 
 import ufm
 from ufm import losses, theory
-from ufm.theory import focal, optima
+from ufm.theory import _frames, focal, optima
 from ufm.theory.profiles import scalar_profile
 
 LOSSES = [
@@ -207,6 +206,7 @@ def test_focal_margin_solves_its_equation_in_decimals(K, gamma, share):
 
 def _convex_program(prob: ufm.Problem) -> float:
     """min over Z, b of g(Z + b 1^T) + sqrt(lam_W lam_H) |Z|_* + lam_b/2 |b|^2."""
+    cp = pytest.importorskip("cvxpy")
     K, N = prob.K, prob.N
     Z, b = cp.Variable((K, N)), cp.Variable((K, 1)) if prob.bias else np.zeros((K, 1))
     logits = Z + b @ np.ones((1, N))
@@ -368,6 +368,24 @@ def test_focal_loss_with_a_bias_beats_neural_collapse_at_the_tie(gamma, K, C_tie
     close(plain.objective, best.trivial, ulps=64)
 
 
+@pytest.mark.parametrize(
+    ("K", "low", "high", "lam_b"),
+    [(20, 1.20101741, 1.20110223, 1.394e-2), (100, 1.16184205, 1.16442040, 1.305e-1)],
+)
+def test_the_window_ends_where_the_search_found_them(K, low, high, lam_b):
+    """Stored ends in C, and the penalty of the bias that closes the window at the tie."""
+
+    def is_partial(C, lam_b=0.0):
+        prob = problem("fl", (K, K, 1), C / (K - 1), hyper={"gamma": 3.0}, lam_b=lam_b)
+        return theory.global_optimum(prob).regime == "partial"
+
+    edge = 5e-3 * (high - low)
+    assert [is_partial(low + s * edge) for s in (-1, 1)] == [False, True]
+    assert [is_partial(high + s * edge) for s in (-1, 1)] == [True, False]
+    tie = theory.threshold(problem("fl", (K, K, 1), 1.0, hyper={"gamma": 3.0})).C_tie
+    assert [is_partial(tie, lam_b * share) for share in (0.99, 1.01)] == [True, False]
+
+
 def test_a_second_group_can_carry_a_rank_one_part():
     """K = 20, 17 classes on: the point found by an unstructured search, a strict minimum modulo symmetry."""
     prob = problem("fl", (20, 20, 1), 1.20108 / 19, hyper={"gamma": 3.0})
@@ -377,6 +395,10 @@ def test_a_second_group_can_carry_a_rank_one_part():
     assert found is not None
     assert abs(found.value - 2.568461934958) < 1e-12
     assert 5e-4 < np.linalg.norm(found.v) < 2e-3
+    factors = _frames.partial(20, 17, found.alpha, found.v)
+    value, gradient = value_and_gradient(prob, _frames.minimiser(s, factors, found.b))
+    close(value, found.value)
+    assert max(float(jnp.abs(g).max()) for g in gradient) < 2e-15
     without = optima._partial.objective(
         profile, s, np.array([17.0]), np.array([found.alpha, *3 * [found.b[0] - found.b[-1]]])[:, None]
     )

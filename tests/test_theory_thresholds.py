@@ -289,3 +289,15 @@ def test_the_optimum_is_trivial_exactly_above_the_tie(loss, hyper):
         for share in (1 - 1e-9, 1 + 1e-9):
             best = theory.global_optimum(at_share(loss, (5, 5, 2), share, hyper=hyper, **bias))
             assert (best.regime == "trivial") == (share > 1)
+
+
+@pytest.mark.parametrize("K", [20, 100])
+def test_without_a_bias_the_margin_jumps_at_the_tie(K):
+    """Between C_tie and C_spin neural collapse is a local minimum above the origin."""
+    for share in (1 - 1e-9, 1 + 1e-9, 1 + 2e-4):
+        prob = at_share("fl", (K, K, 2), share, hyper={"gamma": 3.0}, bias=False)
+        at, best = theory.threshold(prob), theory.global_optimum(prob)
+        assert at.C_spin > at.C
+        assert (best.margin == 0) == (share > 1)
+        assert abs(best.margin - at.a_tie) < 1e-6 or share > 1
+        close(best.objective, best.trivial, ulps=1e8)

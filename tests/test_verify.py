@@ -180,5 +180,11 @@ def test_bad_input():
     sweep = ufm.solve_sweep(SOLVED["ce"].problem, seeds=range(2))
     with pytest.raises(ValueError, match="sol: expected a Solution"):
         ufm.verify(sweep)
-    with pytest.raises(ValueError, match="sol: expected finite numbers"):
-        ufm.verify(replace(SOLVED["ce"], params=SOLVED["ce"].params._replace(b=jnp.full(4, jnp.nan))))
+
+
+def test_numbers_that_are_not_finite_fail_every_claim():
+    broken = replace(SOLVED["ce"], params=SOLVED["ce"].params._replace(b=jnp.full(4, jnp.nan)))
+    report = ufm.verify(broken)
+    assert {claim.verdict for claim in report.claims} == {"fails"}
+    assert not report.passed
+    assert "not finite" in repr(report)

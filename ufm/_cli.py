@@ -217,7 +217,10 @@ def _tell(output: Output, record: Any) -> None:
 
 
 def _write(
-    output: Output, make: Callable[[], dict[str, Any]], figure: Callable[[], Any], arrays: dict[str, Any]
+    output: Output,
+    make: Callable[[], dict[str, Any]],
+    figure: Callable[[], Any] | None,
+    arrays: dict[str, Any],
 ) -> None:
     """JSON on standard output, the figure, and the folder, as far as they were asked for."""
     data = make() if output.as_json or output.out else {}
@@ -228,7 +231,7 @@ def _write(
         files += [output.out / "figure.png", output.out / "figure.pdf"]
         (output.out / "result.json").write_text(_report.dumps(data | {"run": _run(output)}) + "\n")
         np.savez(output.out / "arrays.npz", **arrays)
-    if files:
+    if files and figure is not None:
         from ufm import plotting
 
         plotting.save(figure, files)
@@ -398,12 +401,15 @@ def sweep(**options: Any) -> int:
     axes = {name: given[name] for name in SWEPT if np.size(given.get(name, 0)) > 1}
     both = axes.get("lam_W") is not None and axes.get("lam_W") is axes.get("lam_H")
     prob, grid = _base_problem(given), _product(axes, together=both)
+    if output.plot and any(np.ndim(values) > 2 for values in grid.values()):
+        raise ValueError(f"plot: expected at most two grids for a figure, got {len(axes)}: {', '.join(axes)}")
     result = ufm.solve_sweep(prob, **given, **grid)
     _tell(output, result)
     swept = {f"axis_{name}": values for name, values in result.swept.items()}
     arrays = {name: getattr(result, name) for name in ("W", "H", "b", "objective", "grad_norm", "steps")}
     arrays |= swept | {"status": result.status, "seeds": result.seeds, "labels": result.problem.labels}
-    _write(output, lambda: _report.sweep_dict(result), result.plot, arrays)
+    figure = result.plot if len(result.shape) <= 3 else None
+    _write(output, lambda: _report.sweep_dict(result), figure, arrays)
     return 0 if bool(result.converged.all()) else 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from types import TracebackType
 from typing import Any
@@ -36,7 +37,9 @@ class Progress:
         from rich.progress import Progress as RichProgress
 
         console = Console(stderr=True)
-        if not (self._show or console.is_terminal or console.is_jupyter):
+        # without ipywidgets rich can only warn in a notebook
+        notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        if (console.is_jupyter and not notebook) or not (self._show or console.is_terminal or notebook):
             self._show = False
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

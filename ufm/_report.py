@@ -19,7 +19,7 @@ import numpy as np
 
 from ufm._problem import Problem
 from ufm._solve import Solution, Status
-from ufm._sweep import Sweep, _with_leaves
+from ufm._sweep import Sweep, with_leaves
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -92,15 +92,16 @@ def sweep_sheet(sweep: Sweep) -> Sheet:
     header = (*axes, "objective", "spread", "f - theory", "|grad f|", "steps", "converged")
     done = int(sweep.converged.sum())
     title = f"Sweep of {sweep.converged.size} problems, {done} converged"
+    count = np.size(sweep.seeds)
     notes = [
-        f"{np.size(sweep.seeds)} seeds, {sweep.solver.name}; {facts(sweep.problem, without=sweep.swept)}"
+        f"{count} seed{'s' * (count > 1)}, {sweep.solver.name}; {facts(sweep.problem, without=sweep.swept)}"
     ]
     return Sheet(title, header, rows, notes + _failures(sweep))
 
 
 def problem_at(sweep: Sweep, values: dict[str, Any]) -> Problem:
     """The problem of a sweep with those of its swept values."""
-    return _with_leaves(sweep.problem, values)
+    return with_leaves(sweep.problem, values)
 
 
 def merged_axes(sweep: Sweep) -> dict[str, np.ndarray]:

@@ -82,7 +82,7 @@ class Sweep:
         index = index if isinstance(index, tuple) else (index,)
         if len(index) != len(self.shape):
             raise IndexError(f"expected {len(self.shape)} indices (seed and grid), got {index!r}")
-        problem = _with_leaves(self.problem, {k: np.asarray(v)[index[1:]] for k, v in self.swept.items()})
+        problem = with_leaves(self.problem, {k: np.asarray(v)[index[1:]] for k, v in self.swept.items()})
         fields = {name: getattr(self, name) for name in _MEASURED}
         picked = jax.tree.map(lambda x: x[index], fields)
         return Solution(
@@ -111,7 +111,7 @@ class Sweep:
         return plot_sweep(self)
 
 
-def _with_leaves(prob: Problem, leaves: dict[str, Any]) -> Problem:
+def with_leaves(prob: Problem, leaves: dict[str, Any]) -> Problem:
     """`prob` with some penalties (its own leaves) and hyperparameters (its loss's) exchanged."""
     own = {k: v for k, v in leaves.items() if k in _PENALTIES}
     hyper = {k: v for k, v in leaves.items() if k not in _PENALTIES}
@@ -166,7 +166,7 @@ def _program(
 ) -> tuple[Params, Array, Array, Array, Array]:  # fmt: skip
     def one(each: tuple[Any, dict[str, Any]]) -> tuple[Params, Array, Array, Array, Array]:
         seed, leaf = each
-        problem = _with_leaves(prob, leaf)
+        problem = with_leaves(prob, leaf)
         return run_once(problem, init(problem, seed=seed, scale=scale), tol, last, solver, reduced)
 
     return jax.vmap(one)((seeds, leaves)) if together else jax.lax.map(one, (seeds, leaves))

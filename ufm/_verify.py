@@ -72,7 +72,7 @@ def verify(sol: Solution) -> Report:
     nearest minimiser where that is larger (mu: the smallest positive curvature there), never above 1e-3.
 
     Raises:
-        ValueError: no `Solution`, or one whose numbers are not finite.
+        ValueError: no `Solution`, or a batch of them.  Where numbers are not finite every claim fails.
 
     Source: Zhou et al. 2022, Theorem 1; the optimum from `theory.global_optimum`.
 
@@ -86,7 +86,8 @@ def verify(sol: Solution) -> Report:
     if np.ndim(sol.objective) != 0:
         raise ValueError("sol: expected one solution, got a batch; index it first")
     if not all(np.isfinite(np.asarray(x)).all() for x in (sol.objective, *sol.params)):
-        raise ValueError(f"sol: expected finite numbers, got status {sol.status.name}: {sol.status.message}")
+        why = f"not finite: {sol.status.message}"
+        return Report(sol, tuple(Claim(r.name, r.statement, None, None, "fails", why) for r in STATEMENTS))
     facts = Facts(sol)
     return Report(sol, tuple(_claim(row, facts) for row in STATEMENTS))
 

@@ -304,7 +304,7 @@ def _bias_zero_theorem(f: Facts) -> str:
     why = _has_bias(f) or _theorem(f)
     if why:
         return why
-    if not f.prob.loss.shift_invariant:
+    if f.best.bias != 0:
         return f"the optimal bias of this loss is b = {f.best.bias:.6g}, not 0 (measured in its own row)"
     if f.lam_b == 0:
         return (

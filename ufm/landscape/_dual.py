@@ -54,6 +54,7 @@ class Point(NamedTuple):
 
 
 def evaluate(prob: Problem, params: Params) -> Point:
+    """Logits, losses and their gradients, sample by sample, and the objective."""
     W, features = params.W, params.H.T
     b = params.b if prob.bias else jnp.zeros_like(params.b)
     logits = features @ W.T + b

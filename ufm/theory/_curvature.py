@@ -12,7 +12,7 @@ import numpy as np
 
 from ufm.theory._setting import Setting, number
 from ufm.theory.optima import Optimum
-from ufm.theory.profiles import measure, scalar_profile, sigmoid
+from ufm.theory.profiles import measure, profile_of, sigmoid
 
 
 class Curvature(NamedTuple):
@@ -50,7 +50,7 @@ def _along_margin(K: int, slope: float, B1: float, B2: float) -> Curvature:
 
 def _of_p(s: Setting, opt: Optimum) -> Curvature:
     """Functions of the target probability: the slope in the margin, spread over K-1 classes, is B2."""
-    profile, K = scalar_profile(s.loss, s.K), s.K
+    profile, K = profile_of(s.loss, s.K), s.K
     slope, second = float(profile.slope(opt.margin)), float(profile.curvature(opt.margin))
     return _along_margin(K, slope, second * K / (K - 1), -slope / (K - 1))
 

@@ -33,11 +33,6 @@ def helmert(K: int) -> Float[np.ndarray, "K r"]:
     return upper / np.sqrt(j * (j + 1.0))
 
 
-def zero(K: int) -> Factors:
-    """Zbar = 0."""
-    return Factors(np.zeros((K, 0)), np.zeros(0), np.zeros((K, 0)))
-
-
 def symmetric(K: int, a: float, m: float) -> Factors:
     """Zbar = a (I - 11^T/K) + m 11^T/K, any signs: the only class means that all permutations leave alone."""
     one = np.full((K, 1), K**-0.5)

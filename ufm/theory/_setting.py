@@ -33,7 +33,7 @@ class Setting(NamedTuple):
 
     @property
     def c(self) -> float:
-        """sqrt(n lam_W lam_H), correctly rounded up to one half unit in the last place."""
+        """sqrt(n lam_W lam_H), from the exact product."""
         return math.sqrt(self.c_squared)
 
     @property
@@ -70,6 +70,10 @@ def setting(prob: Problem) -> Setting:
             f"{counts.max()}; the certificate and the solvers work for any counts"
         )
     lam_W, lam_H, lam_b = (number(name, getattr(prob, name)) for name in ("lam_W", "lam_H", "lam_b"))
+    if max(lam_W, lam_H) > 1e150:
+        raise NoClosedForm(
+            f"lam_W, lam_H: expected at most 1e150, got {lam_W:g} and {lam_H:g}; c^2 overflows"
+        )
     return Setting(
         loss=prob.loss,
         labels=np.asarray(prob.labels),

@@ -16,12 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ufm import losses
+from ufm import _checks, losses
 from ufm.losses import Loss
 from ufm.theory import profiles
 from ufm.theory.thresholds import tie_margin
 
-TOLERANCE = profiles.TOLERANCE
 STRICT = 1e-9  # T4: a smaller relative gain of averaging counts as none
 
 
@@ -86,11 +85,11 @@ def contrastive_property(loss: str | Loss | Callable[..., Any], K: int) -> Contr
     counterexample. Deterministic.
 
     Raises:
-        ValueError: a name or function that is no loss.
+        ValueError: a name or function that is no loss; K < 2.
 
     Source: Zhou et al. 2022, Definition 1, equation (10) and Appendix B.
     """
-    loss = losses.get(loss)
+    loss, K = losses.get(loss), _checks.integer("K", K, least=2)
     losses.check(loss, K)
     facts = profiles.measure(loss, K)
     by_shift, by_class = _shift(loss, K, facts), _symmetry(loss, facts)
@@ -123,7 +122,7 @@ def _shift(loss: Loss, K: int, facts: profiles.Facts) -> Found:
         "T1",
         "L(z + s 1, k) = L(z, k)",
         facts.shift,
-        TOLERANCE,
+        profiles.tolerance(),
         facts.shift_invariant,
         "not a function of logit differences",
     )
@@ -139,7 +138,7 @@ def _symmetry(loss: Loss, facts: profiles.Facts) -> Found:
         "T2",
         "L does not change if logits and label are permuted alike",
         facts.symmetry,
-        TOLERANCE,
+        profiles.tolerance(),
         facts.symmetric,
         "the classes are not treated alike",
     )
@@ -151,7 +150,7 @@ def _symmetry(loss: Loss, facts: profiles.Facts) -> Found:
 
 
 def _gap(loss: Loss, z: Array, k: Array) -> tuple[Array, Array]:
-    """L(z) - L(averaged z) relative to 1 + |L|; the same relative to |L|, a square of the spread divided out."""
+    """L(z) - L(averaged z) relative to 1 + |L|; and relative to |L|, the square of the spread divided out."""
     own = jnp.arange(z.shape[0]) == k
     target = jnp.sum(jnp.where(own, z, 0.0))
     averaged = jnp.where(own, target, (jnp.sum(z) - target) / (z.shape[0] - 1))
@@ -195,8 +194,8 @@ def _averaging(loss: Loss, K: int) -> tuple[Found, Found]:
         "T3",
         "L(z, k) >= phi(t): averaging the non-target logits never raises L",
         raised,
-        TOLERANCE,
-        raised < TOLERANCE,
+        profiles.tolerance(),
+        raised < profiles.tolerance(),
         "averaging raises the loss",
     )
     weakest = int(np.nanargmin(strictness)) if K > 2 else 0
@@ -228,7 +227,7 @@ def _phi(
 ) -> tuple[Callable[[Any], Any], profiles.ScalarProfile | None]:
     """l(a), minimised over the common shift where the loss feels it, and its profile where there is one."""
     if loss.name in profiles.PROFILES or facts.shift_invariant:
-        profile = profiles.scalar_profile(loss, K)
+        profile = profiles.profile_of(loss, K)
         return profile.value, profile
     f = jax.jit(partial(_over_shifts, loss, K))
 
@@ -287,9 +286,7 @@ def _unique(a: np.ndarray, C: np.ndarray, best: np.ndarray, ties: tuple[Tie, ...
     negative, endless = a[best].min(), best.max() == a.size - 1 or best.min() == 0
     jump = max((t.high - t.low for t in ties), default=0.0)
     cause = "non-unique t* at a tie"
-    text = "".join(
-        f"at C = {t.C:.10g} both margins {t.low:.6g} and {t.high:.6g} are minimisers; " for t in ties
-    )
+    text = "; ".join(f"at C = {t.C:.10g} the margins {t.low:.6g} and {t.high:.6g} tie" for t in ties)
     if negative < 0:
         cause, text = "t* > 0", f"at C = {C[np.argmin(a[best])]:.4g} the best margin is {negative:.4g} < 0"
     elif endless:
@@ -313,7 +310,7 @@ def _hull_gap(a: np.ndarray, C: np.ndarray, values: np.ndarray, best: np.ndarray
     at = np.unique(np.append(best, a.size // 2))
     gap = np.where(np.isfinite(values), values - hull, 0.0)[at]
     worst = float(gap.max())
-    allowed = 1e-11 * (1 + float(np.abs(values[at][np.isfinite(values[at])]).max()))
+    allowed = 10 * profiles.tolerance() * (1 + float(np.abs(values[at][np.isfinite(values[at])]).max()))
     check = Check(
         "T6",
         "the convex hull of phi touches phi at every t*(c) (needed with a bias)",
@@ -363,4 +360,6 @@ def _refined(tie: Tie, profile: profiles.ScalarProfile | None) -> Tie:
     if profile is None or tie.low > 0 or tie.depth < 1e-9:
         return tie
     high = tie_margin(profile, 0.9 * tie.high)
+    if abs(high / tie.high - 1) > 0.05:  # not the one tangent of a profile with one inflection
+        return tie
     return tie._replace(high=high, C=-float(profile.slope(high)))

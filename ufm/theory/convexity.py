@@ -9,12 +9,12 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import lambertw
 
-from ufm import losses
+from ufm import _checks, losses
 from ufm.losses import Loss
 from ufm.theory._setting import NoClosedForm, number
 from ufm.theory.focal import p_infl
 from ufm.theory.optima import Proof
-from ufm.theory.profiles import ScalarProfile, is_of_p, probability, scalar_profile
+from ufm.theory.profiles import ScalarProfile, is_of_p, probability, profile_of
 
 #: Root of log p + 2 (1-p) = 0, 0.203187869980: sufficient for every gamma; the paper rounds it up to 0.21.
 PAPER_FOCAL = float(-lambertw(-2 * np.exp(-2.0)).real / 2)
@@ -38,11 +38,13 @@ def convexity_region(loss: str | Loss | Callable[..., Any], K: int) -> Convexity
 
     Raises:
         NoClosedForm: a user's loss that is neither declared convex nor a function of p_k alone.
+        ValueError: a name or function that is no loss; K < 2.
 
     Source: Zhou et al. 2022, Corollary 2 and Appendix D; their 0.21 is sufficient only: they drop a positive
     term and round 0.203187869980 up.
     """
-    loss = losses.get(loss)
+    loss, K = losses.get(loss), _checks.integer("K", K, least=2)
+    losses.check(loss, K)
     if loss.name == "fl":
         gamma = number("gamma", loss.hyperparameters["gamma"])
         reason = (
@@ -56,7 +58,7 @@ def convexity_region(loss: str | Loss | Callable[..., Any], K: int) -> Convexity
             f"loss: {loss!r} is neither declared convex nor a function of the target probability alone, so "
             "where it is convex is no question of p_k"
         )
-    p_min = _last_inflection(scalar_profile(loss, K))
+    p_min = _last_inflection(profile_of(loss, K))
     return ConvexityRegion(p_min, None, "numerical", "the last sign change of S'(p), found on a grid")
 
 

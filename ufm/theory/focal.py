@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 
 from ufm._problem import Problem
 from ufm.theory._setting import Setting, setting
-from ufm.theory.profiles import ScalarProfile, margin_of, scalar_profile
+from ufm.theory.profiles import ScalarProfile, margin_of, profile_of
 
 
 def p_infl(gamma: float) -> float:
@@ -120,7 +120,7 @@ def focal_lower_bound(prob: Problem) -> float:
 def lower_bound(s: Setting) -> float:
     """`focal_lower_bound` of a setting."""
     loss: Any = s.loss
-    gamma, profile = float(loss.gamma), scalar_profile(loss, s.K)
+    gamma, profile = float(loss.gamma), profile_of(loss, s.K)
     trivial = float(profile.value(0.0))
     unit = p_unit(gamma)
     if not s.bias or unit * s.K <= 1 or s.C <= 1:
@@ -145,7 +145,7 @@ def proves(s: Setting) -> bool:
     gamma = float(loss.gamma)
     if not s.bias or s.C <= 1 or s.K * p_unit(gamma) <= 1:
         return True
-    return origin_is_optimal(s, gamma, scalar_profile(loss, s.K))
+    return origin_is_optimal(s, gamma, profile_of(loss, s.K))
 
 
 def is_first_order(gamma: float, K: int) -> bool:

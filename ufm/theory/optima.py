@@ -1,6 +1,6 @@
 """The global minimum of equation (7) in closed form, with a minimiser and how far the claim is proved.
 
-The reduction [n enters through c = sqrt(n lam_W lam_H) only]: for every loss and d >= K,
+The reduction, in which n enters through c = sqrt(n lam_W lam_H) only: for every loss and d >= K
 
     min f = min over (Zbar, b) of (1/K) sum_k L(Zbar e_k + b, k) + c ||Zbar||_* + lam_b/2 |b|^2,
 
@@ -20,7 +20,7 @@ from scipy.optimize import brentq
 from ufm._problem import Params, Problem
 from ufm.theory import _convex, _frames, _mse, _partial, focal
 from ufm.theory._setting import NoClosedForm, Setting, need_rank, number, setting
-from ufm.theory.profiles import ScalarProfile, by_autodiff, is_of_p, measure, scalar_profile
+from ufm.theory.profiles import ScalarProfile, by_autodiff, is_of_p, measure, profile_of
 from ufm.theory.thresholds import first_order_margins
 
 Proof = Literal["proved", "numerical", "upper bound"]
@@ -174,7 +174,7 @@ def _ls(s: Setting) -> Optimum:
 
 def _fl(s: Setting) -> Optimum:
     loss: Any = s.loss
-    gamma, profile = number("gamma", loss.gamma), scalar_profile(loss, s.K)
+    gamma, profile = number("gamma", loss.gamma), profile_of(loss, s.K)
     trivial = float(profile.value(0.0))
     a = focal.branch_margin(profile, gamma, s.C) or 0.0
     if focal.is_first_order(gamma, s.K) and float(profile.value(a)) + s.C * a >= trivial:
@@ -196,7 +196,7 @@ def _partial_optimum(best: Optimum) -> Optimum | None:
     if hint == 0:
         jump = first_order_margins(s.loss, s.K)
         hint = 1.0 if jump is None else jump[1]
-    found = _partial.best_partial(scalar_profile(s.loss, s.K), s, hint)
+    found = _partial.best_partial(profile_of(s.loss, s.K), s, hint)
     if found is None or found.value >= best.objective * (1 - 1e-14):
         return None
     factors = _frames.partial(s.K, found.on, found.alpha, found.v)

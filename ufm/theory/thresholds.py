@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from ufm._problem import Problem
 from ufm.theory import _convex, _mse, focal
 from ufm.theory._setting import NoClosedForm, Setting, number, setting
-from ufm.theory.profiles import ScalarProfile, by_autodiff, margin_of, measure, scalar_profile
+from ufm.theory.profiles import ScalarProfile, by_autodiff, margin_of, measure, profile_of
 
 Kind = Literal["second order", "first order"]
 
@@ -79,7 +79,7 @@ def _mse_phases(s: Setting) -> Threshold:
 
 def _fl(s: Setting) -> Threshold:
     loss: Any = s.loss
-    return _from_slopes(s, scalar_profile(loss, s.K))
+    return _from_slopes(s, profile_of(loss, s.K))
 
 
 def _from_slopes(s: Setting, profile: ScalarProfile) -> Threshold:
@@ -140,7 +140,7 @@ def first_order_margins(loss: Any, K: int) -> tuple[float, float] | None:
     """(a_spin, a_tie), or None where the transition is of second order."""
     if loss.convex:
         return None
-    profile = scalar_profile(loss, K)
+    profile = profile_of(loss, K)
     if loss.name != "fl":
         return _search_margins(profile)
     gamma = number("gamma", loss.gamma)
