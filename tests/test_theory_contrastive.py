@@ -12,6 +12,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from ufm import losses, theory
+from ufm.theory import contrastive
 
 
 class Case(NamedTuple):
@@ -176,6 +177,25 @@ def test_other_ways_to_fail(loss, failure):
     found = theory.contrastive_property(loss, 4)
     assert [t.name for t in found.tests if not t.passed][:2] == ["T4", "T5"]
     assert failure in found.reason
+
+
+def test_descent_finds_a_violation_that_no_sample_shows():
+    """Averaging raises it only where the non-targets are spread by more than sqrt(60)."""
+
+    def far(z, k):
+        own = jnp.arange(z.shape[0]) == k
+        mean = (jnp.sum(z) - jnp.sum(jnp.where(own, z, 0.0))) / (z.shape[0] - 1)
+        spread = jnp.sum(jnp.where(own, 0.0, z - mean) ** 2)
+        return -_log_p(z, k) + spread - spread**2 / 60
+
+    loss = losses.custom(far)
+    samples = contrastive._samples(4)
+    assert jax.vmap(lambda z, k: contrastive._gap(loss, z, k)[0])(*samples).min() > 0
+    found = theory.contrastive_property(loss, 4)
+    assert [t.name for t in found.tests if not t.passed] == ["T3"]
+    z, k = jnp.asarray(found.counterexample.z), found.counterexample.k
+    averaged = jnp.where(jnp.arange(4) == k, z[k], (z.sum() - z[k]) / 3)
+    assert loss(z, k) < loss(averaged, k)
 
 
 @pytest.mark.parametrize(("gamma", "classes", "holds"), [(3.0, 17, True), (3.0, 18, False)])

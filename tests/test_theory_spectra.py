@@ -143,6 +143,8 @@ def test_partial_collapse_leaves_the_spectrum_at_neural_collapse():
     spectrum = theory.hessian_spectrum(prob)
     assert spectrum.at == "neural collapse"
     assert spectrum.values.min() == 0  # a strict local minimum modulo symmetry
+    assert spectrum.nullity == 17 * 16 // 2 + 17 + 1
+    assert spectrum.margin == pytest.approx(theory.threshold(prob).a_tie, rel=1e-2)
 
 
 def test_a_frame_of_rank_one_is_refused():
