@@ -369,6 +369,7 @@ def each_way(X, y, W, b=None, convention="paper") -> Iterator[metrics.NeuralColl
     stream = reduce(lambda s, p: s.update(X[p], y[p]), parts, Stream(len(W), X.shape[1], dtype=dtype))
     agreement = stream.second_pass(W, b, convention=convention)
     agreement = reduce(lambda a, p: a.update(X[p]), parts, agreement)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((stream, agreement)))
     yield stream.result(W, b, agreement=agreement, convention=convention)
 
 
