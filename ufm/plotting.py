@@ -72,7 +72,7 @@ def style() -> Iterator[None]:
         yield
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """A figure that `pyplot.show` shows where there are windows, and that nothing keeps alive elsewhere."""
     import matplotlib.pyplot as plt
 
@@ -100,7 +100,7 @@ def plot_solution(sol: Solution) -> Figure:
     """Gram matrices of W and of the class means of H, singular values, and the trajectory if recorded."""
     with style():
         recorded = sol.history is not None
-        figure = _figure(WIDTH, 4.6 if recorded else 2.4)
+        figure = new_figure(WIDTH, 4.6 if recorded else 2.4)
         axes = figure.subplots(2 if recorded else 1, 3, squeeze=False)
         W, means = np.asarray(sol.W), _class_means(sol)
         _gram(axes[0, 0], W @ W.T, r"$W W^\top$, classes $k, l$")
@@ -230,7 +230,7 @@ def plot_sweep(sweep: Sweep) -> Figure:
         (r"gradient norm $\|\nabla f\|$", np.asarray(sweep.grad_norm)),
     )
     with style():
-        figure = _figure(WIDTH, 2.9)
+        figure = new_figure(WIDTH, 2.9)
         axes = figure.subplots(1, 3)
         if len(sweep.shape) == 3:
             _maps(axes, sweep, panels)
@@ -404,7 +404,7 @@ def plot_report(*reports: Report) -> Figure:
     """Each claim's measured deviation beside its tolerance, one mark a report."""
     names = [claim.name for claim in reports[0].claims]
     with style():
-        figure = _figure(WIDTH, 1.0 + 0.2 * len(names))
+        figure = new_figure(WIDTH, 1.0 + 0.2 * len(names))
         ax = figure.subplots()
         for i, report in enumerate(reports):
             shift = 0.0 if len(reports) == 1 else 0.5 * (i / (len(reports) - 1) - 0.5)

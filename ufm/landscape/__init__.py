@@ -1,5 +1,24 @@
-"""The landscape of equation (7): certificates of global optimality."""
+"""Where the objective is lowest, how the Hessian bends, and how far a point is from the optimum."""
 
-from ufm.landscape.certificates import Bounds, Certificate, bounds, certificate
+from ufm.landscape._inertia import Inertia, InertiaWarning, inertia
+from ufm.landscape.certificates import Certificate, bounds, certificate
+from ufm.landscape.hessian import dense, hvp
+from ufm.landscape.saddles import Descent, Escape, descend, escape_direction
+from ufm.landscape.spectrum import Eigenvalues, eigenvalues
 
-__all__ = ["Bounds", "Certificate", "bounds", "certificate"]
+__all__ = [
+    "Certificate",
+    "Descent",
+    "Eigenvalues",
+    "Escape",
+    "Inertia",
+    "InertiaWarning",
+    "bounds",
+    "certificate",
+    "dense",
+    "descend",
+    "eigenvalues",
+    "escape_direction",
+    "hvp",
+    "inertia",
+]

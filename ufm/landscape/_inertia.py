@@ -1,0 +1,193 @@
+"""The inertia of the Hessian: how many eigenvalues are negative, zero and positive, exactly.
+
+Unused directions and fluctuations are counted from their few distinct eigenvalues (`_structure`). In the
+core, the blocks of the clusters are eliminated (Haynsworth 1968): In(core) = sum In(D_m) + In(S), with
+S = B - sum C_m' D_m^{-1} C_m of size K r + K. Directions in which a D_m is nearly singular stay in S.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ufm import _checks
+from ufm._problem import Problem
+from ufm.landscape._structure import Structure, split, structure
+from ufm.landscape.hessian import check_dense, is_critical
+
+
+class _Counts(NamedTuple):
+    neg: int
+    zero: int
+    pos: int
+
+
+class Inertia(_Counts):
+    """(neg, zero, pos): adds up to `prob.size`.
+
+    Attributes:
+        symmetry: the zeros that there must be: 1 for a common shift of a free bias that the loss does not
+            feel, and at a critical point r (r-1)/2 + r (d-r) for the rotations of the features.
+        accidental: the other zeros.
+        tolerance: what counts as zero.
+        near: eigenvalues so close to the tolerance, from either side, that the count depends on it.
+    """
+
+    symmetry: int
+    tolerance: float
+    near: tuple[float, ...]
+
+    def __new__(
+        cls,
+        neg: int,
+        zero: int,
+        pos: int,
+        symmetry: int = 0,
+        tolerance: float = 0.0,
+        near: tuple[float, ...] = (),
+    ) -> Inertia:
+        self = super().__new__(cls, int(neg), int(zero), int(pos))
+        self.symmetry, self.tolerance, self.near = int(symmetry), float(tolerance), near
+        return self
+
+    @property
+    def accidental(self) -> int:
+        """Zeros that no symmetry explains."""
+        return self.zero - self.symmetry
+
+    def __repr__(self) -> str:
+        zeros = f"{self.symmetry} by symmetry" + (f", {self.accidental} not" if self.accidental else "")
+        return f"Inertia(neg={self.neg}, zero={self.zero} ({zeros}), pos={self.pos})"
+
+
+class InertiaWarning(UserWarning):
+    """The count depends on the tolerance."""
+
+
+def inertia(prob: Problem, params: Any, *, tol: float | None = None) -> Inertia:
+    """Negative, zero and positive eigenvalues of the Hessian of f in (W, H, b).
+
+    Exact up to the decision of what is zero. At a critical point the zeros of the symmetries are counted by
+    their formula and projected out first, so that the tolerance decides of no other eigenvalue than the
+    accidental ones. Features within a class need not coincide, and any loss, counts and d will do.
+
+    Args:
+        params: a point, `Params(W, H, b)`.
+        tol: eigenvalues within it count as zero.  Default: rounding of the largest eigenvalue, and what
+            the distance from the critical point (|grad f|) may hide.
+
+    Warns:
+        InertiaWarning: an eigenvalue is so close to `tol` that the count depends on it.
+
+    Raises:
+        ValueError: a wrong shape, a value that is not finite, a negative `tol`.
+
+    Source: Haynsworth, Linear Algebra Appl. 1 (1968); THEORY: zeros at a critical point, section 4.
+
+    >>> import ufm
+    >>> prob = ufm.Problem.balanced(loss="ce", K=4, d=6, n=2)
+    >>> inertia(prob, prob.zeros())  # the origin: d (K-1) directions of escape
+    Inertia(neg=18, zero=1 (1 by symmetry), pos=57)
+    """
+    params = prob.check_params(params)
+    critical, norm = is_critical(prob, params)
+    at = structure(prob, params)
+    return count(at, norm if critical else None, tol)
+
+
+def count(at: Structure, grad_norm: float | None, tol: float | None = None) -> Inertia:
+    """The inertia at a structured point; `grad_norm` is None where it is not critical."""
+    critical = grad_norm is not None
+    orbit = _orbit(at, critical)
+    tangent = orbit.shape[1]
+    head, signs = _eliminate(at, orbit)
+    fluctuations, repeats = at.inner_fluctuations()
+    outer, times, still = _outer(at, critical)
+    everything = np.concatenate([head, signs, fluctuations, outer])
+    weights = np.concatenate([np.ones(len(head) + len(signs)), repeats, times]).astype(np.int64)
+    if tol is None:
+        largest = float(np.abs(everything).max(initial=0.0))
+        size = max(float(np.hypot(np.linalg.norm(at.W), np.linalg.norm(at.h))), 1e-300)
+        tol = 1e-12 * largest + 100 * (grad_norm or 0.0) / max(size, 1.0)
+    tol = float(_checks.real("tol", tol, least=0.0))
+    zero = np.abs(everything) <= tol
+    close = (np.abs(everything) > tol / 100) & (np.abs(everything) <= 100 * tol)
+    near = tuple(float(x) for x in np.sort(everything[close & (weights > 0)]))
+    if near:
+        listed = ", ".join(f"{x:.1e}" for x in near[:5]) + (" ..." if len(near) > 5 else "")
+        warnings.warn(
+            f"inertia: eigenvalues {listed} are near the tolerance {tol:.1e} that makes them zero; "
+            "polish the point (ufm.landscape.polish) or give tol",
+            InertiaWarning,
+            stacklevel=3,
+        )
+    symmetry = tangent + still
+    negative = int(weights[(everything < 0) & ~zero].sum())
+    zeros = symmetry + int(weights[zero].sum())
+    return Inertia(negative, zeros, at.prob.size - negative - zeros, symmetry, tol, near)
+
+
+def _orbit(at: Structure, critical: bool) -> np.ndarray:
+    """The symmetries' null vectors in (W, b): W Omega for skew Omega where critical, and the shift b ~ 1."""
+    K, r = at.W.shape
+    i, j = np.triu_indices(r if critical else 0, 1)
+    moves = np.zeros((len(i), K, r))
+    index = np.arange(len(i))
+    moves[index, :, i] = -at.W[:, j].T
+    moves[index, :, j] += at.W[:, i].T
+    flat = moves.reshape(len(i), K * r).T
+    if not at.prob.bias:
+        return flat
+    flat = np.concatenate([flat, np.zeros((K, len(i)))])
+    if float(at.prob.lam_b) > 0 or not at.prob.loss.shift_invariant:
+        return flat
+    shift = np.concatenate([np.zeros(K * r), np.ones(K)])
+    return np.column_stack([flat, shift])
+
+
+def _eliminate(at: Structure, orbit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of the Schur complement off `orbit`, and those of the blocks that were eliminated.
+
+    An eigenvalue of the complement is that of the core times 1 + |D^{-1} C x|^2 >= 1 where it is small: the
+    sign is exact, and the factor is taken out again so that the tolerance means the same everywhere.
+    """
+    check_dense(len(orbit), "the Schur complement is of size K r + K: lower the rank or K")
+    S, C = at.head(), at.couplings()
+    D, V = np.linalg.eigh(at.fluctuations)
+    C = np.einsum("mpq,mpx->mqx", V, C, optimize=True)
+    D, C = D.ravel(), C.reshape(D.size, len(S))
+    solid = np.abs(D) > 1e-3 * at.lam_H  # for a convex loss all are >= lam_H
+    ratio = C[solid] / D[solid, None]
+    S = S - C[solid].T @ ratio
+    kept = int((~solid).sum())
+    if kept:
+        S = np.block([[S, C[~solid].T], [C[~solid], np.diag(D[~solid])]])
+        ratio = np.concatenate([ratio, np.zeros((len(ratio), kept))], axis=1)
+        orbit = np.concatenate([orbit, np.zeros((kept, orbit.shape[1]))])
+    if orbit.shape[1]:
+        complement = np.linalg.qr(orbit, mode="complete")[0][:, orbit.shape[1] :]
+        S, ratio = complement.T @ S @ complement, ratio @ complement
+    values, vectors = np.linalg.eigh(S)
+    factor = 1 + np.square(ratio @ vectors).sum(axis=0)
+    return values / factor, D[solid]
+
+
+def _outer(at: Structure, critical: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    """Eigenvalues of the unused directions, their multiplicities, and the zeros that are rotations.
+
+    At a critical point G has the singular value lam on the active directions: those zeros are exact, and
+    the other singular values are found in their complement.
+    """
+    values, times = at.outer()
+    if not critical or at.unused == 0 or at.r == 0:
+        return values, times, 0
+    U = np.linalg.qr(at.W, mode="complete")[0][:, at.r :]
+    reduced = np.sqrt(at.sizes)[:, None] * (at.G @ U)
+    low, high = split(np.linalg.svd(reduced, compute_uv=False), at.lam_W, at.lam_H)
+    sums = np.full(at.r, at.lam_W + at.lam_H)
+    values = np.concatenate([low, high, sums, [at.lam_H]])
+    times = np.full(len(values), at.unused)
+    times[-1] *= at.prob.N - at.prob.K
+    return values, times, at.unused * at.r

@@ -1,0 +1,169 @@
+"""The Hessian of equation (7): its product with a direction, and the dense matrix, the oracle of all else.
+
+With dZ = dW H + W dH + db 1', A_j the loss's Hessian in the logits of sample j (over N) and R_j = A_j dZ_j:
+
+    Hess (dW, dH, db) = (R H' + G dH' + lam_W dW,  W'R + dW'G + lam_H dH,  R 1 + lam_b db).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Float
+
+from ufm._problem import Params, Problem
+
+#: a dense request above this many bytes is refused
+MEMORY_LIMIT = 8 * 2**30
+
+
+def product(prob: Problem, params: Params) -> Callable[[Params], Params]:
+    """The map direction -> Hess direction at a point, with the losses' curvature prepared once.
+
+    Source: the second derivative of equation (7); the loss enters through one linearisation of its gradient,
+    so that a product costs 12 K d N operations and no exponential.
+    """
+    W, H, _ = params
+    Z = prob.logits(params).T
+    G, curve = jax.linearize(lambda z: jax.vmap(jax.grad(prob.loss))(z, prob.labels) / prob.N, Z)
+    F = H.T  # rows of samples, as everywhere in hot loops
+
+    def apply(direction: Params) -> Params:
+        dW, dH, db = direction
+        dF = dH.T
+        dZ = F @ dW.T + dF @ W.T
+        R = curve(dZ + db if prob.bias else dZ)
+        on_W = R.T @ F + G.T @ dF + prob.lam_W * dW
+        on_F = R @ W + G @ dW + prob.lam_H * dF
+        on_b = jnp.sum(R, axis=0) + prob.lam_b * db if prob.bias else jnp.zeros_like(db)
+        return Params(on_W, on_F.T, on_b)
+
+    return apply
+
+
+@jax.jit
+def _one_product(prob: Problem, params: Params, direction: Params) -> Params:
+    return product(prob, params)(direction)
+
+
+@jax.jit
+def _many_products(prob: Problem, params: Params, directions: Params) -> Params:
+    return jax.lax.map(product(prob, params), directions)
+
+
+def hvp(prob: Problem, params: Any, direction: Any) -> Params:
+    """The Hessian of f at `params` times `direction`, without ever forming the Hessian.
+
+    Args:
+        params: Params(W (K, d), H (d, N), b (K,)).
+        direction: Params of the same shapes, or all three with one leading axis: a batch of directions.
+            The bias's part is ignored where the problem has no bias, and the result's is zero.
+
+    Returns: Params shaped as `direction`.
+
+    Raises:
+        ValueError: a wrong shape or dtype, or a value that is not finite.
+
+    >>> import ufm
+    >>> prob = ufm.Problem.balanced(loss="ce", K=3, d=4, n=2, lam_W=0.01, lam_H=0.02)
+    >>> one = ufm.Params(jnp.ones((3, 4)), jnp.zeros((4, 6)), jnp.zeros(3))
+    >>> float(hvp(prob, prob.zeros(), one).W[0, 0])  # at the origin W sees its penalty only
+    0.01
+    """
+    params = prob.check_params(params)
+    if _is_batch(prob, direction):
+        return _many_products(prob, params, Params(*(jnp.asarray(x) for x in direction)))
+    return _one_product(prob, params, prob.check_params(direction))
+
+
+def _is_batch(prob: Problem, direction: Any) -> bool:
+    """Three arrays with the same leading axis on top of the problem's shapes; else `check_params` judges."""
+    shapes = [(prob.K, prob.d), (prob.d, prob.N), (prob.K,)]
+    given = [np.shape(x) for x in direction]
+    leading = {shape[:1] for shape in given}
+    if len(given) != 3 or len(leading) != 1 or [shape[1:] for shape in given] != shapes:
+        return False
+    for row in zip(*direction, strict=True):
+        prob.check_params(row)
+    return True
+
+
+def dense(prob: Problem, params: Any) -> Float[np.ndarray, "size size"]:
+    """The whole Hessian by automatic differentiation, in the order of `ravel_pytree(Params)`.
+
+    Without a bias the last K coordinates are left out. The witness of every faster routine; it is refused
+    where the matrix would take more than `MEMORY_LIMIT` bytes.
+
+    Raises:
+        ValueError: a wrong shape, or too large a problem.
+    """
+    params = prob.check_params(params)
+    check_dense(prob.size)
+    return np.asarray(_dense(prob, params))
+
+
+def check_dense(size: int, remedy: str = "ask for which='smallest' or use hvp") -> None:
+    """Refuse a dense matrix that does not fit."""
+    needed = 8 * size**2
+    if needed > MEMORY_LIMIT:
+        raise ValueError(
+            f"size: a dense {size} x {size} Hessian takes {needed / 2**30:.0f} GiB, expected at most "
+            f"{MEMORY_LIMIT / 2**30:.0f} GiB; {remedy}"
+        )
+
+
+@jax.jit
+def _dense(prob: Problem, params: Params) -> Array:
+    x, unravel = ravel_pytree(params)
+    size = prob.size
+    full = jax.hessian(lambda y: prob(unravel(jnp.concatenate([y, x[size:]]))))(x[:size])
+    return full
+
+
+#: |grad f| of a critical point, relative to the parts that must cancel in it
+CRITICAL = 1e-6
+
+
+def is_critical(prob: Problem, params: Params) -> tuple[bool, float]:
+    """Whether |grad f| is small against its parts G H', lam_W W, W'G, lam_H H and G 1; and |grad f|."""
+    norm, allowed = _critical(prob, params)
+    return norm <= allowed, norm
+
+
+def _critical(prob: Problem, params: Params) -> tuple[float, float]:
+    norm, parts, G = (float(x) for x in _sizes(prob, params))
+    # at the origin the parts vanish, and sums of N terms of size |G| must cancel
+    return norm, CRITICAL * (parts + 1e-3 * G)
+
+
+@jax.jit
+def _sizes(prob: Problem, params: Params) -> tuple[Array, Array, Array]:
+    W, H, b = params
+    G = prob.logit_gradient(params)
+    on_W, on_H = G @ H.T, W.T @ G
+    parts = (on_W, prob.lam_W * W, on_H, prob.lam_H * H)
+    square = jnp.sum((on_W + parts[1]) ** 2) + jnp.sum((on_H + parts[3]) ** 2)
+    if prob.bias:
+        square += jnp.sum((jnp.sum(G, axis=1) + prob.lam_b * b) ** 2)
+    return jnp.sqrt(square), sum((jnp.linalg.norm(x) for x in parts), jnp.zeros(())), jnp.linalg.norm(G)
+
+
+def check_critical(prob: Problem, params: Params) -> float:
+    """|grad f| at a critical point.
+
+    Raises:
+        ValueError: not a critical point.
+    """
+    norm, allowed = _critical(prob, params)
+    if norm > allowed:
+        raise ValueError(
+            f"params: expected a critical point, |grad f| <= {allowed:.1e} here, got |grad f| = {norm:.1e}; "
+            "polish it with ufm.landscape.polish(prob, params), or minimise with ufm.solve(prob, params)"
+        )
+    return norm

@@ -1,0 +1,233 @@
+"""Strict saddles: the direction out of one, and the road down from saddle to saddle."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ufm import _checks
+from ufm._problem import Params, Problem
+from ufm._progress import Progress
+from ufm._solve import solve
+from ufm.landscape._inertia import Inertia, count
+from ufm.landscape._structure import Structure, structure
+from ufm.landscape.certificates import Certificate, certificate
+from ufm.landscape.hessian import check_critical, hvp
+from ufm.landscape.spectrum import lowest_pair, unused_vector
+
+
+class Escape(NamedTuple):
+    """The steepest way out of a critical point, and the one of Theorem 2's proof."""
+
+    direction: Params  # of norm 1: a numerical eigenvector of the smallest eigenvalue
+    curvature: float  # D^2 f [direction, direction], measured by a Hessian-vector product
+    eigenvalue: float  # the smallest, from the decomposition: equals the curvature
+    where: str  # "unused features", "active features" or "within a class"
+    operator_norm: float  # |G|_op; an escape through unused features exists where it exceeds lam
+    lam: float  # sqrt(lam_W lam_H)
+    proof_direction: Params | None  # of norm 1; None where W and H use all feature directions
+    proof_curvature: float  # measured; NaN without that direction
+    proof_formula: float  # 2 (lam - |G|_op)/(sqrt(lam_H/lam_W) + sqrt(lam_W/lam_H))
+
+    @property
+    def strict(self) -> bool:
+        """The critical point is a strict saddle."""
+        return self.curvature < -1e-9 * max(self.lam, self.operator_norm)
+
+    def __repr__(self) -> str:
+        kind = "a strict saddle" if self.strict else "no strict saddle"
+        proof = (
+            ""
+            if self.proof_direction is None
+            else f", {self.proof_curvature:.6e} along the proof's direction"
+        )
+        return f"Escape({kind}: curvature {self.curvature:.6e} ({self.where}){proof})"
+
+
+def escape_direction(prob: Problem, params: Any) -> Escape:
+    """The direction of the smallest curvature at a critical point, and the explicit one of Theorem 2.
+
+    With G = grad_Z g, G v = |G|_op u and a unit x with W x = 0 and x'H = 0 (it exists where rank W < d),
+
+        dW = (lam_H/lam_W)^(1/4) u x',   dH = -(lam_W/lam_H)^(1/4) x v'
+        D^2 f = -2 (|G|_op - lam),  |(dW, dH)|^2 = sqrt(lam_H/lam_W) + sqrt(lam_W/lam_H),
+
+    and the best weights of the two give the smallest eigenvalue of these directions,
+    A/2 - sqrt((lam_W - lam_H)^2/4 + |G|_op^2).  At a global minimum there is no way down: `strict` is False
+    and the curvature that of a flat direction.
+
+    Raises:
+        ValueError: not a critical point, or a wrong shape.
+
+    Source: Zhou et al. 2022, Theorem 2 and its proof; Zhu et al. 2021; THEORY section 4 (ii)-(iv).
+
+    >>> import ufm
+    >>> prob = ufm.Problem.balanced(loss="ce", K=4, d=6, n=2, lam_W=0.01, lam_H=0.02)
+    >>> escape_direction(prob, prob.zeros())
+    Escape(a strict saddle: curvature -1.618474e-01 (unused features), the proof's -1.533333e-01)
+    """
+    params = prob.check_params(params)
+    check_critical(prob, params)
+    return _escape(prob, params, structure(prob, params))
+
+
+def _escape(prob: Problem, params: Params, at: Structure) -> Escape:
+    value, direction, where = lowest_pair(prob, params, at, critical=True)
+    lam, sigma = float(prob.lam), float(at.sigma[0])
+    proof, proof_curvature, formula = None, float("nan"), float("nan")
+    if at.unused:
+        root = (at.lam_H / at.lam_W) ** 0.25
+        size = float(np.hypot(root, 1 / root))
+        proof = unused_vector(at, root / size, -1 / root / size)
+        proof_curvature = _curvature(prob, params, proof)
+        formula = 2 * (lam - sigma) / size**2
+    measured = _curvature(prob, params, direction)
+    return Escape(direction, measured, value, where, sigma, lam, proof, proof_curvature, formula)
+
+
+def _curvature(prob: Problem, params: Params, direction: Params) -> float:
+    image = hvp(prob, params, direction)
+    return float(sum(np.vdot(x, y) for x, y in zip(direction, image, strict=True)))
+
+
+# --- the road down ------------------------------------------------------------------------------------
+
+
+class Stop(NamedTuple):
+    """A critical point on the road."""
+
+    params: Params
+    objective: float
+    grad_norm: float
+    inertia: Inertia
+    curvature: float  # the smallest eigenvalue
+    rank: int  # of W
+
+
+class Descent(NamedTuple):
+    """The critical points that one passes on the way down, each below the one before."""
+
+    problem: Problem
+    stops: tuple[Stop, ...]
+    certificate: Certificate  # at the last
+    climb: tuple[np.ndarray, ...]  # objective along each straight escape, for the plot
+
+    @property
+    def objectives(self) -> list[float]:
+        """f at each stop."""
+        return [stop.objective for stop in self.stops]
+
+    @property
+    def indices(self) -> list[int]:
+        """The number of negative eigenvalues at each stop."""
+        return [stop.inertia.neg for stop in self.stops]
+
+    @property
+    def params(self) -> Params:
+        """The last stop."""
+        return self.stops[-1].params
+
+    def plot(self) -> Any:
+        """A matplotlib figure: objective along the road, with the index of every saddle."""
+        from ufm.landscape.figures import plot_descent
+
+        return plot_descent(self)
+
+    def __repr__(self) -> str:
+        lines = [f"{'stop':>4}{'objective':>20}{'index':>8}{'rank':>6}{'curvature':>13}{'|grad f|':>10}"]
+        for i, at in enumerate(self.stops):
+            numbers = f"{at.objective:>20.12f}{at.inertia.neg:>8}{at.rank:>6}{at.curvature:>13.3e}"
+            lines.append(f"{i:>4}{numbers}{at.grad_norm:>10.1e}")
+        return "\n".join([*lines, f"the last: {self.certificate.verdict} ({self.certificate.why})"])
+
+
+def descend(
+    prob: Problem, params: Any, *, tol: float = 1e-10, max_stops: int = 1000, progress: bool | None = None
+) -> Descent:
+    """From a critical point to a minimum, by escaping from one saddle to a lower one.
+
+    Each escape follows the direction of smallest curvature downhill and then minimises f with the feature
+    directions that W and H use by then. That subspace is invariant under gradients and Hessians: the unused
+    coordinates stay exactly zero, and what is reached is a critical point of the full problem, a saddle as
+    long as the rank is too small. From the origin one passes a saddle of every rank.
+
+    Args:
+        params: a critical point.
+        tol: |grad f| at the stops.
+        max_stops: at most that many.
+        progress: True shows a bar, False none, None one after two seconds where somebody looks.
+
+    Returns: a `Descent`; it ends where no eigenvalue is negative, and the certificate says whether globally.
+
+    Raises:
+        ValueError: not a critical point, a wrong shape, `tol` or `max_stops` out of range.
+    """
+    params = prob.check_params(params)
+    tol = float(_checks.real("tol", tol, above=0.0))
+    max_stops = _checks.integer("max_stops", max_stops, least=1)
+    norm = check_critical(prob, params)
+    stops: list[Stop] = []
+    climb: list[np.ndarray] = []
+    with Progress("descend", min(prob.d, prob.K) + 1, progress) as bar:
+        while True:
+            at = structure(prob, params)
+            escape = _escape(prob, params, at)
+            objective = float(prob(params))
+            stops.append(Stop(params, objective, norm, count(at, norm), escape.eigenvalue, at.r))
+            bar.update(len(stops), f"objective {objective:.6g}, index {stops[-1].inertia.neg}")
+            if not escape.strict or len(stops) == max_stops:
+                break
+            start, heights = _downhill(prob, params, escape.direction)
+            reached = _minimise_within(prob, start, tol)
+            norm = check_critical(prob, reached)
+            if not float(prob(reached)) < objective:
+                break
+            climb.append(heights)
+            params = reached
+    return Descent(prob, tuple(stops), certificate(prob, params), tuple(climb))
+
+
+@jax.jit
+def _heights(prob: Problem, params: Params, direction: Params, ts: Array) -> Array:
+    def height(t: Array) -> Array:
+        return prob(Params(*(x + t * y for x, y in zip(params, direction, strict=True))))
+
+    return jax.lax.map(height, ts)
+
+
+def _downhill(prob: Problem, params: Params, direction: Params) -> tuple[Params, np.ndarray]:
+    """The lowest point on the line through the saddle, on a geometric grid of both signs."""
+    size = 1.0 + float(np.sqrt(sum(np.vdot(x, x) for x in params)))
+    grid = size * 2.0 ** -np.arange(0.0, 16.0, 0.5)
+    ts = np.concatenate([-grid, [0.0], grid[::-1]])
+    heights = np.asarray(_heights(prob, params, direction, jnp.asarray(ts)))
+    t = ts[int(np.nanargmin(heights))]
+    return Params(*(x + t * y for x, y in zip(params, direction, strict=True))), np.stack([ts, heights])
+
+
+def _minimise_within(prob: Problem, params: Params, tol: float) -> Params:
+    """A minimum of f among the points that use no other feature directions than this one."""
+    at = structure(prob, params)
+    pad = ((0, 0), (0, prob.d - at.r))
+    collapsed = prob.n is not None and prob.n > 1 and at.M == prob.K
+    small = prob if not collapsed else _means_problem(prob)
+    if collapsed:  # sqrt(n) h_k are the features of a problem with n = 1
+        which = np.empty(prob.K, np.int64)
+        which[np.asarray(prob.labels)] = at.cluster
+        F = at.h[which]
+    else:
+        F = at.h[at.cluster]
+    start = Params(jnp.asarray(np.pad(at.W, pad)), jnp.asarray(np.pad(F, pad).T), params.b)
+    sol = solve(small, start, tol=tol, progress=False)
+    W, F = np.asarray(sol.W)[:, : at.r], np.asarray(sol.H)[: at.r].T
+    F = F[np.asarray(prob.labels)] if collapsed else F
+    return Params(jnp.asarray(W @ at.Q.T), jnp.asarray((F @ at.Q.T).T), sol.b)
+
+
+def _means_problem(prob: Problem) -> Problem:
+    """One sample a class with n lam_H in the place of lam_H: f at features that coincide within classes."""
+    return prob.replace(labels=np.arange(prob.K, dtype=np.int32), lam_H=prob.n * prob.lam_H)
