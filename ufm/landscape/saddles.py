@@ -40,11 +40,7 @@ class Escape(NamedTuple):
 
     def __repr__(self) -> str:
         kind = "a strict saddle" if self.strict else "no strict saddle"
-        proof = (
-            ""
-            if self.proof_direction is None
-            else f", {self.proof_curvature:.6e} along the proof's direction"
-        )
+        proof = "" if self.proof_direction is None else f", the proof's {self.proof_curvature:.6e}"
         return f"Escape({kind}: curvature {self.curvature:.6e} ({self.where}){proof})"
 
 
