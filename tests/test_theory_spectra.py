@@ -156,3 +156,49 @@ def test_a_frame_of_rank_one_is_refused():
 
 def test_the_registry_covers_the_shelf():
     assert set(CURVATURES) == set(losses.LOSSES)
+
+
+# --- what the spectrum says of gradient descent ---------------------------------------------------------
+
+
+@jax.jit
+def _descend(prob: ufm.Problem, start: ufm.Params, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gradient norms of plain gradient descent, written here."""
+
+    def one(params, _):
+        g = jax.grad(prob)(params)
+        norm = sum(jax.numpy.sum(x * x) for x in g) ** 0.5
+        return ufm.Params(*(x - step * y for x, y in zip(params, g, strict=True))), norm
+
+    return jax.lax.scan(one, start, length=1500)[1]
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.3])
+@pytest.mark.parametrize(("loss", "hyper", "bias"), [("ce", {}, {"lam_b": 0.03}), ("mse", {"beta": 2.0}, {})])
+def test_gradient_descent_shrinks_the_gradient_at_the_predicted_rate(loss, hyper, bias, factor):
+    prob = ufm.Problem.balanced(loss, K=4, d=6, n=2, lam_W=0.06, lam_H=0.03, **hyper, **bias)
+    spectrum = theory.hessian_spectrum(prob)
+    assert spectrum.condition_number == pytest.approx(spectrum.values.max() / spectrum.smallest_positive)
+    step = factor * 2 / (spectrum.smallest_positive + spectrum.values.max())
+    rate = spectrum.linear_rate(step)
+    noise = ufm.init(prob, seed=3, scale=1e-3 if rate < 1 else 1e-9)
+    start = ufm.Params(*(x + y for x, y in zip(theory.global_optimum(prob).params, noise, strict=True)))
+    norms = np.asarray(_descend(prob, start, step))
+    # the last decades before rounding, or before it has left the neighbourhood
+    passed = (norms < 1e-8, norms < 1e-12) if rate < 1 else (norms > 1e-7, norms > 1e-5)
+    first, last = (int(np.argmax(x)) for x in passed)
+    assert 0 < first < last
+    measured = (norms[last] / norms[first]) ** (1 / (last - first))
+    assert measured == pytest.approx(rate, abs=2e-4 if rate < 1 else 2e-3)  # few steps where it leaves
+
+
+def test_the_best_step_has_the_rate_of_the_condition_number():
+    spectrum = theory.hessian_spectrum(ufm.Problem.balanced("fl", K=5, d=7, n=3, lam_W=0.02, lam_H=0.01))
+    kappa = spectrum.condition_number
+    assert spectrum.linear_rate() == pytest.approx((kappa - 1) / (kappa + 1), rel=1e-12)
+    assert (
+        spectrum.linear_rate(0.9 * 2 / (spectrum.values.max() + spectrum.smallest_positive))
+        > spectrum.linear_rate()
+    )
+    with pytest.raises(ValueError, match="step: expected a finite number > 0"):
+        spectrum.linear_rate(0.0)

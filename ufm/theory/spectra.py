@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ufm import _checks
 from ufm._problem import Problem
 from ufm.theory import _sectors
 from ufm.theory._curvature import Curvature, curvature
@@ -42,6 +43,32 @@ class Spectrum(NamedTuple):
     def smallest_positive(self) -> float:
         """The curvature of the flattest direction that is not a symmetry."""
         return float(self.values[self.values > 0].min())
+
+    @property
+    def condition_number(self) -> float:
+        """Largest over smallest positive eigenvalue: the condition number modulo the symmetries."""
+        return float(self.values.max()) / self.smallest_positive
+
+    def linear_rate(self, step: float | None = None) -> float:
+        """The factor by which gradient descent shrinks |grad f| a step near the optimum: max |1 - step mu|.
+
+        Over the positive eigenvalues mu: along the symmetries' zeros f is constant.  Default: the best step,
+        2/(mu_min + mu_max), whose rate is (kappa - 1)/(kappa + 1) with kappa the condition number.  Above 1
+        gradient descent leaves the optimum.
+
+        Raises:
+            ValueError: a step that is not positive.
+
+        Source: Polyak 1964; the spectrum from `hessian_spectrum`.
+
+        >>> import ufm
+        >>> spectrum = hessian_spectrum(ufm.Problem.balanced("ce", K=4, d=6, n=2, lam_W=0.02, lam_H=0.01))
+        >>> round(spectrum.condition_number, 6), round(spectrum.linear_rate(), 6)
+        (18.561618, 0.897759)
+        """
+        low, high = self.smallest_positive, float(self.values.max())
+        step = 2 / (low + high) if step is None else float(_checks.real("step", step, above=0.0))
+        return max(abs(1 - step * low), abs(1 - step * high))
 
 
 def hessian_spectrum(prob: Problem) -> Spectrum:
