@@ -25,11 +25,19 @@ def solution(loss="ce", **changes):
     return ufm.solve(prob, ufm.init(prob, seed=1))
 
 
+def first_order():
+    """Focal loss between C_thr and C_tie: neural collapse is the lowest known, the origin a strict minimum."""
+    c = 1.2005 / 19
+    prob = ufm.Problem.balanced("fl", K=20, d=21, n=2, lam_W=c, lam_H=c / 2, gamma=3.0)
+    return ufm.solve(prob, ufm.theory.global_optimum(prob).params)
+
+
 SOLVED = {
     "ce": solution(lam_b=2e-2),
     "mse": solution("mse", lam_b=2e-2),
     "mse free bias": solution("mse"),
     "trivial": solution(lam_W=0.4, lam_H=0.3),
+    "first order": first_order(),
 }
 
 
@@ -80,6 +88,9 @@ BROKEN = {
     "own_frame": ("mse", lambda p: p._replace(W=1.001 * p.W)),
     "own_bias": ("mse free bias", lambda p: p._replace(b=p.b + 1e-3)),
     "trivial": ("trivial", lambda p: p._replace(W=p.W + 1e-3)),
+    "second_order": ("ce", lambda p: type(p)(*(0 * x for x in p))),  # the origin: a strict saddle
+    "theorem_2": ("first order", lambda p: type(p)(*(0 * x for x in p))),  # here a spurious minimum
+    "corollary_2": ("first order", lambda p: type(p)(*(0 * x for x in p))),  # p_k = 1/20 < 0.0575
 }
 
 

@@ -24,7 +24,7 @@ from ufm._sweep import Sweep, with_leaves
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ufm._verify import Claim, Report
+    from ufm._verify import Claim, Claims, Report
     from ufm.landscape import Certificate
 
 #: a sweep's table shows this many rows from each end
@@ -143,22 +143,28 @@ def _failures(sweep: Sweep) -> list[str]:
 
 def report_sheet(report: Report) -> Sheet:
     """One row a claim that was measured; below, the reasons of those that fail or are not applicable."""
+    sol = report.solution
+    remark = f"f = {_digits(sol.objective)}, |grad f| = {float(sol.grad_norm):.1e}, {int(sol.steps)} steps"
+    return claims_sheet(report, facts(sol.problem), remark)
+
+
+def claims_sheet(report: Claims, title: str, remark: str) -> Sheet:
+    """Claims as a table under a title, with a remark on what they were measured at."""
     rows = [
         (claim.name, claim.statement, _measured(claim.value), _measured(claim.tolerance), claim.verdict)
         for claim in report.claims
         if claim.verdict != "not applicable"
     ]
-    sol = report.solution
     notes = [
         *_reasons(report, "not applicable"),
         *_reasons(report, "fails"),
-        f"f = {_digits(sol.objective)}, |grad f| = {float(sol.grad_norm):.1e}, {int(sol.steps)} steps",
+        remark,
         f"{'passed' if report.passed else 'FAILED'}: {tally([report])}",
     ]
-    return Sheet(facts(sol.problem), ("claim", "statement", "measured", "tolerance", "verdict"), rows, notes)
+    return Sheet(title, ("claim", "statement", "measured", "tolerance", "verdict"), rows, notes)
 
 
-def _reasons(report: Report, verdict: str) -> list[str]:
+def _reasons(report: Claims, verdict: str) -> list[str]:
     """The claims of one verdict, those with the same reason together."""
     names: dict[str, list[str]] = {}
     for claim in report.claims:
@@ -167,7 +173,7 @@ def _reasons(report: Report, verdict: str) -> list[str]:
     return [f"{verdict}: {', '.join(those)} - {why}" for why, those in names.items()]
 
 
-def tally(reports: Sequence[Report]) -> str:
+def tally(reports: Sequence[Claims]) -> str:
     """How many claims hold, fail and are not applicable."""
     verdicts: list[str] = [claim.verdict for report in reports for claim in report.claims]
     words = {"holds": "hold", "fails": "fail", "not applicable": "not applicable"}
@@ -197,7 +203,10 @@ def theory_objective(prob: Problem) -> float | None:
 
 
 def sheet(record: Any) -> Sheet:
-    """Any of the package's records as a sheet."""
+    """Any of the package's records as a sheet; those of the landscape make their own."""
+    if hasattr(record, "sheet"):
+        made: Sheet = record.sheet()
+        return made
     if isinstance(record, Solution):
         return solution_sheet(record)
     return sweep_sheet(record) if isinstance(record, Sweep) else report_sheet(record)
@@ -206,7 +215,10 @@ def sheet(record: Any) -> Sheet:
 # --- the formats ----------------------------------------------------------------------------------
 
 _STYLES = {"holds": "green", "converged": "green", "fails": "bold red", "not applicable": "dim"}
-_NUMERIC = frozenset({"measured", "tolerance", "objective", "spread", "f - theory", "|grad f|", "steps"})
+_NUMERIC = frozenset(
+    "measured tolerance objective spread steps index zeros smallest rank hits".split()
+    + ["f - theory", "|grad f|"]
+)
 
 
 def _table(sheet: Sheet, ascii_only: bool) -> Table:
@@ -238,19 +250,9 @@ def _table(sheet: Sheet, ascii_only: bool) -> Table:
     return table
 
 
-def solution_table(sol: Solution) -> Table:
-    """A solution for `rich.print`."""
-    return _table(solution_sheet(sol), ascii_only=False)
-
-
-def sweep_table(sweep: Sweep) -> Table:
-    """A sweep for `rich.print`."""
-    return _table(sweep_sheet(sweep), ascii_only=False)
-
-
-def report_table(report: Report) -> Table:
-    """A verification report for `rich.print`."""
-    return _table(report_sheet(report), ascii_only=False)
+def as_table(record: Any) -> Table:
+    """Any record for `rich.print`."""
+    return _table(sheet(record), ascii_only=False)
 
 
 def as_text(record: Any) -> str:
@@ -375,11 +377,11 @@ def report_dict(report: Report) -> dict[str, Any]:
         "passed": report.passed,
         "problem": problem_dict(report.solution.problem),
         "solution": solution_dict(report.solution),
-        "claims": [_claim_dict(claim) for claim in report.claims],
+        "claims": [claim_dict(claim) for claim in report.claims],
     }
 
 
-def _claim_dict(claim: Claim) -> dict[str, Any]:
+def claim_dict(claim: Claim) -> dict[str, Any]:
     facts = claim._asdict()
     for name in ("value", "tolerance"):
         number = facts[name]

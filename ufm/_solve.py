@@ -307,9 +307,9 @@ class Solution:
         return as_text(self)
 
     def __rich__(self) -> Any:
-        from ufm._report import solution_table
+        from ufm._report import as_table
 
-        return solution_table(self)
+        return as_table(self)
 
     def _repr_html_(self) -> str:
         from ufm._report import as_html

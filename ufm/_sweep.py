@@ -95,9 +95,9 @@ class Sweep:
         return as_text(self)
 
     def __rich__(self) -> Any:
-        from ufm._report import sweep_table
+        from ufm._report import as_table
 
-        return sweep_table(self)
+        return as_table(self)
 
     def _repr_html_(self) -> str:
         from ufm._report import as_html

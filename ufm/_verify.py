@@ -27,11 +27,9 @@ class Claim(NamedTuple):
     why: str  # what decided
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Every claim of Theorem 1 at one solution.  Prints itself; `to_dict` is what `--json` writes."""
+class Claims:
+    """What every report of claims can do; a final class adds what they were measured on."""
 
-    solution: Solution
     claims: tuple[Claim, ...]
 
     @property
@@ -43,26 +41,34 @@ class Report:
         """The claim of that name."""
         return {claim.name: claim for claim in self.claims}[name]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data: passed, problem, solution, claims."""
-        from ufm._report import report_dict
-
-        return report_dict(self)
-
     def __repr__(self) -> str:
         from ufm._report import as_text
 
         return as_text(self)
 
     def __rich__(self) -> Any:
-        from ufm._report import report_table
+        from ufm._report import as_table
 
-        return report_table(self)
+        return as_table(self)
 
     def _repr_html_(self) -> str:
         from ufm._report import as_html
 
         return as_html(self)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Report(Claims):
+    """Every claim of Theorem 1 at one solution.  Prints itself; `to_dict` is what `--json` writes."""
+
+    solution: Solution
+    claims: tuple[Claim, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: passed, problem, solution, claims."""
+        from ufm._report import report_dict
+
+        return report_dict(self)
 
 
 def verify(sol: Solution) -> Report:

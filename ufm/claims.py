@@ -1,4 +1,4 @@
-"""SHELF of statements that `verify` measures at a solution: those of Theorem 1 (Zhou et al. 2022).
+"""SHELF of statements that `verify` measures at a solution: Theorems 1 and 2 (Zhou et al. 2022).
 
 A statement is one row of `STATEMENTS`: what is measured, how far rounding and the solver's tolerance may
 move it, and what it assumes. Adding one is adding a row.
@@ -90,6 +90,16 @@ class Facts:
         except NoClosedForm:  # the flattest of the known spectra are some hundredths of the penalties
             curvature = 1e-2 * min(self.lam_W, self.lam_H)
         return min(self.grad_norm, _tol_gradient(self)) / curvature
+
+    @functools.cached_property
+    def smallest_curvature(self) -> float:
+        """The smallest eigenvalue of the Hessian; of a convex loss with unused features, through G alone."""
+        rank = np.linalg.matrix_rank(self.W, tol=1e-6 * max(self.row_norm, 1e-3))
+        if self.prob.loss.convex and rank < self.prob.d and self.row_norm > 1e-6:
+            return float(self.sol.certificate.curvature)
+        from ufm.landscape import eigenvalues
+
+        return float(eigenvalues(self.prob, self.sol.params, 1).values[0])
 
     @functools.cached_property
     def structure_tolerance(self) -> float:
@@ -207,6 +217,26 @@ def _zero(f: Facts) -> float:
     return max(float(np.abs(f.W).max()), float(np.abs(f.H).max()))
 
 
+def _negative_curvature(f: Facts) -> float:
+    return max(0.0, -f.smallest_curvature)
+
+
+def _neither(f: Facts) -> float:
+    """f - f* where the point is neither global nor has a way down; zero where it is one of them."""
+    if f.sol.certificate.is_global or f.smallest_curvature < -_tol_curvature(f):
+        return 0.0
+    return max(0.0, f.objective - f.best.objective)
+
+
+def _outside_region(f: Facts) -> float:
+    """How far the smallest target probability is below p_min."""
+    Z = f.W @ f.H + f.b[:, None]
+    labels = np.asarray(f.prob.labels)
+    odds = Z - Z[labels, np.arange(len(labels))]
+    p = 1 / np.exp(odds).sum(axis=0)
+    return max(0.0, theory.convexity_region(f.prob.loss, f.prob.K).p_min - float(p.min()))
+
+
 # --- how exact it must be -------------------------------------------------------------------------
 
 
@@ -240,6 +270,15 @@ def tol_objective(f: Facts) -> float:
 
 def _tol_certificate(f: Facts) -> float:
     return max(float(f.sol.certificate.tol), f.objective_accuracy) * (1 + abs(f.objective))
+
+
+def _tol_curvature(f: Facts) -> float:
+    # moving a point moves eigenvalues by about as much
+    return 1e-9 * (f.lam_W + f.lam_H) + 10 * f.distance
+
+
+def _no_tolerance(f: Facts) -> float:
+    return 0.0
 
 
 def _tol_zero(f: Facts) -> float:
@@ -323,6 +362,27 @@ def _own_bias(f: Facts) -> str:
     return _has_bias(f) or _own_structure(f)
 
 
+def _critical(f: Facts) -> str:
+    if f.grad_norm <= 10 * _tol_gradient(f):
+        return ""
+    return f"no critical point: |grad f| = {f.grad_norm:.1e}"
+
+
+def _theorem_2(f: Facts) -> str:
+    full = f.prob.K - 1 if f.prob.loss.shift_invariant else f.prob.K
+    if f.prob.d < full:
+        return f"d = {f.prob.d} < {full}: spurious minima may exist"
+    return f.no_optimum or _critical(f)
+
+
+def _region(f: Facts) -> str:
+    if f.prob.loss.name != "fl":
+        return "about focal loss"
+    if f.optimum is not None and f.optimum.regime == "trivial":
+        return "past the threshold p_k = 1/K"
+    return _critical(f)
+
+
 def _trivial(f: Facts) -> str:
     if f.optimum is None:
         return f.no_optimum
@@ -389,4 +449,18 @@ STATEMENTS = (
     ),
     Statement("own_bias", "b = b0 1 with theory's b0", _bias_value, _tol_structure, _own_bias),
     Statement("trivial", "W = 0 and H = 0 past the threshold", _zero, _tol_zero, _trivial),
+    # Theorem 2 and Corollary 2, as far as one point can tell; `ufm.landscape.theorems` has many
+    Statement(
+        "second_order",
+        "the Hessian has no negative eigenvalue",
+        _negative_curvature,
+        _tol_curvature,
+        _critical,
+    ),
+    Statement(
+        "theorem_2", "a global minimum or a strict saddle (else f - f*)", _neither, tol_objective, _theorem_2
+    ),
+    Statement(
+        "corollary_2", "p_k >= p_min, where focal loss is convex", _outside_region, _no_tolerance, _region
+    ),
 )
