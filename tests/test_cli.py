@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import ufm
 from ufm import _cli, losses, solvers
+from ufm._cli import _cache, _options
 
 SIZES = ("--K", "4", "--d", "6", "--n", "3")
 GIVEN = {"K": 4, "d": 6, "n": 3}
@@ -152,7 +153,7 @@ def test_a_claim_that_fails_is_status_one():
     ],
 )
 def test_a_grid(text, expected):
-    np.testing.assert_allclose(_cli._grid(text), expected, rtol=1e-14)
+    np.testing.assert_allclose(_options.grid(text), expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_a_grid(text, expected):
     [("3", [0, 1, 2]), ("5:8", [5, 6, 7]), ("0:2", [0, 1]), ("4,2", [4, 2]), ("7,", [7])],
 )
 def test_seeds(text, expected):
-    assert _cli._seeds(text) == expected
+    assert _options.seeds(text) == expected
 
 
 def test_sweep_solves_the_grid():
@@ -302,7 +303,7 @@ def test_a_folder_that_is_a_file_is_misuse(tmp_path):
 @pytest.mark.parametrize("command", ["solve", "verify", "sweep"])
 def test_help_tells_the_shelves_and_gives_examples(command):
     text = run(command, "--help").stdout
-    for name in (*losses.LOSSES, *solvers.SOLVERS, *(f"--{name}" for name in _cli.HYPERPARAMETERS)):
+    for name in (*losses.LOSSES, *solvers.SOLVERS, *(f"--{name}" for name in _options.HYPERPARAMETERS)):
         assert name in text
     assert f"ufm {command} --" in text
     assert "Exit status" in text
@@ -320,6 +321,63 @@ def test_one_version_everywhere():
     assert f"\nversion: {ufm.__version__}\n" in (root / "CITATION.cff").read_text()
     assert f"## [{ufm.__version__}]" in (root / "CHANGELOG.md").read_text()
     assert ufm.__version__ in run("--version").stdout
+
+
+# --- landscape ------------------------------------------------------------------------------------
+
+SMALL = ("--K", 3, "--d", 4, "--n", 2, "--lam-W", 0.01, "--lam-H", 0.02)
+
+
+def test_landscape_tells_every_known_point_and_theorem_2(tmp_path):
+    result = run("landscape", *SMALL, "--json", "--out", tmp_path)
+    found = answer(result)
+    assert result.exit_code == 0
+    assert found["passed"]
+    assert [point["index"] for point in found["points"]] == [0, 3, 4, 8]
+    assert {claim["verdict"] for claim in found["claims"]} == {"holds", "not applicable"}
+    names = {"result.json", "arrays.npz"} | {
+        f"{name}.{suffix}" for name in ("figure", "descent", "slice") for suffix in ("png", "pdf")
+    }
+    assert {path.name for path in tmp_path.iterdir()} == names
+    prob = ufm.Problem.balanced("ce", K=3, d=4, n=2, lam_W=0.01, lam_H=0.02)
+    arrays = stored(tmp_path)
+    lowest = ufm.Params(*(jax.numpy.asarray(arrays[f"{name}_0"]) for name in "WHb"))
+    assert float(prob(lowest)) == found["points"][0]["objective"]
+
+
+def test_landscape_fails_where_a_spurious_minimum_is_found():
+    result = run("landscape", "--K", 5, "--d", 2, "--n", 1, "--lam", 0.01, "--search", "--starts", 64)
+    assert result.exit_code == 1
+    assert "no_spurious_minimum" in result.stdout
+    assert "0.318778795422" in result.stdout
+
+
+def test_landscape_draws_phases(tmp_path):
+    grid = ("--C", "0.3,0.9", "--K", 4, "--d", 5, "--n", 2, "--starts", 2)
+    result = run(
+        "landscape", "--phase-diagram", "--loss", "ce", *grid, "--json", "--plot", tmp_path / "p.png"
+    )
+    answer(result)
+    assert result.exit_code == 0
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--C", "1,2"), "C: expected with --phase-diagram only"),
+        (("--phase-diagram",), "C: expected a grid"),
+        (("--phase-diagram", "--C", "1,2", "--lam", "0.1"), "lam_W: expected without --phase-diagram"),
+        (("--lam", "0.1,0.2"), "lam_W: expected one value"),
+        (("--starts", "5"), "starts: expected with --search"),
+        (("--loss", "cee"), "did you mean"),
+        (("--search", "--starts", "0"), "starts: expected an integer >= 1"),
+    ],
+)
+def test_landscape_tells_misuse_in_a_line(args, words):
+    result = run("landscape", *args)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    assert words in result.stderr
 
 
 # --- the compilation cache ------------------------------------------------------------------------
@@ -348,7 +406,7 @@ def test_where_compiled_programs_are_kept(variables, expected, tmp_path, monkeyp
         monkeypatch.setenv(name, value.format(tmp=tmp_path))
     updates = {}
     monkeypatch.setattr(jax.config, "update", updates.__setitem__)
-    _cli.keep_compiled_programs()
+    _cache.keep_compiled_programs()
     folder = expected and expected.format(tmp=tmp_path)
     assert updates == ({"jax_compilation_cache_dir": folder} | KEEP_EVERYTHING if expected else {})
 

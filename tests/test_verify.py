@@ -26,7 +26,7 @@ def solution(loss="ce", **changes):
 
 
 def first_order():
-    """Focal loss between C_thr and C_tie: neural collapse is the lowest known, the origin a strict minimum."""
+    """Focal loss between C_thr and C_tie: collapse is the lowest known, the origin a strict minimum."""
     c = 1.2005 / 19
     prob = ufm.Problem.balanced("fl", K=20, d=21, n=2, lam_W=c, lam_H=c / 2, gamma=3.0)
     return ufm.solve(prob, ufm.theory.global_optimum(prob).params)

@@ -216,8 +216,10 @@ def sheet(record: Any) -> Sheet:
 
 _STYLES = {"holds": "green", "converged": "green", "fails": "bold red", "not applicable": "dim"}
 _NUMERIC = frozenset(
-    "measured tolerance objective spread steps index zeros smallest rank hits".split()
-    + ["f - theory", "|grad f|"]
+    [
+        *("measured", "tolerance", "objective", "spread", "f - theory", "|grad f|", "steps"),
+        *("index", "zeros", "smallest", "rank", "hits"),
+    ]
 )
 
 

@@ -1,25 +1,51 @@
-"""Where the objective is lowest, how the Hessian bends, and how far a point is from the optimum."""
+"""Where the objective is lowest, how the Hessian bends, and which critical points there are.
+
+At any point: `certificate` (how far from the global minimum), `hvp`, `eigenvalues`, `inertia`. At a
+critical point: `escape_direction`, `descend`. All of them: `critical_points`, `find_critical_points`,
+`verify` (Theorem 2 over them), `phase_diagram`. In ball arithmetic: `prove_critical_point` and others.
+"""
 
 from ufm.landscape._inertia import Inertia, InertiaWarning, inertia
+from ufm.landscape._polish import Polished, polish
 from ufm.landscape.certificates import Bounds, Certificate, bounds, certificate
+from ufm.landscape.critical import CriticalPoint, CriticalPoints, critical_points
 from ufm.landscape.hessian import dense, hvp
+from ufm.landscape.phases import PHASES, PhaseDiagram, phase_diagram
+from ufm.landscape.rigour import Proof, prove_below, prove_critical_point, prove_negative_curvature
 from ufm.landscape.saddles import Descent, Escape, descend, escape_direction
+from ufm.landscape.search import find_critical_points
 from ufm.landscape.spectrum import Eigenvalues, eigenvalues
+from ufm.landscape.theorems import LandscapeReport, verify
 
 __all__ = [
+    "PHASES",
     "Bounds",
     "Certificate",
+    "CriticalPoint",
+    "CriticalPoints",
     "Descent",
     "Eigenvalues",
     "Escape",
     "Inertia",
     "InertiaWarning",
+    "LandscapeReport",
+    "PhaseDiagram",
+    "Polished",
+    "Proof",
     "bounds",
     "certificate",
+    "critical_points",
     "dense",
     "descend",
     "eigenvalues",
     "escape_direction",
+    "find_critical_points",
     "hvp",
     "inertia",
+    "phase_diagram",
+    "polish",
+    "prove_below",
+    "prove_critical_point",
+    "prove_negative_curvature",
+    "verify",
 ]

@@ -1,0 +1,587 @@
+"""Proofs against closed forms at 60 digits, autodiff, and points where there is nothing to prove."""
+
+from __future__ import annotations
+
+import json
+import sys
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mpmath as mp
+import numpy as np
+import pytest
+import scipy.optimize
+from jax.flatten_util import ravel_pytree
+from tolerances import close
+
+import ufm
+from ufm import Params, Problem, losses, theory
+
+flint = pytest.importorskip("flint")
+
+from ufm.landscape import _balls, _exact, _minimum, _newton_balls, rigour  # noqa: E402
+from ufm.landscape.rigour import prove_below, prove_critical_point, prove_negative_curvature  # noqa: E402
+
+HYPER = {"ce": {}, "ls": {"alpha": 0.2}, "fl": {"gamma": 2.5}, "mse": {"kappa": 2.0, "beta": 1.5}}
+REGIMES = {"free": (True, 0.0), "penalised": (True, 0.03), "absent": (False, 0.0)}
+every_loss = pytest.mark.parametrize("name", HYPER)
+every_regime = pytest.mark.parametrize("regime", REGIMES)
+DPS = 60
+QUICK = {"xla_backend_optimization_level": 0}  # compiled often, run once
+
+
+def balanced(name: str, regime: str = "free", *, K: int = 4, n: int = 2, d: int | None = None) -> Problem:
+    """lam_W = 4 lam_H and shuffled labels."""
+    bias, lam_b = REGIMES[regime]
+    prob = Problem.balanced(
+        name, K=K, d=K + 2 if d is None else d, n=n, lam_W=0.02, lam_H=0.005, lam_b=lam_b, bias=bias,
+        **HYPER[name],
+    )  # fmt: skip
+    return prob.replace(labels=np.random.default_rng(5).permutation(prob.labels))
+
+
+def optimum(prob: Problem) -> Params:
+    return theory.global_optimum(prob).params
+
+
+def moved(params: Params, size: float, seed: int = 0) -> Params:
+    rng = np.random.default_rng(seed)
+    return Params(*(np.asarray(x) + size * rng.normal(size=np.shape(x)) for x in params))
+
+
+def contains(bound: rigour.Bound, value: Any) -> bool:
+    """Exactly: both ends and the value as rationals."""
+    return Fraction(bound.lower) <= Fraction(mp.nstr(value, DPS - 5)) <= Fraction(bound.upper)
+
+
+# --- ball arithmetic --------------------------------------------------------------------------------
+
+
+@every_loss
+def test_losses_in_balls_enclose_value_gradient_and_hessian(name: str) -> None:
+    """Against autodiff in float64, and the value at 60 digits."""
+    loss = losses.get(name, **HYPER[name])
+    balls, rng = _balls.loss_in_balls(loss), np.random.default_rng(0)
+    for scale in (0.1, 1.0, 6.0):
+        z, k = scale * rng.normal(size=5), int(rng.integers(5))
+        with flint.ctx.workprec(200):
+            exact = _balls.vector(z)
+            value, slope, curve = balls.value(exact, k), balls.gradient(exact, k), balls.hessian(exact, k)
+            inside = [x + flint.arb(0, 1e-3) for x in exact]
+            assert all(a.contains(b) for a, b in zip(balls.gradient(inside, k), slope, strict=True))
+            assert balls.value(inside, k).contains(value)
+        expected = _jet(loss, z, k)
+        close(float(value), expected[0], ulps=32)
+        close(_balls.middle(slope), expected[1], ulps=64)
+        close(_balls.middle(np.array(curve)), expected[2], ulps=256)
+        with mp.workdps(DPS):
+            assert mp.almosteq(mp.mpf(value.str(45, radius=False)), _loss_by_hand(name, z, k), 1e-40)
+
+
+@partial(jax.jit, compiler_options=QUICK)
+def _jet(f: Any, x: jax.Array, *rest: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return f(x, *rest), jax.grad(f)(x, *rest), jax.hessian(f)(x, *rest)
+
+
+def _loss_by_hand(name: str, z: np.ndarray, k: int) -> Any:
+    with mp.workdps(DPS):
+        z = [mp.mpf(x) for x in z.tolist()]
+        log_p = [x - mp.log(mp.fsum(mp.exp(y) for y in z)) for x in z]
+        if name == "mse":
+            return 2 * (z[k] - mp.mpf(1.5)) ** 2 + mp.fsum(x**2 for j, x in enumerate(z) if j != k)
+        if name == "ls":
+            alpha = mp.mpf(0.2)
+            return -(1 - alpha) * log_p[k] - alpha / len(z) * mp.fsum(log_p)
+        return -((1 - mp.exp(log_p[k])) ** (mp.mpf(2.5) if name == "fl" else 0)) * log_p[k]
+
+
+@pytest.mark.parametrize(
+    ("name", "regime", "r"),
+    [
+        ("ce", "free", 2),
+        ("ls", "penalised", 3),
+        ("fl", "absent", 1),
+        ("fl", "free", 0),
+        ("mse", "penalised", 2),
+    ],
+)
+def test_the_reduced_problem_has_the_derivatives_of_its_objective(name: str, regime: str, r: int) -> None:
+    """Groups of 3, 1 and 2 samples of classes 1, 0 and 1, against the full problem through autodiff."""
+    prob, weights = balanced(name, regime, K=3, d=r + 1), (3, 1, 2)
+    prob = Problem(
+        losses.get(name, **HYPER[name]), [1, 1, 1, 0, 2, 2], d=r or 1, lam_W=0.3, lam_H=0.2, lam_b=prob.lam_b,
+        bias=prob.bias,
+    )  # fmt: skip
+    owner = np.repeat(np.arange(3), weights)
+    lam_W, lam_H, lam_b = _exact.penalties(prob)
+    problem = _newton_balls.Reduced(
+        _balls.loss_in_balls(prob.loss), (1, 0, 2), weights, 3, r, lam_W, lam_H, lam_b, prob.bias,
+        prob.bias and prob.lam_b == 0 and prob.loss.shift_invariant,
+    )  # fmt: skip
+
+    def full(x: jax.Array) -> jax.Array:
+        A, B = x[: 3 * r].reshape(3, r), x[3 * r : 6 * r].reshape(3, r).T
+        b = x[6 * r :] if prob.bias else jnp.zeros(3)
+        if r == 0:
+            A, B = jnp.zeros((3, 1)), jnp.zeros((1, 3))
+        return prob(Params(A, B[:, owner], b))
+
+    x = np.random.default_rng(1).normal(size=problem.size)
+    exact, expected = _balls.vector(x), _jet(jax.tree_util.Partial(full), jnp.asarray(x))
+    close(float(_newton_balls.objective(problem, exact)), expected[0], ulps=64)
+    close(_balls.middle(_newton_balls.gradient(problem, exact)), expected[1], ulps=64)
+    close(_balls.middle(_newton_balls.hessian(problem, exact)), expected[2], ulps=256)
+    T = np.asarray(_newton_balls.tangents(problem, x), dtype=float)
+    assert T.shape == (problem.size, problem.gauge)
+    close(np.asarray(expected[1]) @ T, np.zeros(problem.gauge), ulps=64, scale=10.0)
+
+
+@pytest.mark.parametrize("digits", [4, 12, 30])
+def test_decimals_enclose_outwards_and_tightly(digits: int) -> None:
+    rng = np.random.default_rng(0)
+    ends = [*rng.normal(size=20) * 10.0 ** rng.integers(-40, 40, size=20), 1.0, -1.0, 999.99999, 0.1, 1e-5]
+    for x in ends:
+        with flint.ctx.workprec(300):
+            inner, wide = _balls.ball(float(x)), _balls.ball(float(x)) * (1 + flint.arb(0, 1e-10))
+        for b in (inner, wide):
+            low, high = (
+                Fraction(_balls.decimal_below(b, digits)),
+                Fraction(_balls.decimal_above(b, digits)),
+            )
+            assert low <= _balls.fraction(b.lower()) <= _balls.fraction(b.upper()) <= high
+            width = _balls.fraction(b.upper()) - _balls.fraction(b.lower())
+            assert high - low <= width + 2 * Fraction(10) ** (1 - digits) * abs(Fraction(float(x)))
+    assert (_balls.decimal_above(flint.arb(0), 4), _balls.decimal_above(flint.arb("nan"), 4)) == ("0", "nan")
+
+
+def test_what_is_not_finite_is_never_small() -> None:
+    nan, inf = flint.arb("nan"), flint.arb.pos_inf()
+    for bad in (nan, inf):
+        assert not _balls.below(bad, _balls.ball(1))
+        assert _balls.largest([_balls.ball(1), bad, _balls.ball(2)]) == inf
+        assert _balls.row_sums(flint.arb_mat(1, 2, [bad, 0])) == inf
+
+
+# --- critical points ----------------------------------------------------------------------------------
+
+
+@every_loss
+@every_regime
+@pytest.mark.parametrize("K", [3, 5])
+def test_the_optimum_is_proved(name: str, regime: str, K: int) -> None:
+    prob = balanced(name, regime, K=K)
+    proof = prove_critical_point(prob, optimum(prob), eps=1e-12)
+    assert proof.proved, proof
+    assert Fraction(proof.bound("distance").upper) < Fraction("1e-13")
+    assert Fraction(proof.bound("radius").upper) < Fraction("1e-55")
+    with mp.workdps(DPS):
+        assert contains(proof.bound("objective"), _optimal_value(prob))
+
+
+def _optimal_value(prob: Problem) -> Any:
+    """The closed forms at 60 digits, from the exact values of the penalties."""
+    K, c = prob.K, mp.sqrt(prob.n * mp.mpf(float(prob.lam_W)) * mp.mpf(float(prob.lam_H)))
+    h = {name: mp.mpf(float(value)) for name, value in prob.loss.hyperparameters.items()}
+    if prob.loss.name in ("ce", "ls"):
+        s = c + h.get("alpha", mp.mpf(0)) / K
+        return -(1 - (K - 1) * s) * mp.log(1 - (K - 1) * s) - (K - 1) * s * mp.log(s)
+    if prob.loss.name == "fl":
+
+        def profile(a: Any) -> Any:
+            p = 1 / (1 + (K - 1) * mp.exp(-a))
+            return -((1 - p) ** h["gamma"]) * mp.log(p) + (K - 1) * c * a
+
+        a = mp.findroot(lambda a: mp.diff(profile, a), theory.global_optimum(prob).margin)
+        return profile(a)
+    kappa, beta, lam_b = h["kappa"], h["beta"], mp.mpf(float(prob.lam_b))
+    if not prob.bias:
+        return c * K * beta - (c * K) ** 2 / (4 * kappa)
+    if lam_b == 0:
+        mu = kappa * (K - 1) / (kappa + K - 1)
+        return (K - 1) * c * beta - (c * (K - 1)) ** 2 / (4 * mu)
+    if c < beta / K / (1 / (2 * kappa) + 1 / lam_b):  # phase A
+        return c * K * beta - (c * K) ** 2 / (4 * kappa) - c**2 * K / (2 * lam_b)
+    A1 = mp.mpf(K - 1) / (2 * K) + 1 / (2 * kappa * K)
+    t = (c / lam_b + c / (2 * kappa) - beta / K) / (A1 + 1 / lam_b)
+    a, b0 = beta - c * K / (2 * kappa) + t * (1 - kappa) / (2 * kappa), (c - t) / lam_b
+    own, other = (K - 1) * a / K + b0, -a / K + b0
+    fit = kappa * (own - beta) ** 2 + (K - 1) * other**2
+    return fit + c * (K - 1) * a + lam_b * K * b0**2 / 2
+
+
+def test_the_polished_point_is_critical_at_60_digits() -> None:
+    """The gradient of the full problem, written out, at the exact rationals; and eps = 1e-30 around them."""
+    prob = balanced("ce", "penalised", K=3)
+    Q = np.linalg.qr(np.random.default_rng(2).normal(size=(5, 5)))[0]  # a span that no floats span
+    x = optimum(prob)._replace(W=optimum(prob).W @ Q, H=Q.T @ optimum(prob).H)
+    proof = prove_critical_point(prob, x)
+    W, H, b = proof.point
+    labels, N = np.asarray(prob.labels), prob.N
+    assert (W.shape, H.shape, b.shape) == ((3, 5), (5, 6), (3,))
+    lam_W, lam_H, lam_b = (Fraction(float(x)) for x in (prob.lam_W, prob.lam_H, prob.lam_b))
+    with mp.workdps(DPS):
+        Z = [[_mpf(x) for x in row] for row in (W @ H + b[:, None]).tolist()]
+        G = np.empty((3, N), dtype=object)
+        for j in range(N):
+            total = mp.fsum(mp.exp(Z[k][j]) for k in range(3))
+            for k in range(3):
+                G[k, j] = Fraction(mp.nstr((mp.exp(Z[k][j]) / total - int(labels[j] == k)) / N, DPS))
+    slopes = [G @ H.T + lam_W * W, W.T @ G + lam_H * H, G.sum(axis=1) + lam_b * b]
+    assert max(abs(x) for s in slopes for x in s.ravel()) < Fraction("1e-50")
+    again = prove_critical_point(prob, proof.point, eps=1e-30)
+    assert again.proved
+    assert Fraction(again.bound("distance").upper) < Fraction("1e-50")
+    assert not prove_critical_point(prob, x, eps=1e-30).proved  # floats are not that near
+
+
+def _mpf(x: Fraction) -> Any:
+    return mp.mpf(x.numerator) / x.denominator
+
+
+@every_loss
+def test_the_proof_does_not_depend_on_the_orbit(name: str) -> None:
+    """Another rotation of the features, and a shift of the bias where nothing holds it."""
+    prob = balanced(name)
+    W, H, b = (np.asarray(x) for x in optimum(prob))
+    Q = np.linalg.qr(np.random.default_rng(0).normal(size=(prob.d, prob.d)))[0]
+    shift = 0.7 if prob.loss.shift_invariant else 0.0
+    values = [prove_critical_point(prob, Params(*p)) for p in ((W, H, b), (W @ Q, Q.T @ H, b + shift))]
+    assert all(proof.proved for proof in values)
+    low, high = (Fraction(values[i].bound("objective")[i + 2]) for i in (0, 1))
+    assert low <= high
+
+
+def test_unequal_counts_and_a_solver_s_point() -> None:
+    labels = np.random.default_rng(0).permutation([0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3])
+    prob = Problem("ls", labels, d=5, lam_W=0.02, lam_H=0.004, lam_b=0.01)
+    sol = ufm.solve(prob, ufm.init(prob, seed=1), tol=1e-11)
+    proof = prove_critical_point(prob, sol.params)
+    assert proof.proved, proof
+    assert abs(Fraction(proof.bound("objective").lower) - Fraction(float(sol.objective))) < Fraction("1e-13")
+
+
+def test_features_that_do_not_coincide_are_all_unknowns() -> None:
+    prob = balanced("ce", K=3)
+    W, H, b = (np.asarray(x) for x in optimum(prob))
+    inside = np.linalg.svd(W)[2][0]  # a unit vector of the row space
+    sign = [1 if k not in prob.labels[:j] else -1 for j, k in enumerate(prob.labels)]
+    H = H + 1.3e-9 * inside[:, None] * sign  # the two of a class apart by more than eps/(4 sqrt K)
+    proof = prove_critical_point(prob, Params(W, H, b), eps=1e-8)
+    assert "6 distinct features of rank 2" in proof.why
+    assert proof.proved
+    assert 1.3e-9 * np.sqrt(6) * 0.999 < float(proof.bound("distance").upper) < 1.3e-9 * np.sqrt(6) * 1.001
+
+
+@every_regime
+def test_saddles_are_proved(regime: str) -> None:
+    """The origin; and three of four classes in a simplex, the other at zero, polished from a rough guess."""
+    prob = balanced("fl", regime)
+    assert prove_critical_point(prob, prob.zeros(), eps=1e-15).proved
+    guess = _sub_etf(prob, 3, *_stationary(prob, 3))
+    proof = prove_critical_point(prob, guess, eps=1e-5)
+    assert proof.proved, proof
+    assert "rank 2" in proof.why
+
+
+def _sub_etf(prob: Problem, m: int, alpha: float, s: float) -> Params:
+    """Zbar = alpha (I_m - 11'/m) (+) 0, b_on - b_off = s: THEORY 2.2."""
+    K, n = prob.K, prob.n
+    on = np.arange(K) < m
+    Z = alpha * (np.eye(K) - on / m) * np.outer(on, on)
+    U, sv, Vt = np.linalg.svd(Z)
+    ratio, rank = float(n * prob.lam_H / prob.lam_W) ** 0.25, m - 1
+    root = np.zeros((prob.d, rank))
+    root[:rank] = np.eye(rank)
+    W = ratio * (U[:, :rank] * np.sqrt(sv[:rank])) @ root.T
+    H = (root * np.sqrt(sv[:rank])) @ Vt[:rank] / ratio
+    return Params(W, H[:, prob.labels], np.where(on, s * (1 - m / K), -s * m / K) * prob.bias)
+
+
+def _value(prob: Problem, m: int, alpha: float, s: float) -> float:
+    """F_sub(m, alpha, s) of THEORY 2.2, for focal loss."""
+    K, g = prob.K, float(prob.loss.gamma)
+    c = float(np.sqrt(prob.n * prob.lam_W * prob.lam_H))
+    on = 1 / (1 + (m - 1) * np.exp(-alpha) + (K - m) * np.exp(-(alpha * (1 - 1 / m) + s)))
+    off = 1 / ((K - m) + m * np.exp(s))
+    h = [-((1 - p) ** g) * np.log(p) for p in (on, off)]
+    spread = float(prob.lam_b) / 2 * s**2 * m * (K - m) / K
+    return float((m * h[0] + (K - m) * h[1]) / K + c * (m - 1) * alpha + spread)
+
+
+def _stationary(prob: Problem, m: int, start: tuple[float, float] = (2.0, 0.1)) -> tuple[float, float]:
+    if not prob.bias:
+        found = scipy.optimize.minimize_scalar(
+            lambda a: _value(prob, m, a, 0.0), bracket=(0.5, 2.0, 9.0), tol=1e-9
+        )
+        return float(found.x), 0.0
+    found = scipy.optimize.minimize(
+        lambda x: _value(prob, m, *x), start, method="BFGS", options={"gtol": 1e-11}
+    )
+    return float(found.x[0]), float(found.x[1])
+
+
+def test_what_is_no_critical_point_is_not_proved() -> None:
+    prob = balanced("ce")
+    x = optimum(prob)
+    near = prove_critical_point(prob, moved(x, 1e-5), eps=1e-7)
+    assert not near.proved
+    assert "no critical point is found within eps" in near.why
+    assert prove_critical_point(prob, moved(x, 1e-5), eps=1e-3).proved
+    far = prove_critical_point(prob, ufm.init(prob, seed=0, scale=1.0), eps=1e-2)
+    assert not far.proved
+    assert "|grad f| = " in far.why
+    assert (far.bounds, far.point) == ((), None)
+    edge = prove_critical_point(prob, moved(x, 1e-5), eps=5e-5)  # Newton stays near, the distance is larger
+    assert not edge.proved
+
+
+def test_degenerate_points_are_not_proved() -> None:
+    """Two of four directions on: MSE with kappa = 1 has a Grassmannian of such points."""
+    prob = Problem.balanced("mse", K=4, d=6, n=2, lam_W=0.02, lam_H=0.005, bias=False, kappa=1.0, beta=1.0)
+    a, ratio = 1 - np.sqrt(2 * 0.02 * 0.005) * 4 / 2, (2 * 0.005 / 0.02) ** 0.25
+    root = np.sqrt(a) * np.eye(6)[:, :2] @ np.eye(4)[:2]
+    x = Params(ratio * root.T, (root / ratio)[:, prob.labels], np.zeros(4))
+    slope = jax.grad(prob)(_as_jax(x))
+    assert max(float(jnp.abs(g).max()) for g in slope) < 1e-15
+    proof = prove_critical_point(prob, x)
+    assert not proof.proved
+    assert "zero mode that no symmetry explains" in proof.why
+
+
+def test_the_krawczyk_test_refuses_a_wrong_inverse() -> None:
+    """The polished point is fine: only the preconditioner is turned away, and nothing may be claimed."""
+    prob = balanced("ce", K=3)
+    with rigour._precision(50):
+        problem, _, _, start = _exact.reduce(prob, _exact.exact(prob, optimum(prob)), 1e-8)
+        good = _newton_balls.polish(problem, start, reach=1e-6)
+        assert _newton_balls.enclose(problem, good).why == ""
+        assert (
+            "does not contract"
+            in _newton_balls.enclose(problem, good._replace(inverse=good.inverse.T * 3)).why
+        )
+        for share, proved in ((0.5, True), (0.1, False)):  # |I - C DPhi| = 0.5 and 0.9, rho = 4 residuals
+            slow = _newton_balls.enclose(problem, good._replace(inverse=share * good.inverse))
+            close(float(slow.contraction), 1 - share, ulps=1e5)
+            assert (slow.why == "") == proved
+        assert "not proved regular" in _newton_balls._verdict(good, True, False)
+        turned = good._replace(frame=np.roll(good.frame, 1, axis=0) * 1e-3)
+        assert _newton_balls.enclose(problem, turned).why != ""
+        far = good._replace(x=[x + _balls.ball(0.1) for x in good.x])
+        assert _newton_balls.enclose(problem, far).why != ""
+
+
+def test_a_frame_across_the_orbit_is_caught() -> None:
+    """Where T(x)'T0 is singular the multipliers need not vanish."""
+    prob = balanced("ce", "penalised", K=3)
+    with rigour._precision(50):
+        problem, _, _, start = _exact.reduce(prob, _exact.exact(prob, optimum(prob)), 1e-8)
+        good = _newton_balls.polish(problem, start, reach=1e-6)
+        T = _newton_balls.tangents(problem, np.array(_balls.middle(good.x)))
+        away = np.linalg.svd(T)[0][:, 1:2]  # orthogonal to the orbit
+        cube = [flint.arb(x, 1e-12) for x in good.x]
+        assert _newton_balls._gauge_defect(problem, cube, good.frame.astype(object)) < 1
+        assert not _newton_balls._gauge_defect(problem, cube, away.astype(object)) < 1
+
+
+# --- negative curvature ---------------------------------------------------------------------------------
+
+
+@partial(jax.jit, compiler_options=QUICK)
+def _dense(prob: Problem, params: Params) -> jax.Array:
+    x, unflatten = ravel_pytree(params)
+    return jax.hessian(lambda x: prob(unflatten(x)))(x)
+
+
+def _as_jax(params: Params) -> Params:
+    return Params(*map(jnp.asarray, params))
+
+
+def _lowest(prob: Problem, params: Params) -> tuple[float, Params]:
+    """Smallest eigenpair of the dense Hessian."""
+    values, vectors = np.linalg.eigh(_dense(prob, _as_jax(params)))
+    return float(values[0]), ravel_pytree(_as_jax(params))[1](vectors[:, 0])
+
+
+@every_loss
+@every_regime
+def test_the_origin_is_proved_to_be_a_strict_saddle(name: str, regime: str) -> None:
+    """The direction and the eigenvalue of THEORY 4 (ii), from the top singular pair of G."""
+    prob = balanced(name, regime, K=3)
+    x = prob.zeros()
+    if name == "mse" and prob.bias:
+        kappa, beta = 2.0, 1.5
+        x = x._replace(b=x.b + 2 * kappa * beta / (2 * kappa + 4 + float(prob.lam_b) * 3))
+    U, s, Vt = np.linalg.svd(np.asarray(prob.logit_gradient(x)))
+    small = np.array([[prob.lam_W, s[0]], [s[0], prob.lam_H]])
+    values, vectors = np.linalg.eigh(small)
+    axis = np.eye(prob.d)[0]
+    v = Params(np.outer(U[:, 0], axis) * vectors[0, 0], np.outer(axis, Vt[0]) * vectors[1, 0], np.zeros(3))
+    proof = prove_negative_curvature(prob, x, Params(*(3.0 * leaf for leaf in v)))
+    assert proof.proved, proof
+    close(float(proof.bound("curvature").upper), values[0], ulps=64, scale=1.0)
+    assert Fraction(proof.bound("curvature").lower) <= Fraction(proof.bound("curvature").upper) < 0
+
+
+def test_a_saddle_of_rank_two() -> None:
+    """Columns of the direction differ within a class; the bound holds over a ball, so it is not a point."""
+    prob = balanced("fl")
+    guess = _sub_etf(prob, 3, *_stationary(prob, 3))
+    x = Params(*(leaf.astype(float) for leaf in prove_critical_point(prob, guess, eps=1e-5).point))
+    value, v = _lowest(prob, x)
+    v = moved(v, 1e-3)
+    proof = prove_negative_curvature(prob, x, v, eps=1e-12)
+    assert proof.proved
+    y, H = np.asarray(ravel_pytree(_as_jax(v))[0]), np.asarray(_dense(prob, _as_jax(x)))
+    close(float(proof.bound("curvature").upper), y @ H @ y / (y @ y), ulps=256, scale=1.0)
+    assert value < float(proof.bound("curvature").upper) < 0
+    wide = prove_negative_curvature(prob, moved(x, 1e-6), v, eps=1e-4)
+    spread = Fraction(wide.bound("curvature").upper) - Fraction(wide.bound("curvature").lower)
+    assert spread > Fraction(wide.bound("distance").upper) / 100
+    assert wide.proved
+
+
+def test_no_negative_curvature_where_there_is_none() -> None:
+    prob = balanced("ce", K=3)
+    x = optimum(prob)
+    flat = prove_negative_curvature(prob, x, _lowest(prob, x)[1])
+    assert not flat.proved
+    assert "not proved negative" in flat.why
+    up = prove_negative_curvature(prob, x, x)
+    assert not up.proved
+    assert Fraction(up.bound("curvature").lower) > 0
+    nowhere = prove_negative_curvature(prob, ufm.init(prob), _lowest(prob, prob.zeros())[1])
+    assert not nowhere.proved
+    assert nowhere.claim == "negative curvature"
+    assert "no critical point" in nowhere.why
+
+
+# --- below neural collapse ------------------------------------------------------------------------------
+
+
+def test_the_counterexample_of_20_classes() -> None:
+    """Sub-ETFs of 17 and of 18 classes below neural collapse, which is at 2.568462507026."""
+    lam = 1.20108 / 19
+    prob = Problem.balanced("fl", gamma=3.0, K=20, d=21, n=1, lam_W=lam, lam_H=lam)
+    for m, objective in ((17, "2.56846193600930"), (18, "2.56846160185465")):
+        proof = prove_below(prob, _sub_etf(prob, m, *_stationary(prob, m, (0.25, 0.01))))
+        assert proof.proved, proof
+        assert proof.bound("collapse").lower.startswith("2.568462507025976")
+        assert proof.bound("objective").upper[:16] == objective
+        gap = float(proof.bound("collapse").lower) - float(proof.bound("objective").upper)
+        close(float(proof.bound("gap").lower), gap, ulps=16, scale=2.6)
+    assert not prove_below(prob, prob.zeros()).proved
+
+
+def test_the_counterexample_in_the_paper_s_setting() -> None:
+    """K = 100, n = 500, gamma = 3 and all penalties 5.255e-4: 50,000 samples, 100 of them distinct."""
+    lam = 5.255e-4
+    prob = Problem.balanced("fl", gamma=3.0, K=100, d=101, n=500, lam_W=lam, lam_H=lam, lam_b=lam)
+    proof = prove_below(prob, _sub_etf(prob, 59, *_stationary(prob, 59, (2.4, 0.08))))
+    assert proof.proved, proof
+    assert proof.bound("collapse").lower.startswith("4.46802112099175")
+    assert proof.bound("objective").lower.startswith("4.4673167496062")
+    assert 7.0437e-4 < float(proof.bound("gap").lower) < 7.0438e-4
+
+
+@pytest.mark.parametrize("name", ["ce", "ls", "fl"])
+@pytest.mark.parametrize("strength", [1e-4, 0.3, 0.999, 1.5])
+def test_the_scalar_minimum_is_theory_s(name: str, strength: float) -> None:
+    """Below, near and above the threshold; where Theorem 1 holds nothing is proved to be below."""
+    prob = balanced(name, K=6, n=2)
+    lam = strength * theory.threshold(prob).c_thr / np.sqrt(2)
+    prob = prob.replace(lam_W=np.float64(2 * lam), lam_H=np.float64(lam / 2))
+    best = theory.global_optimum(prob)
+    proof = prove_below(prob, best.params)
+    assert not proof.proved
+    with mp.workdps(DPS):
+        value = mp.log(6) if name == "ce" else None
+        if strength < 1 and name != "fl":
+            value = _optimal_value(prob)
+        if value is not None:
+            assert contains(proof.bound("collapse"), value)
+    close(float(proof.bound("collapse").lower), best.objective, ulps=32)
+    low, high = (float(x) for x in proof.bound("margin")[2:])
+    assert low - 1e-9 <= best.margin <= high + 1e-9
+
+
+def test_a_profile_with_two_minima() -> None:
+    """At the tie of K = 50, gamma = 3 both are kept; on either side one of them is."""
+    loss, limits = _balls.loss_in_balls(losses.focal(3.0)), []
+    for C in (1.1834333967 * 0.999, 1.1834333967 * 1.001):
+        with rigour._precision(30):
+            found = _minimum.scalar_minimum(loss, 50, _balls.ball(C), 30)
+        limits.append((float(found.left), float(found.right)))
+        grid = theory.scalar_profile(losses.focal(3.0), 50)
+        a = np.linspace(0, 6, 600_001)
+        lowest = np.min(grid.value(a) + C * a)
+        assert -1e-13 <= lowest - float(found.value) < 1e-9
+    assert limits[0][0] > 1.5
+    assert limits[1][0] == 0
+    assert limits[1][1] < 0.3
+
+
+# --- the record, and misuse -------------------------------------------------------------------------------
+
+
+def test_a_proof_prints_and_is_json() -> None:
+    prob = balanced("ls", K=3)
+    proof = prove_critical_point(prob, optimum(prob), digits=20)
+    text = str(proof)
+    for word in ("critical point: proved", "|x - params| <=", "python-flint", "label smoothing", "Krawczyk"):
+        assert word in text
+    found = json.loads(json.dumps(proof.to_dict()))
+    assert found["proved"] is True
+    assert [b["name"] for b in found["bounds"]] == ["distance", "radius", "contraction", "objective"]
+    assert len(proof.bound("objective").lower) == 22
+    with pytest.raises(AttributeError):
+        proof.proved = False
+    with pytest.raises(ValueError, match=r"^name: .*did you mean 'radius'"):
+        proof.bound("radios")
+    assert "NOT proved" in str(prove_critical_point(prob, ufm.init(prob)))
+
+
+def test_misuse_is_refused() -> None:
+    prob = balanced("ce", K=3)
+    x = optimum(prob)
+    custom = prob.replace(loss=losses.custom(lambda z, k: -jax.nn.log_softmax(z)[k]))
+    for prove in (prove_critical_point, prove_below):
+        with pytest.raises(ValueError, match=r"^loss: expected one of ce, ls, fl, mse .*user's function"):
+            prove(custom, x)
+        with pytest.raises(ValueError, match=r"^W: expected shape"):
+            prove(prob, x._replace(W=x.W.T))
+        with pytest.raises(ValueError, match=r"^H: expected finite"):
+            prove(prob, x._replace(H=x.H * jnp.nan))
+        with pytest.raises(ValueError, match=r"^digits: "):
+            prove(prob, x, digits=3)
+    for eps in (0.0, -1.0, np.nan):
+        with pytest.raises(ValueError, match=r"^eps: "):
+            prove_critical_point(prob, x, eps=eps)
+    with pytest.raises(ValueError, match=r"^direction: expected at least one"):
+        prove_negative_curvature(prob, x, prob.zeros())
+    with pytest.raises(ValueError, match=r"^direction: W: expected shape"):
+        prove_negative_curvature(prob, x, x._replace(W=x.W.T))
+    with pytest.raises(ValueError, match=r"^loss: expected a function of logit differences"):
+        prove_below(balanced("mse", K=3), x)
+    with pytest.raises(ValueError, match=r"^labels: expected equally many"):
+        prove_below(Problem("ce", [0, 0, 1, 2], d=5), Params(x.W, x.H[:, :4], x.b))
+    with pytest.raises(ValueError, match=r"^lam_W: expected one number"):
+        prove_critical_point(prob.replace(lam_W=jnp.ones(2)), x)
+    rough = np.full(x.W.shape, "a", dtype=object)
+    with pytest.raises(ValueError, match=r"^params: expected arrays of finite floats or Fractions"):
+        prove_critical_point(prob, x._replace(W=rough))
+    large = Problem.balanced("ce", K=40, d=40, n=1)
+    with pytest.raises(ValueError, match=r"^params: expected at most 1500 unknowns .* got"):
+        prove_critical_point(large, ufm.init(large, scale=1.0))
+
+
+def test_without_the_library_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    prob = balanced("ce", K=3)
+    x = optimum(prob)
+    _balls.flint.cache_clear()
+    monkeypatch.setitem(sys.modules, "flint", None)
+    with pytest.raises(ImportError, match=r"pip install 'ufm\[rigour\]'"):
+        prove_critical_point(prob, x)
+    _balls.flint.cache_clear()

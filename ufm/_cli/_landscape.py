@@ -1,0 +1,140 @@
+"""`ufm landscape`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ufm._cli._options import (
+    SWEPT,
+    Output,
+    base_problem,
+    grid,
+    loss_option,
+    parsed,
+    shared_options,
+    split,
+)
+from ufm._cli._output import tell, write
+from ufm._problem import Problem
+
+
+@click.command()
+@loss_option()
+@click.option("--search", is_flag=True, help="Search numerically for others than those known analytically.")
+@click.option(
+    "--starts", type=int, help="Of the search [default: 1024], or a cell of the phase diagram [10]."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
+@click.option("--phase-diagram", is_flag=True, help="Draw phases over --C and one hyperparameter.")
+@click.option("--C", "C", callback=parsed(grid), metavar="GRID",
+              help="(K-1) sqrt(n lam_W lam_H), for the phase diagram.")  # fmt: skip
+@shared_options(grids=True, solving=False)
+def landscape(**options: Any) -> int:
+    """Critical points, their Hessians, and Theorem 2 measured over them.
+
+    \b
+    ufm landscape --loss ce --K 4 --d 6 --n 2 --lam 1e-2
+    ufm landscape --loss ce --K 5 --d 2 --n 1 --lam 1e-2 --search
+    ufm landscape --loss fl --K 20 --d 21 --n 1 --lam 0.0632147 --out counterexample/
+    ufm landscape --phase-diagram --loss fl --K 20 --C 1.19:1.21:21 --gamma 2:4:5:linear --plot phases.png
+
+    --plot draws the spectrum at the lowest point; --out also the road down from the origin and a slice.
+    Exit status: 0 no claim fails (or the diagram is drawn), 1 one fails, 2 misuse.
+    """
+    diagram, search = options.pop("phase_diagram"), options.pop("search")
+    C, starts = options.pop("C"), options.pop("starts")
+    given, output = split(options)
+    if diagram:
+        return _phase_diagram(given, output, C, starts)
+    if C is not None:
+        raise ValueError("C: expected with --phase-diagram only; give --lam, or --lam-W and --lam-H")
+    several = [name for name in SWEPT if np.size(given.get(name, 0)) > 1]
+    if several:
+        raise ValueError(f"{several[0]}: expected one value, got several; a grid is for --phase-diagram")
+    seed = given.pop("seed")
+    prob = base_problem({"K": 4, "d": 6, "n": 2} | given if "labels" not in given else given)
+    return _points(prob, output, search, starts, seed)
+
+
+def _points(prob: Problem, output: Output, search: bool, starts: int | None, seed: int) -> int:
+    from ufm.landscape import critical_points, find_critical_points
+    from ufm.landscape.theorems import verify
+
+    if starts is not None and not search:
+        raise ValueError("starts: expected with --search or --phase-diagram only")
+    default = inspect.signature(find_critical_points).parameters["starts"].default
+    starts = default if starts is None else starts
+    points = find_critical_points(prob, seed=seed, starts=starts) if search else critical_points(prob)
+    report = verify(points)
+    tell(output, points)
+    tell(output, report)
+    figures = _figures(prob, points[0].params)
+    write(output, report.to_dict, figures["spectrum"], _arrays(points))
+    if output.out is not None:
+        _more_figures(output.out, figures)
+    return 0 if report.passed else 1
+
+
+def _arrays(points: Any) -> dict[str, Any]:
+    """Every point's W, H and b: what reproduces a counterexample."""
+    named = {f"{name}_{i}": x for i, p in enumerate(points) for name, x in p.params._asdict().items()}
+    return {name: np.asarray(x) for name, x in named.items()} | {"labels": np.asarray(points.problem.labels)}
+
+
+def _figures(prob: Problem, lowest: Any) -> dict[str, Callable[[], Any]]:
+    from ufm.landscape import descend, eigenvalues
+    from ufm.landscape.figures import plot_slice
+
+    def spectrum() -> Any:
+        return eigenvalues(prob, lowest, which="all").plot(_closed_form(prob))
+
+    return {
+        "spectrum": spectrum,
+        "descent": lambda: descend(prob, prob.zeros()).plot(),
+        "slice": lambda: plot_slice(prob, prob.zeros(), lowest),
+    }
+
+
+def _closed_form(prob: Problem) -> Any:
+    from ufm import theory
+
+    try:
+        return theory.hessian_spectrum(prob) if prob.n is not None else None
+    except theory.NoClosedForm:
+        return None
+
+
+def _more_figures(folder: Path, figures: dict[str, Callable[[], Any]]) -> None:
+    """The road and the slice, where the origin is a critical point to start from."""
+    from ufm import plotting
+
+    for name in ("descent", "slice"):
+        try:
+            plotting.save(figures[name], [folder / f"{name}.png", folder / f"{name}.pdf"])
+        except ValueError as reason:  # the origin is no critical point of this problem
+            click.echo(f"no {name}: {reason}", err=True)
+
+
+def _phase_diagram(given: dict[str, Any], output: Output, C: Any, starts: int | None) -> int:
+    from ufm.landscape import phase_diagram
+
+    if C is None:
+        raise ValueError("C: expected a grid such as --C 0.2:2:20 with --phase-diagram, got nothing")
+    for name in ("lam_W", "lam_H", "labels"):
+        if name in given:
+            raise ValueError(f"{name}: expected without --phase-diagram, whose penalties follow from --C")
+    for name in SWEPT:
+        if name in given and np.size(given[name]) == 1:
+            given[name] = float(given[name][0])
+    if starts is not None:
+        given["starts"] = starts
+    diagram = phase_diagram(given.pop("loss"), C=C, **given)
+    tell(output, diagram)
+    write(output, diagram.to_dict, diagram.plot, {"C": C})
+    return 0

@@ -1,0 +1,75 @@
+"""What is written: tables where somebody looks, JSON, figures and folders."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+import jax
+import numpy as np
+
+import ufm
+from ufm import _report
+from ufm._cli._options import Output
+
+
+def tell(output: Output, record: Any) -> None:
+    """A record as a table, coloured where somebody looks."""
+    from rich.console import Console
+
+    console = Console()
+    if output.as_json:
+        return
+    if console.is_terminal:
+        console.print(record)
+    else:
+        click.echo(str(record))
+
+
+def write(
+    output: Output,
+    make: Callable[[], dict[str, Any]],
+    figure: Callable[[], Any] | None,
+    arrays: dict[str, Any],
+) -> None:
+    """JSON on standard output, the figure, and the folder, as far as they were asked for."""
+    data = make() if output.as_json or output.out else {}
+    if output.as_json:
+        click.echo(_report.dumps(data))
+    files = [] if output.plot is None else [output.plot]
+    if output.out is not None:
+        files += [output.out / "figure.png", output.out / "figure.pdf"]
+        (output.out / "result.json").write_text(_report.dumps(data | {"run": provenance(output)}) + "\n")
+        np.savez(output.out / "arrays.npz", **arrays)
+    if files and figure is not None:
+        from ufm import plotting
+
+        plotting.save(figure, files)
+    if not output.as_json:
+        for file in files[:1] if output.out is None else [output.out]:
+            click.echo(f"written: {file}")
+
+
+def provenance(output: Output) -> dict[str, Any]:
+    """What a reader needs to repeat the run."""
+    return {
+        "command": ["ufm", *sys.argv[1:]],
+        "ufm": ufm.__version__,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "backend": jax.default_backend(),
+        "seconds": round(time.perf_counter() - output.began, 3),
+    }
+
+
+def arrays_of(sol: ufm.Solution, prefix: str = "") -> dict[str, Any]:
+    arrays = {"W": sol.W, "H": sol.H, "b": sol.b, "labels": sol.problem.labels}
+    if sol.history is not None:
+        arrays |= {f"history_{name}": values for name, values in sol.history._asdict().items()}
+    return {prefix + name: np.asarray(value) for name, value in arrays.items()}

@@ -1,0 +1,471 @@
+"""Phase diagrams: which point is the global optimum over (C, a hyperparameter), and where random starts end.
+
+C = (K - 1) sqrt(n lam_W lam_H) is the weight of the margin in the scalar problem min over a of l(a) + C a.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
+
+from ufm import _checks, losses, theory
+from ufm._problem import Problem
+from ufm._pytree import pytree_dataclass, static
+from ufm._sweep import solve_sweep
+from ufm.losses import Loss
+from ufm.solvers import Solver
+from ufm.theory import focal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: What the global optimum is: the values of `PhaseDiagram.phase`.
+PHASES = (
+    "neural collapse", "trivial", "partial collapse", "orthogonal frame", "frame of rank K", "not known",
+)  # fmt: skip
+COLLAPSE, TRIVIAL, PARTIAL, ORTHOGONAL, MIXED, UNKNOWN = range(len(PHASES))
+
+#: Where a start ends: the last axis of `PhaseDiagram.ends`.
+ENDS = (
+    "collapse",  # at neural collapse (MSE: the symmetric frame), global or not
+    "trivial",  # at the point with Z = 0, global or not
+    "below",  # below both: partial collapse
+    "lowest",  # where theory has no optimum: at the lowest objective found in the cell
+    "spurious",  # converged elsewhere: from a random start a spurious minimum, but for chance
+    "unfinished",  # not converged
+)
+
+#: objectives are equal within this, relative to 1 + |f|: a gradient of 1e-10 leaves less, and the smallest
+#: gap between neural collapse and partial collapse (focal loss, gamma = 1, K = 24) is 2.4e-9
+EQUAL = 1e-11
+
+
+@pytree_dataclass
+class PhaseDiagram:
+    """Theory and experiment over a grid of a hyperparameter (rows, R) and C (columns, M); S starts a cell."""
+
+    C: Float[np.ndarray, " M"]
+    values: Float[np.ndarray, " R"]  # of the hyperparameter; one, nan, where none is swept
+    phase: Int[np.ndarray, "R M"]  # index into PHASES
+    proved: Bool[np.ndarray, "R M"]  # whether theory proves that phase
+    optimum: Float[np.ndarray, "R M"]  # its objective, nan where not known
+    collapse: Float[
+        np.ndarray, "R M"
+    ]  # of neural collapse, a local minimum or better; nan where there is none
+    trivial: Float[np.ndarray, "R M"]  # of the best point with Z = 0
+    may_trap: Bool[np.ndarray, "R M"]  # spurious strict minima are known to occur in this regime
+    C_thr: Float[np.ndarray, " R"]  # above it the trivial point is stable
+    C_tie: Float[np.ndarray, " R"]  # above it the trivial point is below neural collapse
+    C_spin: Float[np.ndarray, " R"]  # above it there is no neural collapse
+    C_rank: Float[np.ndarray, " R"]  # MSE, lam_b > 0: above it the rank is K - 1 instead of K; else nan
+    ends: Float[np.ndarray, "R M E"]  # fraction of the starts at each of ENDS; nan without starts
+    lowest: Float[np.ndarray, "R M"]  # lowest objective found
+    above: Float[np.ndarray, "R M"]  # fraction of the starts that converged above the lowest value known
+    problem: Problem  # of which penalties and one hyperparameter are swept
+    axis: str = static()  # name of the hyperparameter, "" where none is swept
+    starts: int = static()  # S
+    seed: int = static()
+    scale: float = static()
+
+    def fraction(self, end: str) -> Float[np.ndarray, "R M"]:
+        """Fraction of the starts that end at one of ENDS."""
+        return np.asarray(self.ends)[..., ENDS.index(_checks.choice("end", end, ENDS))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: phases by name, nan as None."""
+        arrays = {k: v for k, v in vars(self).items() if isinstance(v, np.ndarray) and v.dtype.kind == "f"}
+        found: dict[str, Any] = {name: _without_nan(values.tolist()) for name, values in arrays.items()}
+        return found | {
+            "problem": repr(self.problem),
+            "axis": self.axis,
+            "phase": [[PHASES[i] for i in row] for row in self.phase.tolist()],
+            "proved": self.proved.tolist(),
+            "may_trap": self.may_trap.tolist(),
+            "end_names": list(ENDS),
+            "starts": self.starts,
+            "seed": self.seed,
+            "scale": self.scale,
+        }
+
+    def __repr__(self) -> str:
+        if not isinstance(self.phase, np.ndarray):  # JAX rebuilds records around tracers and placeholders
+            return f"PhaseDiagram({self.axis or 'C'}, {self.starts} starts)"
+        return "\n".join([f"Phase diagram of {self.problem.loss.title}, {_size(self)}", *_summary(self)])
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: the phases with theory's transition lines, and where the starts end."""
+        return plot_phases(self)
+
+
+def _without_nan(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_without_nan(value) for value in values]
+    return values if math.isfinite(values) else None
+
+
+def _size(diagram: PhaseDiagram) -> str:
+    prob, C = diagram.problem, diagram.C
+    bias = f"lam_b={float(prob.lam_b):g}" if prob.bias else "no bias"
+    rows = f"{diagram.axis} {diagram.values[0]:g}..{diagram.values[-1]:g} ({diagram.values.size}) x "
+    return (
+        f"K={prob.K}, d={prob.d}, n={prob.n}, {bias}: {rows if diagram.axis else ''}"
+        f"C {C[0]:.6g}..{C[-1]:.6g} ({C.size})"
+    )
+
+
+def _summary(diagram: PhaseDiagram) -> Iterator[str]:
+    for i, name in enumerate(PHASES):
+        cells = diagram.phase == i
+        if cells.any():
+            proof = f"proved in {diagram.proved[cells].mean():.0%} of them" if i != UNKNOWN else "no theorem"
+            yield f"  {name:<17} is the optimum in {cells.mean():6.1%} of the cells, {proof}"
+    yield f"  spurious strict minima are known in the regime of {diagram.may_trap.mean():.1%} of the cells"
+    if not diagram.starts:
+        return
+    seeds = f"scale {diagram.scale:g}, seeds from {diagram.seed}"
+    yield f"  {diagram.starts} Gaussian starts a cell ({seeds}) end"
+    for i, name in enumerate(ENDS):
+        share = diagram.ends[..., i]
+        if share.any():
+            r, m = np.unravel_index(np.argmax(share), share.shape)
+            where = f"{diagram.axis} = {diagram.values[r]:g}, " if diagram.axis else ""
+            at = f"{where}C = {diagram.C[m]:.6g}"
+            yield f"    {name:<11} {share.mean():6.1%} on average, at most {share[r, m]:.0%} ({at})"
+
+
+# --- the computation ------------------------------------------------------------------------------
+
+
+def phase_diagram(
+    loss: str | Loss = "fl",
+    *,
+    K: int = 20,
+    C: ArrayLike,
+    d: int | None = None,
+    n: int = 1,
+    bias: bool = True,
+    lam_b: float = 0.0,
+    ratio: float = 1.0,
+    starts: int = 10,
+    seed: int = 0,
+    scale: float = 1.0,
+    solver: str | Solver = "newton",
+    tol: float = 1e-10,
+    progress: bool | None = None,
+    **hyperparameters: Any,
+) -> PhaseDiagram:
+    """Which phase is the global optimum, and where Gaussian starts end, over C and a hyperparameter.
+
+    Theory: `theory.global_optimum` and `theory.threshold` in every cell. Spurious strict minima are known for
+    a loss with a first-order transition in C_thr < C < C_spin, and for small d (below K - 1; K for losses
+    that are not shift-invariant) with C < C_thr; focal loss has some a little below C_thr as well (K = 20,
+    gamma = 3: from 0.9998 C_thr), which no theory gives. Experiment: `solve_sweep`, one compiled program.
+
+    Args:
+        loss: a name or a `Loss`.
+        K, d, n: sizes; d = K + 1 by default. By theory n enters through C alone.
+        C: (M,) increasing, positive: (K - 1) sqrt(n lam_W lam_H).
+        lam_b, bias: of the problem. ratio: lam_W/lam_H.
+        starts: Gaussian starts a cell; 0 draws theory alone.
+        seed, scale: of the starts (`ufm.init`). The default scale 1 makes logits of order sqrt(d): from 0.1
+            all starts are drawn to the trivial point wherever it is stable.
+        hyperparameters: of the loss; at most one of them an array (R,), increasing: the rows.
+
+    Raises:
+        ValueError: C or a hyperparameter that is no increasing vector or outside its range, two arrays.
+
+    >>> import numpy as np, ufm
+    >>> diagram = ufm.landscape.phase_diagram("ce", K=4, C=np.array([0.3, 0.9]), starts=2)
+    >>> [ufm.landscape.PHASES[i] for i in diagram.phase[0]]
+    ['neural collapse', 'trivial']
+    """
+    K, n = _checks.integer("K", K, least=2), _checks.integer("n", n, least=1)
+    C, ratio = _increasing("C", C), _checks.real("ratio", ratio, above=0.0)
+    if C[0] <= 0:
+        raise ValueError(f"C: expected positive numbers, got {C[0]}")
+    starts, seed = _checks.integer("starts", starts, least=0), _checks.integer("seed", seed, least=0)
+    scale = float(_checks.real("scale", scale, above=0.0))
+    lam = np.sqrt([[ratio], [1 / ratio]]) * C / (K - 1) / n**0.5
+    axis, values = _rows(hyperparameters)
+    sizes: dict[str, Any] = {"K": K, "d": K + 1 if d is None else d, "n": n, "bias": bias, "lam_b": lam_b}
+    each = [hyperparameters | ({axis: float(value)} if axis else {}) for value in values]
+    probs = [
+        Problem.balanced(losses.get(loss, **hyper), lam_W=lam[0, 0], lam_H=lam[1, 0], **sizes)
+        for hyper in each
+    ]
+    theories = [_row(prob, C, lam) for prob in probs]
+    seeds = range(seed, seed + starts)
+    options: dict[str, Any] = {"scale": scale, "solver": solver, "tol": tol, "progress": progress}
+    found = [_ends(prob, axis, lam, row, seeds, options) for prob, row in zip(probs, theories, strict=True)]
+    shared = {name: np.stack([getattr(row, name) for row in theories]) for name in _SHARED}
+    measured = {name: np.stack([getattr(row, name) for row in found]) for name in _Found._fields}
+    return PhaseDiagram(
+        C=C, values=values, problem=probs[0], axis=axis, starts=starts, seed=seed, scale=scale, **shared,
+        **measured,
+    )  # fmt: skip
+
+
+def _increasing(name: str, values: Any) -> np.ndarray:
+    array = np.atleast_1d(np.asarray(values))
+    wrong = array.ndim != 1 or array.size == 0 or array.dtype.kind not in "fiu"
+    if wrong or not np.isfinite(array).all() or (np.diff(array) <= 0).any():
+        raise ValueError(f"{name}: expected a vector of finite, increasing numbers, got {values!r}")
+    return array.astype(np.float64)
+
+
+def _rows(hyperparameters: dict[str, Any]) -> tuple[str, np.ndarray]:
+    """The name and values of the one hyperparameter that is an array."""
+    arrays = [name for name, value in hyperparameters.items() if np.ndim(value) > 0]
+    if len(arrays) > 1:
+        raise ValueError(f"{', '.join(arrays)}: expected at most one array for the rows, got {len(arrays)}")
+    if not arrays:
+        return "", np.array([np.nan])
+    return arrays[0], _increasing(arrays[0], hyperparameters[arrays[0]])
+
+
+class _Cell(NamedTuple):
+    """What theory says of one problem."""
+
+    phase: int
+    proved: bool
+    optimum: float
+    collapse: float
+    trivial: float
+    size: float  # nuclear norm of Z at neural collapse
+
+
+class _Row(NamedTuple):
+    """What theory says of a row of cells; the fields of `PhaseDiagram`, (M,) or ()."""
+
+    phase: np.ndarray
+    proved: np.ndarray
+    optimum: np.ndarray
+    collapse: np.ndarray
+    trivial: np.ndarray
+    size: np.ndarray
+    may_trap: np.ndarray
+    C_thr: float
+    C_tie: float
+    C_spin: float
+    C_rank: float
+
+
+#: the fields of `_Row` that a diagram keeps
+_SHARED = tuple(name for name in _Row._fields if name != "size")
+
+
+def _row(prob: Problem, C: np.ndarray, lam: np.ndarray) -> _Row:
+    cells = [_cell(prob.replace(lam_W=lam_W, lam_H=lam_H)) for lam_W, lam_H in lam.T]
+    columns = {name: np.array([getattr(cell, name) for cell in cells]) for name in _Cell._fields}
+    try:
+        t = theory.threshold(prob)
+    except theory.NoClosedForm:
+        nothing = np.zeros(C.size, dtype=bool)
+        return _Row(**columns, may_trap=nothing, C_thr=np.nan, C_tie=np.nan, C_spin=np.nan, C_rank=np.nan)
+    trap = (t.C_thr < C) & (t.C_spin > C)
+    if prob.d < prob.K - int(prob.loss.shift_invariant):
+        trap |= t.C_thr > C
+    rank = np.nan if t.c_rank is None else (prob.K - 1) * t.c_rank
+    return _Row(**columns, may_trap=trap, C_thr=t.C_thr, C_tie=t.C_tie, C_spin=t.C_spin, C_rank=rank)
+
+
+def _cell(prob: Problem) -> _Cell:
+    """The theory at large d: where d is below the rank of its optimum the phase is not known."""
+    try:
+        best = theory.global_optimum(prob.replace(d=max(prob.d, prob.K)))
+    except theory.NoClosedForm:
+        return _Cell(UNKNOWN, False, np.nan, np.nan, np.nan, np.nan)
+    collapse, size, rank = _collapse(best)
+    if prob.d < rank:
+        collapse = size = np.nan
+    if prob.d < best.rank:
+        return _Cell(UNKNOWN, False, np.nan, collapse, best.trivial, size)
+    return _Cell(_phase(best), best.proved == "proved", best.objective, collapse, best.trivial, size)
+
+
+def _phase(best: theory.Optimum) -> int:
+    if best.regime != "non-trivial":
+        return TRIVIAL if best.regime == "trivial" else PARTIAL
+    if best.mean_eigenvalue == 0:
+        return COLLAPSE
+    return ORTHOGONAL if best.mean_eigenvalue == best.margin else MIXED
+
+
+def _collapse(best: theory.Optimum) -> tuple[float, float, int]:
+    """Neural collapse (MSE: the frame), optimal or not: objective, nuclear norm of Z, and rank."""
+    s, loss = best.setting, best.setting.loss
+    if isinstance(loss, losses.Focal):
+        profile = theory.scalar_profile(loss, s.K)
+        a = focal.branch_margin(profile, float(loss.gamma), s.C)
+        if a is not None:
+            return float(profile.value(a)) + s.C * a, s.n**0.5 * (s.K - 1) * a, s.K - 1
+    elif best.regime == "non-trivial":
+        return best.objective, s.n**0.5 * float(best.factors.sigma.sum()), best.rank
+    return np.nan, np.nan, 0
+
+
+class _Found(NamedTuple):
+    """Where the starts of a row of cells end."""
+
+    ends: np.ndarray  # (M, E)
+    lowest: np.ndarray  # (M,)
+    above: np.ndarray  # (M,)
+
+
+def _ends(
+    prob: Problem, axis: str, lam: np.ndarray, row: _Row, seeds: range, options: dict[str, Any]
+) -> _Found:
+    """Solve a row from every seed and tell the ends apart by objective and, at ties, by the size of Z."""
+    cells = lam.shape[1]
+    if not seeds:
+        return _Found(np.full((cells, len(ENDS)), np.nan), np.full(cells, np.nan), np.full(cells, np.nan))
+    if axis:  # a leaf of the program, so that every row uses the same one
+        options = options | {axis: np.full(cells, prob.loss.hyperparameters[axis])}
+    sweep = solve_sweep(prob, seeds=seeds, lam_W=lam[0], lam_H=lam[1], **options)
+    f, done = np.asarray(sweep.objective), sweep.converged
+    kinds, lowest = classify(f, nuclear_norm(lam, np.asarray(sweep.W)), done, row), _lowest(f, done)
+    ends = np.mean(kinds[..., None] == np.arange(len(ENDS)), axis=0)
+    return _Found(ends, lowest, np.mean(done & ~_equal(f, np.fmin(lowest, row.optimum)), axis=0))
+
+
+def nuclear_norm(lam: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """|Z|_* (S, M) at critical points, where lam_W |W|^2 = sqrt(lam_W lam_H) |Z|_*."""
+    return np.asarray(np.sqrt(lam[0] / lam[1]) * np.sum(W**2, axis=(-2, -1)))
+
+
+def _lowest(f: np.ndarray, done: np.ndarray) -> np.ndarray:
+    """Of the starts that converged (M,); nan where none did."""
+    lowest = np.min(np.where(done, f, np.inf), axis=0)
+    return np.where(np.isfinite(lowest), lowest, np.nan)
+
+
+def classify(f: np.ndarray, size: np.ndarray, done: np.ndarray, row: _Row) -> np.ndarray:
+    """Index into ENDS of each start (S, M), from its objective, |Z|_* and whether it converged."""
+    small = ~(size > row.size / 2)  # True where there is no collapse to mistake it for
+    trivial = _equal(f, row.trivial) & small
+    collapse = _equal(f, row.collapse) & ~trivial
+    known, floor = row.phase != UNKNOWN, np.fmin(row.trivial, row.collapse)
+    below = (f < floor) & known
+    lowest = _equal(f, _lowest(f, done)) & ~known
+    kinds = np.select([~done, collapse, trivial, below, lowest], [5, 0, 1, 2, 3], default=4)
+    return np.asarray(kinds)
+
+
+def _equal(f: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Within `EQUAL`; nowhere where g is nan."""
+    return np.abs(f - g) <= EQUAL * (1 + np.abs(g))
+
+
+# --- the figure -----------------------------------------------------------------------------------
+
+#: theory's lines: field, label, style
+_LINES = (
+    ("C_thr", r"$C_{thr}$", ":"), ("C_tie", r"$C_{tie}$", "--"), ("C_spin", r"$C_{spin}$", "-."),
+    ("C_rank", r"rank $K \to K - 1$", "-"),
+)  # fmt: skip
+
+
+def plot_phases(diagram: PhaseDiagram) -> Figure:
+    """Phases under theory's lines, hatched where spurious minima are known; beside it the starts' ends."""
+    from ufm.plotting import WIDTH, new_figure, style
+
+    theory_panel, starts_panel = (_phase_map, _trapped_map) if diagram.axis else (_objectives, _stacked_ends)
+    panels = [theory_panel, starts_panel] if diagram.starts else [theory_panel]
+    with style():
+        figure = new_figure(WIDTH, 3.4)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        marks = [mark for draw, ax in zip(panels, axes, strict=True) for mark in draw(ax, diagram)]
+        for ax in axes:
+            lines = _lines(ax, diagram)
+            ax.set_xlabel(r"$C = (K-1)\,\sqrt{n\, \lambda_W \lambda_H}$")
+        figure.legend(handles=[*marks, *lines], loc="outside lower center", ncols=5)
+        figure.suptitle(f"{diagram.problem.loss.title}, {_size(diagram)}", fontsize=8)
+        return figure
+
+
+def _phase_map(ax: Axes, diagram: PhaseDiagram) -> list[Any]:
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    from ufm.plotting import GREEN, ORANGE, PINK, SKY
+
+    colours = (SKY, "0.85", ORANGE, GREEN, PINK, "white")  # in the order of PHASES
+    options: dict[str, Any] = {"cmap": ListedColormap(colours), "vmin": -0.5, "vmax": len(PHASES) - 0.5}
+    ax.pcolormesh(diagram.C, diagram.values, diagram.phase, shading="nearest", **options)
+    trap = np.ma.masked_where(~diagram.may_trap, diagram.may_trap.astype(float))
+    ax.pcolor(diagram.C, diagram.values, trap, shading="nearest", hatch="////", alpha=0.0)
+    ax.set_ylabel(_symbol(diagram))
+    ax.set_title("global optimum, by theory")
+    present = [i for i in range(len(PHASES)) if (diagram.phase == i).any()]
+    patches = [Patch(facecolor=colours[i], edgecolor="0.5", label=PHASES[i]) for i in present]
+    if diagram.may_trap.any():
+        patches.append(Patch(facecolor="white", edgecolor="0", hatch="////", label="spurious minima known"))
+    return list(patches)
+
+
+def _symbol(diagram: PhaseDiagram) -> str:
+    """Greek: every hyperparameter of the shelf is a letter."""
+    known = diagram.axis in losses.HYPERPARAMETERS.get(diagram.problem.loss.name, ())
+    return rf"$\{diagram.axis}$" if known else diagram.axis
+
+
+def _trapped_map(ax: Axes, diagram: PhaseDiagram) -> list[Any]:
+    options: dict[str, Any] = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0, "shading": "nearest"}
+    mesh = ax.pcolormesh(diagram.C, diagram.values, diagram.above, **options)
+    ax.figure.colorbar(mesh, ax=ax)
+    ax.set_ylabel(_symbol(diagram))
+    ax.set_title(f"fraction of {diagram.starts} starts that end above the optimum")
+    return []
+
+
+def _objectives(ax: Axes, diagram: PhaseDiagram) -> list[Any]:
+    """Relative to the trivial value, which is what the others are compared with."""
+    from ufm.plotting import BLACK, BLUE, RED
+
+    zero = diagram.trivial[0]
+    marks = [
+        *ax.plot(diagram.C, diagram.collapse[0] - zero, color=BLUE, label="collapse"),
+        *ax.plot(diagram.C, diagram.optimum[0] - zero, color=BLACK, lw=2.5, alpha=0.3, label="optimum"),
+        *ax.plot(diagram.C, diagram.lowest[0] - zero, "o", color=RED, mfc="none", label="lowest found"),
+    ]
+    ax.set_ylabel("objective above the trivial point")
+    return marks
+
+
+def _stacked_ends(ax: Axes, diagram: PhaseDiagram) -> list[Any]:
+    from ufm.plotting import BLACK, GREEN, ORANGE, RED, SKY
+
+    colours, hatches = (SKY, "0.85", ORANGE, GREEN, RED, BLACK), ("", "", "....", "xxxx", "////", "")
+    present = [i for i in range(len(ENDS)) if (diagram.ends[..., i] > 0).any()]
+    ax.set_title(f"where {diagram.starts} starts end")
+    ax.set_ylabel("fraction of the starts")
+    ax.set_ylim(0.0, 1.0)
+    shares = [diagram.ends[0, :, i] for i in present]
+    labels = [f"ends: {ENDS[i]}" for i in present]
+    chosen = [colours[i] for i in present]
+    bands = ax.stackplot(diagram.C, shares, labels=labels, colors=chosen, step="mid")
+    for band, i in zip(bands, present, strict=True):
+        band.set_hatch(hatches[i])
+    return list(bands)
+
+
+def _lines(ax: Axes, diagram: PhaseDiagram) -> list[Any]:
+    """Theory's lines inside the grid; those of a second-order transition coincide and are drawn as one."""
+    drawn: list[Any] = []
+    one = np.array_equal(diagram.C_thr, diagram.C_spin, equal_nan=True)
+    low, high = diagram.C[0], diagram.C[-1]
+    for field, label, line in _LINES:
+        values = getattr(diagram, field)
+        at = np.where((values >= low) & (values <= high), values, np.nan)
+        if np.isnan(at).all() or (one and field in ("C_tie", "C_spin")):
+            continue
+        options: dict[str, Any] = {"color": "0", "ls": line, "lw": 1.2}
+        options["label"] = "transition" if one and field == "C_thr" else label
+        drawn += ax.plot(at, diagram.values, **options) if diagram.axis else [ax.axvline(at[0], **options)]
+    return drawn
