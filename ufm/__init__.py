@@ -32,7 +32,7 @@ from ufm._solve import History, Solution, Status, solve, solve_ufm
 from ufm._sweep import Sweep, solve_sweep
 
 if _TYPE_CHECKING:
-    from ufm import landscape, theory
+    from ufm import deep, landscape, theory
     from ufm._verify import Claim, Report, verify
 
 __version__ = "0.1.0"
@@ -46,6 +46,7 @@ __all__ = [
     "Solution",
     "Status",
     "Sweep",
+    "deep",
     "init",
     "landscape",
     "losses",
@@ -60,6 +61,7 @@ __all__ = [
 
 #: loaded when first asked for: they bring in scipy, which would add a third to the time of `import ufm`
 _LAZY = {
+    "deep": "ufm.deep",
     "landscape": "ufm.landscape",
     "theory": "ufm.theory",
     "Claim": "ufm._verify",

@@ -1,0 +1,213 @@
+"""The training step as one pure function, and the two ways to run an epoch of it.
+
+    g = grad of scale * mean_j L(logits_j, y_j);  g <- g min(1, clip / |g|);  g <- g + weight_decay * theta
+    m <- momentum * m + g;  theta <- theta - learning_rate * m
+
+theta is every parameter, batch norm's and biases included. A step whose loss or gradient is not finite
+changes nothing, and none after it does: the state stays the last good one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh
+from jaxtyping import Float, Int, UInt8
+
+from ufm.deep import _mesh, augment
+from ufm.deep.layers import Tree
+from ufm.deep.nets import Net
+
+
+class State(NamedTuple):
+    """What a step changes."""
+
+    params: Tree
+    statistics: Tree  # running means and variances of batch norm
+    optimiser: Any  # of optax: the momentum
+    failed: Int[Array, ""]  # step (counted from the start of the run) that was not finite; -1: none
+
+
+class Hyper(NamedTuple):
+    """What may change without compiling anew."""
+
+    loss: Any  # a `Loss`, its hyperparameters as leaves
+    scale: Float[Array, ""]  # of the mean loss: 1, or the batch where a preset sums
+    learning_rate: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+    momentum: Float[Array, ""]
+    clip: Float[Array, ""]
+
+
+class Recipe(NamedTuple):
+    """What a compiled step is made for."""
+
+    net: Net
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int = 0
+    flip: bool = False
+    mesh: Mesh | None = None  # of several devices
+
+
+class Totals(NamedTuple):
+    """Sums over the steps of an epoch, in training mode."""
+
+    loss: Float[Array, ""]
+    right: Int[Array, ""]
+    seen: Int[Array, ""]
+
+
+class Images(NamedTuple):
+    """Images and labels on the device."""
+
+    images: UInt8[Array, "N h w c"]
+    labels: Int[Array, " N"]
+
+
+def optimiser(hyper: Hyper) -> optax.GradientTransformation:
+    """SGD as above; clipping comes before the weight decay, as in the paper's code."""
+    return optax.chain(
+        optax.clip_by_global_norm(hyper.clip),
+        optax.add_decayed_weights(hyper.weight_decay),
+        optax.sgd(hyper.learning_rate, momentum=hyper.momentum),
+    )
+
+
+@partial(jax.jit, static_argnames=("net",))
+def start(net: Net, key: Array, hyper: Hyper) -> State:
+    """Parameters and statistics of the key, momentum zero."""
+    params, statistics = net.init(key)
+    return State(params, statistics, optimiser(hyper).init(params), jnp.full((), -1, jnp.int32))
+
+
+def no_totals() -> Totals:
+    """Before the first step."""
+    return Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def network_input(recipe: Recipe, key: Array | None, images: UInt8[Array, "B h w c"]) -> Array:
+    """Augmented where there is a key, and normalised."""
+    if key is not None and (recipe.pad or recipe.flip):
+        images = augment.crop_and_flip(key, images, pad=recipe.pad, flip=recipe.flip)
+    return augment.normalise(images, recipe.mean, recipe.std)
+
+
+def per_sample(loss: Any, logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Float[Array, " B"]:
+    """The loss of each sample, in float32 at least, whatever the network computes in."""
+    wide = jnp.promote_types(logits.dtype, jnp.float32)
+    own = jnp.result_type(int)  # what losses compare labels with
+    return jax.vmap(loss)(logits.astype(wide), labels.astype(own))
+
+
+def step(
+    recipe: Recipe,
+    state: State,
+    hyper: Hyper,
+    key: Array,
+    images: UInt8[Array, "B h w c"],
+    labels: Int[Array, " B"],
+    number: Int[Array, ""],
+) -> tuple[State, Totals]:
+    """One step on a batch; `number` counts the steps of the run."""
+    x = network_input(recipe, key, images)
+
+    def objective(params: Tree) -> tuple[Array, tuple[Array, Array, Tree]]:
+        logits, _, statistics = recipe.net.apply(params, state.statistics, x, train=True)
+        value = jnp.mean(per_sample(hyper.loss, logits, labels))
+        return hyper.scale.astype(value.dtype) * value, (value, logits, statistics)
+
+    gradient, (value, logits, statistics) = jax.grad(objective, has_aux=True)(state.params)
+    updates, momentum = optimiser(hyper).update(gradient, state.optimiser, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # the sum that clipping takes anyway: XLA computes it once
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient)))
+    sound = (state.failed < 0) & jnp.isfinite(value) & jnp.isfinite(norm)
+    new, old = (params, statistics, momentum), (state.params, state.statistics, state.optimiser)
+    kept = jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
+    failed = jnp.where(sound | (state.failed >= 0), state.failed, number.astype(jnp.int32))
+    right = jnp.sum(jax.lax.argmax(logits, 1, jnp.int32) == labels, dtype=jnp.int32)
+    totals = Totals(value.astype(jnp.float32), right, jnp.full((), len(labels), jnp.int32))
+    return State(kept[0], kept[1], kept[2], failed), totals
+
+
+@partial(jax.jit, static_argnames=("batch",))
+def shuffled(key: Array, rows: Int[Array, " N"], *, batch: int) -> Int[Array, "steps batch"]:
+    """A shuffle of the rows in batches; what is left over sits this epoch out."""
+    steps = len(rows) // batch
+    return jax.random.permutation(key, rows)[: steps * batch].reshape(steps, batch)
+
+
+def numbered(
+    recipe: Recipe,
+    state: State,
+    totals: Totals,
+    hyper: Hyper,
+    key: Array,
+    data: Images,
+    rows: Int[Array, " batch"],
+    place: tuple[Any, Any],
+) -> tuple[State, Totals]:
+    """The step `place` = (of the epoch, of the run) on these rows."""
+    key = jax.random.fold_in(key, place[0])
+    rows = _mesh.split(recipe.mesh, rows)
+    images, labels = _mesh.split(recipe.mesh, (data.images[rows], data.labels[rows]))
+    state, more = step(recipe, state, hyper, key, images, labels, place[1])
+    return _mesh.everywhere(recipe.mesh, (state, jax.tree.map(jnp.add, totals, more)))
+
+
+_one_step = jax.jit(numbered, static_argnums=0, donate_argnums=(1, 2))
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _scanned(
+    recipe: Recipe,
+    state: State,
+    totals: Totals,
+    hyper: Hyper,
+    key: Array,
+    data: Images,
+    order: Int[Array, "steps batch"],
+    first: tuple[Any, Any],
+) -> tuple[State, Totals]:
+    def body(carry: tuple[State, Totals], x: tuple[Array, Array]) -> tuple[tuple[State, Totals], None]:
+        i, rows = x
+        return numbered(recipe, *carry, hyper, key, data, rows, (first[0] + i, first[1] + i)), None
+
+    steps = jnp.arange(len(order), dtype=jnp.int32)
+    (state, totals), _ = jax.lax.scan(body, (state, totals), (steps, order))
+    return state, totals
+
+
+def run_steps(
+    recipe: Recipe,
+    state: State,
+    totals: Totals,
+    hyper: Hyper,
+    key: Array,
+    data: Images,
+    order: Int[Array | np.ndarray, "steps batch"],
+    first: tuple[int, int],
+    tick: Callable[[int, Totals], None],
+) -> tuple[State, Totals]:
+    """Steps over the rows of `order`; `first`: number of the first one in the epoch and in the run.
+
+    On a GPU one program scans over the steps and Python is away. On a CPU it calls one compiled step after
+    the other: XLA's CPU backend runs convolutions inside `lax.scan` without its threaded kernels, 24-40
+    times slower than outside (https://github.com/jax-ml/jax/issues/12868).
+    """
+    places = tuple(np.int32(n) for n in first)
+    if jax.default_backend() != "cpu":
+        return _scanned(recipe, state, totals, hyper, key, data, order, places)
+    for i, rows in enumerate(np.asarray(order)):
+        place = tuple(np.int32(n + i) for n in first)
+        state, totals = _one_step(recipe, state, totals, hyper, key, data, rows, place)
+        tick(first[0] + i + 1, totals)
+    return state, totals
