@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tolerances import close
 
 import ufm
 from ufm import losses, solvers, theory
@@ -326,6 +327,7 @@ def test_a_solver_of_ones_own_needs_two_functions():
     class SignDescent:
         name = "sign"
         balance = False
+        rotate = False
         polish = False
         max_steps = 20_000
 
@@ -338,3 +340,43 @@ def test_a_solver_of_ones_own_needs_two_functions():
 
     sol = ufm.solve(problem("ce"), solver=SignDescent(), tol=1e-4)
     assert sol.converged
+
+
+# --- the rotation into the row space of W -------------------------------------------------------------
+
+
+def _starts(prob):
+    rng = np.random.default_rng(0)
+    W, H, b = rng.normal(size=(prob.K, prob.d)), rng.normal(size=(prob.d, prob.N)), np.zeros(prob.K)
+    thin = np.outer(W[:, 0], W[0])
+    parts = {"W = 0": (0 * W, H), "H = 0": (W, 0 * H), "rank one": (thin, H), "full": (W, H)}
+    return {name: ufm.Params(*map(jnp.asarray, (*pair, b))) for name, pair in parts.items()}
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+@pytest.mark.parametrize("start", ["W = 0", "H = 0", "rank one", "full"])
+def test_the_rotation_loses_no_direction_in_which_W_grows(start, reduced):
+    prob = problem("ce", d=9)
+    sol = ufm.solve(prob, _starts(prob)[start], reduced=reduced)
+    assert sol.converged
+    assert dense_grad_norm(prob, sol.params) <= 2e-10
+    assert sol.certificate.is_global  # not the saddle at the origin
+
+
+def test_the_rotation_changes_no_answer_and_turns_nothing():
+    prob = problem("fl", d=9)
+    start = _starts(prob)["full"]
+    plain = ufm.solve(prob, start, solver=solvers.Newton(rotate=False))
+    rotated = ufm.solve(prob, start)
+    close(rotated.objective, plain.objective, ulps=64)
+    again = ufm.solve(prob, rotated.params)  # a solution is returned as it is
+    assert int(again.steps) == 0
+    for x, y in zip(again.params, rotated.params, strict=True):
+        close(x, y, ulps=256, scale=1.0)
+
+
+def test_the_rotated_gradient_norm_is_that_of_the_problem():
+    prob = problem("ls", d=9)
+    sol = ufm.solve(prob, _starts(prob)["full"], max_steps=2)
+    assert float(sol.grad_norm) > 1e-4
+    assert float(sol.grad_norm) == pytest.approx(dense_grad_norm(prob, sol.params), rel=1e-10)

@@ -48,6 +48,10 @@ class Solver(Protocol):
         """Run in the coordinates in which both penalties are sqrt(lam_W lam_H)."""
 
     @property
+    def rotate(self) -> bool:
+        """Drop the features' parts that W does not see, and turn the rest into min(d, K) coordinates."""
+
+    @property
     def polish(self) -> bool:
         """Take one step more once within the tolerance."""
 
@@ -173,11 +177,12 @@ class Newton:
     """
 
     forcing: float = 0.3
-    power: float = 0.3
-    least: float = 1e-4
+    power: float = 0.5
+    least: float = 1e-6
     cg_steps: int = 500  # a step: enough for every conditioning met; the radius and forcing end it sooner
     polish: bool = True
     balance: bool = True
+    rotate: bool = True
 
     name = "newton"
     max_steps = 1000
@@ -248,6 +253,7 @@ class LBFGS:
     name = "lbfgs"
     polish = False
     balance = True
+    rotate = True
     max_steps = 20_000
 
     def init(self, f: Objective, at: Point) -> _Pairs:
@@ -370,6 +376,7 @@ class FirstOrder:
 
     polish = False
     balance = False
+    rotate = False
     max_steps = 1_000_000
 
     def init(self, f: Objective, at: Point) -> _Descent:

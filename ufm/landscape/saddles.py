@@ -18,6 +18,7 @@ from ufm.landscape._structure import Structure, structure
 from ufm.landscape.certificates import Certificate, certificate
 from ufm.landscape.hessian import check_critical, hvp
 from ufm.landscape.spectrum import lowest_pair, unused_vector
+from ufm.solvers import Newton
 
 
 class Escape(NamedTuple):
@@ -218,7 +219,8 @@ def _minimise_within(prob: Problem, params: Params, tol: float) -> Params:
     else:
         F = at.h[at.cluster]
     start = Params(jnp.asarray(np.pad(at.W, pad)), jnp.asarray(np.pad(F, pad).T), params.b)
-    sol = solve(small, start, tol=tol, progress=False)
+    # in these coordinates: a rotation would put rounding into those that must stay zero
+    sol = solve(small, start, solver=Newton(rotate=False), tol=tol, progress=False)
     W, F = np.asarray(sol.W)[:, : at.r], np.asarray(sol.H)[: at.r].T
     F = F[np.asarray(prob.labels)] if collapsed else F
     return Params(jnp.asarray(W @ at.Q.T), jnp.asarray((F @ at.Q.T).T), sol.b)
