@@ -22,7 +22,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 import ufm
 from ufm import landscape, theory
-from ufm.landscape import _lanczos
+from ufm.landscape import _lanczos, families
 from ufm.landscape.hessian import product
 
 Row = dict[str, Any]
@@ -54,8 +54,9 @@ def saddle(K: int, d: int, n: int, rank: int) -> tuple[ufm.Problem, ufm.Params]:
 def grouped(K: int, d: int, n: int, M: int) -> tuple[ufm.Problem, ufm.Params]:
     """A strict saddle: a simplex ETF of M groups of classes (rank M - 1)."""
     prob = problem(K, d, n)
-    points = landscape.critical_points(prob, families=["grouped ETF"])
-    return prob, next(p.params for p in points if p.rank == M - 1)
+    family = next(f for f in families.FAMILIES if f.name == "grouped ETF")
+    built = next(params for label, params in family.members(prob) if label == f"{M}x{K // M}")
+    return prob, landscape.polish(prob, built).params
 
 
 def all_eigenvalues(quick: bool) -> Iterator[Row]:

@@ -11,6 +11,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.linalg import eigh
 
 from ufm import _checks
 from ufm._problem import Problem
@@ -166,12 +167,22 @@ def _eliminate(at: Structure, orbit: np.ndarray) -> tuple[np.ndarray, np.ndarray
         S = np.block([[S, C[~solid].T], [C[~solid], np.diag(D[~solid])]])
         ratio = np.concatenate([ratio, np.zeros((len(ratio), kept))], axis=1)
         orbit = np.concatenate([orbit, np.zeros((kept, orbit.shape[1]))])
-    if orbit.shape[1]:
-        complement = np.linalg.qr(orbit, mode="complete")[0][:, orbit.shape[1] :]
-        S, ratio = complement.T @ S @ complement, ratio @ complement
-    values, vectors = np.linalg.eigh(S)
-    factor = 1 + np.square(ratio @ vectors).sum(axis=0)
-    return values / factor, D[solid]
+    return _off_null(S, orbit, ratio), D[solid]
+
+
+def _off_null(S: np.ndarray, null: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """Eigenvalues of S but those of its known null vectors, the small ones over 1 + |ratio x|^2."""
+    known = null.shape[1]
+    if known:  # lifted to the top, where they are told from the others by their number
+        T = np.linalg.qr(null)[0]
+        S = S + 2 * (1 + np.linalg.norm(S)) * T @ T.T
+    values = np.linalg.eigvalsh(S)[: len(S) - known]
+    small = 1e-3 * float(np.abs(values).max(initial=0.0))
+    low, high = np.searchsorted(values, [-small, small])
+    if high > low:
+        _, x = eigh(S, subset_by_index=(int(low), int(high) - 1))
+        values[low:high] /= 1 + np.square(ratio @ x).sum(axis=0)
+    return values
 
 
 def _outer(at: Structure, critical: bool) -> tuple[np.ndarray, np.ndarray, int]:
