@@ -165,13 +165,13 @@ def _self_duality(f: Facts) -> float:
     n = f.prob.n
     assert n is not None
     expected = math.sqrt(f.lam_W / (f.lam_H * n)) * f.W.T
-    worst = np.linalg.norm(f.rounds - expected, axis=1).max()
+    worst = np.max(np.linalg.norm(f.rounds - expected, axis=1))
     return _ratio(worst, np.linalg.norm(expected, axis=0).mean())
 
 
 def _round_means(f: Facts) -> float:
     means = np.linalg.norm(f.rounds.mean(axis=2), axis=1)
-    return _ratio(means.max(), np.linalg.norm(f.H, axis=0).mean())
+    return _ratio(np.max(means), np.linalg.norm(f.H, axis=0).mean())
 
 
 def _bias_constant(f: Facts) -> float:

@@ -151,7 +151,7 @@ def _tridiagonal(
     while True:
         state, alphas, betas = _advance(prob, params, locked, sign, state, steps=CHUNK)
         a, b = np.concatenate([a, alphas]), np.concatenate([b, betas])
-        spread = float(np.abs(a).max() + 2 * b.max())
+        spread = float(np.max(np.abs(a)) + 2 * np.max(b))
         broken = np.flatnonzero(b <= 1e-14 * spread)  # an invariant subspace: T ends there
         if broken.size:
             a, b = a[: broken[0] + 1], b[: broken[0] + 1]

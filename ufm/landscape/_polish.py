@@ -203,7 +203,7 @@ def _steps(point: _Point) -> Iterator[np.ndarray]:
     g = point.gradient
     if len(g) > SMALL:
         # MINRES stays in the range of a singular H, so it finds the step of least norm by itself
-        operator = LinearOperator((len(g), len(g)), matvec=_product(point), dtype=np.float64)
+        operator: Any = LinearOperator((len(g), len(g)), matvec=_product(point), dtype=np.float64)
         yield -minres(operator, g, rtol=1e-7, maxiter=1000)[0]
     if len(g) <= DENSE:
         values, vectors = np.linalg.eigh(point.at.core())

@@ -36,7 +36,7 @@ def aligned(red: Reduction, rng: np.random.Generator, scale: float) -> Start:
     W = np.zeros((K, r))
     q = rng.integers(1, r + 1)
     W[:, :q] = rng.normal(size=(K, q))
-    blocks = rng.integers(0, rng.integers(1, K + 1) + 1, size=K)  # block 0 is off
+    blocks = rng.integers(0, int(rng.integers(1, K + 1)) + 1, size=K)  # block 0 is off
     for block in np.unique(blocks):
         W[blocks == block] = W[blocks == block].mean(axis=0) if block else 0.0
     V = scale * 10 ** rng.uniform(-0.5, 0.4) * (W - W.mean(axis=0) * (blocks > 0)[:, None])

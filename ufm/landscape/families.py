@@ -260,7 +260,7 @@ def _frames(*, grouped: bool, partial: bool) -> Callable[[Problem], Iterator[tup
     def members(prob: Problem) -> Iterator[tuple[str, Params]]:
         for layout in _layouts(prob, grouped=grouped, partial=partial):
             shape = (f"{layout.M}x{layout.m}" if grouped else f"m={layout.M}") if grouped or partial else ""
-            found = sorted(_frames_of(prob, layout), key=lambda point: -abs(point[0]).max())
+            found = sorted(_frames_of(prob, layout), key=lambda point: -np.max(np.abs(point[0])))
             for Zbar, b in found:
                 margin = f"a={np.ptp(Zbar[: layout.on, 0]):.6g}" if len(found) > 1 else ""
                 params = _factored(prob, Zbar, b)

@@ -275,7 +275,7 @@ def _scalar(
         values = np.nan_to_num(np.asarray(phi(a)), nan=np.inf)
         C = np.geomspace(1e-4, 10.0, 200)
         best = np.argmin(values + C[:, None] * np.abs(a), axis=1)
-        if best.max() < a.size - 1 or reach > 1e4:
+        if int(np.max(best)) < a.size - 1 or reach > 1e4:
             break
         reach *= 10
     ties = tuple(_ties(half, values[count:], profile))

@@ -312,7 +312,11 @@ def scalar_minimum(profile: ScalarProfile, C: float, infimum: float) -> float:
         return float(profile.slope(a)) + C
 
     minima = [0.0] if rises[0] else []
-    for cell in np.flatnonzero(~rises[:-1] & rises[1:]):
-        minima.append(float(brentq(slope, grid[cell], grid[cell + 1], xtol=1e-18, rtol=1e-15, maxiter=500)))
+    for cell in np.flatnonzero(~rises[:-1] & rises[1:]).tolist():
+        minima.append(
+            float(
+                brentq(slope, float(grid[cell]), float(grid[cell + 1]), xtol=1e-18, rtol=1e-15, maxiter=500)
+            )
+        )
     values = np.asarray(profile.value(np.array(minima))) + C * np.array(minima)
     return minima[int(np.argmin(values))]

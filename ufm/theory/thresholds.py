@@ -155,7 +155,7 @@ def _search_margins(profile: ScalarProfile) -> tuple[float, float] | None:
     grid = np.geomspace(1e-2, 60.0, 2000)
     slopes = -np.asarray(profile.slope(grid))
     chords = (float(profile.value(0.0)) - np.asarray(profile.value(grid))) / grid
-    if not chords.max() > -float(profile.slope(0.0)) * (1 + 1e-9):
+    if not float(np.max(chords)) > -float(profile.slope(0.0)) * (1 + 1e-9):
         return None
     a_spin = _crossing(profile.curvature, grid, int(np.argmax(slopes)))
     return a_spin, tie_margin(profile, max(a_spin, grid[max(int(np.argmax(chords)) - 2, 0)]))
