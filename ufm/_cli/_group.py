@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 
 class OneLine(click.Group):
-    """A group whose commands return their exit status, and which tells misuse in one line, status 2."""
+    """A group whose commands return their exit status, and which tells misuse in one line, status 2.
+
+    Commands are named as "module:attribute" and imported when they run: nobody waits for what is not used.
+    """
+
+    def __init__(self, *args: Any, commands_of: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._places = dict(commands_of or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they were named."""
+        return list(self._places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if cmd_name not in self._places:
+            return None
+        module, attribute = self._places[cmd_name].split(":")
+        command: click.Command = getattr(importlib.import_module(f"ufm._cli.{module}"), attribute)
+        return command
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -132,6 +133,8 @@ def _plot_reports(reports: Sequence[ufm.Report]) -> Any:
 @loss_option()
 @click.option("--seeds", callback=parsed(seeds), default="1", show_default=True,
               help="10 (the seeds 0 to 9), 5:10 (5 to 9) or 1,5,7.")  # fmt: skip
+@click.option("--status", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+              help="Of a sweep of networks (ufm train): what is done, what it will still cost.")  # fmt: skip
 @shared_options(grids=True)
 def sweep(**options: Any) -> int:
     """Solve a grid of problems in one compiled program.
@@ -146,6 +149,11 @@ def sweep(**options: Any) -> int:
 
     Exit status: 0 all converged, 1 not all, 2 misuse.
     """
+    folder = options.pop("status")
+    if folder is not None:
+        from ufm._cli._deep import tell_status
+
+        return tell_status(folder, options["as_json"])
     given, output = split(options)
     axes = {name: given[name] for name in SWEPT if np.size(given.get(name, 0)) > 1}
     both = axes.get("lam_W") is not None and axes.get("lam_W") is axes.get("lam_H")

@@ -2,104 +2,216 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
-from ufm import losses, metrics, theory
+from ufm import _checks, losses, metrics, theory
 from ufm._problem import Problem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ufm._report import Sheet
 
 
 class Comparison(NamedTuple):
-    """Measured values of a last layer, and those of the UFM's global minimiser (None: no closed form)."""
+    """Measured values of a last layer, and those of the UFM's global minimiser (None: no closed form).
+
+    M (K, d) are the class means from their own mean.
+    """
 
     lam_W: float  # effective penalties
     lam_H: float
     lam_b: float
-    objective: float
+    objective: float  # equation (7) at the effective penalties, each class of the same weight
     optimum: float | None
     margin: float  # mean of z_y - z_j over samples and j != y
     optimal_margin: float | None
+    norm_W: float  # |W|_F
+    optimal_norm_W: float | None
+    norm_M: float  # |M|_F
+    optimal_norm_M: float | None
     angle: float  # mean cosine between two centred class means; -1/(K-1) at a simplex
     angle_spread: float  # their standard deviation; 0 at a simplex
     norm_spread: float  # standard deviation over mean of the norms of the centred class means
     duality: float  # NC3
-    regime: str
+    alignment: float  # mean cosine between w_k and its class mean; 1 at self-duality
+    optimal_alignment: float | None
+    within: float  # share of |H|^2 that is within the classes; 0 at collapse
+    regime: str  # of the optimum, or why there is no closed form
+    angles: Float[np.ndarray, "K K"]  # cosines between centred class means
+    dual_angles: Float[np.ndarray, "K K"]  # between w_k and centred class means
+    margins: Float[np.ndarray, " N"]  # of each sample
 
     @property
     def gap(self) -> float | None:
-        """Relative excess of the objective over the UFM's minimum."""
+        """Relative excess of the objective over the UFM's minimum, >= 0."""
         return None if self.optimum is None else self.objective / self.optimum - 1
 
-    def __repr__(self) -> str:
-        def shown(value: float | None) -> str:
-            return "-" if value is None else f"{value:.4g}"
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it, without the arrays."""
+        arrays = ("angles", "dual_angles", "margins")
+        facts = {name: value for name, value in self._asdict().items() if name not in arrays}
+        return facts | {"gap": self.gap}
 
-        pairs = (
-            ("objective", self.objective, self.optimum),
-            ("margin", self.margin, self.optimal_margin),
-            ("cosine", self.angle, None),
-            ("spread", self.angle_spread, 0.0),
-            ("norms", self.norm_spread, 0.0),
-            ("NC3", self.duality, 0.0),
-        )
-        rows = [f"{name:<12}{shown(got):<14}{shown(want)}" for name, got, want in pairs]
+    def sheet(self) -> Sheet:
+        """A row a quantity: measured, at the UFM's optimum, and their ratio."""
+        from ufm._report import Sheet
+
+        K = len(self.angles)
+        simplex = None if self.optimal_alignment is None else -1 / (K - 1)
+        rows = [
+            _row("objective", self.objective, self.optimum),
+            _row("margin", self.margin, self.optimal_margin),
+            _row("|W|", self.norm_W, self.optimal_norm_W),
+            _row("|class means|", self.norm_M, self.optimal_norm_M),
+            _row("cosine of class means", self.angle, simplex),
+            _row("  spread", self.angle_spread, 0.0),
+            _row("norms of means, spread", self.norm_spread, 0.0),
+            _row("cosine of w_k and mean k", self.alignment, self.optimal_alignment),
+            _row("NC3", self.duality, 0.0),
+            _row("|H|^2 within classes", self.within, 0.0),
+        ]
         penalties = f"lam_W={self.lam_W:.2e}, lam_H={self.lam_H:.2e}, lam_b={self.lam_b:.2e}"
-        return "\n".join([f"{'':<12}{'measured':<14}UFM ({penalties})", *rows])
+        excess = f"objective {self.gap:.2%} above the optimum" if self.gap is not None else "no closed form"
+        header = ("last layer", "measured", f"UFM ({penalties})", "ratio")
+        return Sheet("Trained last layer and the UFM", header, rows, [f"{excess}; {self.regime}"])
+
+    def plot(self) -> Figure:
+        """Cosines of the class means and of classifier and means, and margins, beside the optimum's."""
+        from ufm.deep.figures import plot_comparison
+
+        return plot_comparison(self)
+
+    def __repr__(self) -> str:
+        from ufm._report import as_text
+
+        return as_text(self)
+
+    def __rich__(self) -> Any:
+        from ufm._report import as_table
+
+        return as_table(self)
+
+    def _repr_html_(self) -> str:
+        from ufm._report import as_html
+
+        return as_html(self)
+
+
+def _row(name: str, got: float, wanted: float | None) -> tuple[str, ...]:
+    ratio = "" if not wanted else f"{got / wanted:.3f}"
+    return name, f"{got:.4g}", "-" if wanted is None else f"{wanted:.4g}", ratio
 
 
 def compare(
     features: Any, labels: Any, W: Any, b: Any, loss: losses.Loss, *, lam_W: float, lam_b: float
 ) -> Comparison:
-    """A last layer beside the UFM with lam_W, lam_b and the effective lam_H = lam_W |W|^2 / |H|^2.
+    """A last layer beside the UFM with lam_W, lam_b and an effective lam_H.
 
-    The network penalises the weights that make H and not H. At every critical point of the UFM
-    lam_W |W|^2 = lam_H |H|^2, which gives the lam_H that the trained layer behaves as if it had. H is
-    centred, with b changed to b + W h_G: the same logits, and the origin that the UFM would choose.
+    lam_W and lam_b are the weight decay over what the mean loss is multiplied by. The network penalises the
+    weights that make H, and not H. At every critical point of the UFM lam_W W'W = lam_H H H' (Lemma 5);
+    its trace gives the lam_H that the trained layer behaves as if it had,
 
-    Source: the balance of the penalties, grad_W f W^T = H^T grad_H f (paper, appendix on critical points).
+        lam_H = lam_W |W|^2 / |H|^2,
+
+    so that the ratio of |W| to its optimum tells something, and that of |H| is the same. H is centred at the
+    mean h_G of the class means, with b changed to b + W h_G: the same logits, from the origin that the UFM
+    would choose. Each class has the same weight, N/K samples, whatever its size: the objective is then
+    never below the balanced UFM's minimum.
+
+    Args:
+        features: (N, d).  labels: (N,) in 0..K-1, every class at least once.  W: (K, d).  b: (K,).
+
+    Raises:
+        ValueError: arrays that do not fit, a class without samples, class means that are all equal,
+            lam_W <= 0.
+
+    Source: Zhou et al. 2022, equation (7) and Lemma 5.
     """
+    lam_W = float(_checks.real("lam_W", lam_W, above=0.0, why="train with weight decay"))
+    lam_b = float(_checks.real("lam_b", lam_b, least=0.0))
+    nc = metrics.neural_collapse(features, labels, W, b)  # checks the arrays
     H, y = np.asarray(features, np.float64), np.asarray(labels)
     W, b = np.asarray(W, np.float64), np.asarray(b, np.float64)
-    K, N = len(W), len(H)
+    (K, N), counts = (len(W), len(H)), np.bincount(y, minlength=len(W))
+    if not counts.all():
+        raise ValueError(f"labels: expected every class 0..{K - 1}, got none of class {np.argmin(counts)}")
     centre = np.stack([H[y == k].mean(axis=0) for k in range(K)]).mean(axis=0)
     H, b = H - centre, b + W @ centre
-    lam_H = float(lam_W * np.sum(W**2) / np.sum(H**2))
-    Z = H @ W.T + b
-    each = jax.vmap(loss)(jnp.asarray(Z), jnp.asarray(y, jnp.result_type(int)))
-    penalty = lam_W * np.sum(W**2) + lam_H * np.sum(H**2) + lam_b * np.sum(b**2)
     means = np.stack([H[y == k].mean(axis=0) for k in range(K)])
+    weight = N / (K * counts[y])  # 1 where the classes are equal
+    square = float(weight @ np.sum(H**2, axis=1))
     norms = np.linalg.norm(means, axis=1)
-    cosines = (means @ means.T / np.outer(norms, norms))[~np.eye(K, dtype=bool)]
-    optimum, margin, regime = _optimum(loss, y, K, lam_W, lam_H, lam_b)
+    if norms.min() <= 1e-12 * np.abs(np.asarray(features)).max():
+        raise ValueError("features: expected class means that differ, got one at the mean of all; train on")
+    lam_H = float(lam_W * np.sum(W**2) / square)
+    Z = H @ W.T + b
+    each = np.asarray(jax.vmap(loss)(jnp.asarray(Z), jnp.asarray(y, jnp.result_type(int))))
+    penalty = lam_W * np.sum(W**2) + lam_H * square + lam_b * np.sum(b**2)
+    margins = (K * Z[np.arange(N), y] - Z.sum(axis=1)) / (K - 1)
+    angles, dual = _cosines(means, means), _cosines(W, means)
+    off = angles[~np.eye(K, dtype=bool)]
+    best, regime = _optimum(loss, K, lam_W, lam_H * N / K, lam_b)
     return Comparison(
-        lam_W=float(lam_W),
+        lam_W=lam_W,
         lam_H=lam_H,
-        lam_b=float(lam_b),
-        objective=float(np.mean(each) + penalty / 2),
-        optimum=optimum,
-        margin=float(np.mean((K * Z[np.arange(N), y] - Z.sum(axis=1)) / (K - 1))),
-        optimal_margin=margin,
-        angle=float(cosines.mean()),
-        angle_spread=float(cosines.std()),
+        lam_b=lam_b,
+        objective=float(weight @ each / N + penalty / 2),
+        optimum=None if best is None else float(best.objective),
+        margin=float(weight @ margins / N),
+        optimal_margin=None if best is None else float(best.margin),
+        norm_W=float(np.linalg.norm(W)),
+        optimal_norm_W=None if best is None else float(np.linalg.norm(best.params.W)),
+        norm_M=float(np.linalg.norm(means)),
+        optimal_norm_M=None if best is None else float(np.linalg.norm(_centred(best.params.H.T))),
+        angle=float(off.mean()),
+        angle_spread=float(off.std()),
         norm_spread=float(norms.std() / norms.mean()),
-        duality=float(metrics.neural_collapse(H, y, W, b).nc3),
+        duality=float(nc.nc3),
+        alignment=float(np.diag(dual).mean()),
+        optimal_alignment=_alignment(best),
+        within=max(0.0, 1 - N / K * float(np.sum(means**2)) / square),
         regime=regime,
+        angles=angles,
+        dual_angles=dual,
+        margins=margins,
     )
 
 
+def _centred(rows: Any) -> np.ndarray:
+    rows = np.asarray(rows)
+    return np.asarray(rows - rows.mean(axis=0))
+
+
+def _cosines(A: np.ndarray, B: np.ndarray) -> np.ndarray:
+    """Between the rows of A and of B; 0 for a row of zeros."""
+    tiny = np.finfo(float).tiny
+    lengths = [np.maximum(np.linalg.norm(X, axis=1), tiny) for X in (A, B)]
+    return np.asarray(A @ B.T / np.outer(*lengths))
+
+
+def _alignment(best: theory.Optimum | None) -> float | None:
+    """Of the optimum; None where it has no features."""
+    if best is None or best.rank == 0:
+        return None
+    return float(np.diag(_cosines(np.asarray(best.params.W), _centred(best.params.H.T))).mean())
+
+
 def _optimum(
-    loss: losses.Loss, labels: np.ndarray, K: int, lam_W: float, lam_H: float, lam_b: float
-) -> tuple[float | None, float | None, str]:
-    """Objective, margin and regime in closed form; classes that differ a little in size count as equal."""
-    n = len(labels) / K
-    # n enters through n lam_H alone: one sample a class with n lam_H is the same problem
-    prob = Problem(loss, np.arange(K), K=K, d=K, lam_W=lam_W, lam_H=lam_H * n, lam_b=lam_b)
+    loss: losses.Loss, K: int, lam_W: float, n_lam_H: float, lam_b: float
+) -> tuple[theory.Optimum | None, str]:
+    """The global minimum, and its regime or why it is not known.
+
+    n enters through n lam_H alone: one sample a class with n lam_H is the same problem.
+    """
+    prob = Problem(loss, np.arange(K), K=K, d=K, lam_W=lam_W, lam_H=n_lam_H, lam_b=lam_b)
     try:
         best = theory.global_optimum(prob)
     except theory.NoClosedForm as error:
-        return None, None, str(error)
-    margin = None if best.margin is None else float(best.margin)
-    return float(best.objective), margin, str(best.regime)
+        return None, str(error)
+    return best, f"at its optimum: {best.regime}, {best.structure}"

@@ -1,0 +1,242 @@
+"""`ufm train | figures`, and `ufm sweep --status`.
+
+A list in an option of `ufm train` makes a sweep of networks: every option of a run is one of its sweep, and
+`ufm sweep` keeps to problems of the UFM.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ufm import deep, losses, plotting
+from ufm._cli._options import HYPERPARAMETERS, Command, Output, figure_file, grid, parsed, users_of
+from ufm._cli._output import tell
+from ufm._report import dumps
+from ufm.deep._standing import FILE, SweepStatus
+from ufm.deep._sweep import plan_sweep, sweep_status, train_sweep
+
+#: options that take several values, and the arguments of `plan_sweep` that they are
+_AXES = {
+    "loss": "losses",
+    "width": "widths",
+    "epochs": "epochs",
+    "seed": "seeds",
+    "weight_decay": "weight_decays",
+}
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def names(text: str) -> list[str]:
+    """all, or a comma list of losses."""
+    given = [part.strip() for part in text.split(",") if part.strip()]
+    return list(losses.LOSSES) if given == ["all"] else given
+
+
+def numbers(text: str) -> list[float]:
+    """One number or several, as `grid` reads them."""
+    return [float(value) for value in grid(text)]
+
+
+def whole(text: str) -> list[int]:
+    """One integer, a comma list, or start:stop without its end."""
+    first, colon, last = text.partition(":")
+    parts = [first, last] if colon else text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise ValueError(f"expected an integer, a comma list or start:stop, got {text!r}")
+    values = [int(part) for part in parts]
+    return list(range(*values)) if colon else values
+
+
+def _training_options(command: Command) -> Command:
+    option = click.option
+    several: dict[str, Any] = {"metavar": "LIST", "show_default": True}
+    options = [
+        option("--data", default="digits", show_default=True,
+               help=f"{', '.join(deep.datasets.DATASETS)}, or a folder or tar of class folders."),
+        option("--data-dir", type=_FOLDER, help="Where the data's files are, or are downloaded to."),
+        option("--net", default="small_resnet", show_default=True, help=f"{', '.join(deep.nets.NETS)}."),
+        option("--width", callback=parsed(numbers), default="1", help="Factor of the channels.", **several),
+        option("--loss", callback=parsed(names), default="ce", **several,
+               help=f"{', '.join(losses.LOSSES)}, or all."),
+        option("--epochs", callback=parsed(whole), metavar="LIST", help="[default: the preset's]"),
+        option("--seed", callback=parsed(whole), default="0", help="0:3 are three.", **several),
+        option("--weight-decay", callback=parsed(numbers), metavar="LIST", help="[default: the preset's]"),
+        option("--preset", default="paper", show_default=True, help=f"{', '.join(deep.presets.PRESETS)}."),
+        option("--batch", type=int, help="[default: the preset's]"),
+        option("--learning-rate", type=float, help="[default: the preset's]"),
+        option("--augment/--no-augment", default=None, help="[default: the preset's]"),
+        *(option(f"--{name}", type=float, help=users_of(name)) for name in HYPERPARAMETERS),
+        option("--max-train", type=int, help="Train on so many images only."),
+        option("--metrics-every", type=int, help="Epochs between measurements.  [default: epochs / 100]"),
+        option("--dtype", default="float32", show_default=True, help="float32 or bfloat16."),
+        option("--devices", type=int, help="Split each batch over so many devices."),
+    ]  # fmt: skip
+    return functools.reduce(lambda made, add: add(made), reversed(options), command)
+
+
+@click.command()
+@_training_options
+@click.option("--out", type=_FOLDER, help="Folder for record and checkpoints; of a sweep, for its runs.")
+@click.option("--resume", type=click.Choice(["yes", "no", "changed"]), default="yes", show_default=True,
+              help="Continue what is in --out; changed: also under other code or settings.")  # fmt: skip
+@click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="At least, between.")
+@click.option("--shard", metavar="i/n", help="Of a sweep, train the i-th of n shares of about equal cost.")
+@click.option("--status", is_flag=True, help="Of a sweep, print what is done and left; train nothing.")
+@click.option("--compare", is_flag=True, help="Print the last layer beside the UFM's optimum.")
+@click.option("--json", "as_json", is_flag=True, help="Strict JSON on standard output and nothing else.")
+@click.option("--plot", callback=parsed(figure_file), metavar="FILE", help="Write a figure of the run.")
+def train(**options: Any) -> int:
+    """Train a network, or a sweep of them, and measure neural collapse along the way.
+
+    \b
+    ufm train --data digits --net mlp --preset small --epochs 100 --plot run.png
+    ufm train --data cifar10 --net wrn50 --width 0.25 --loss ls --out runs/ls
+    ufm train --data cifar10 --net wrn50 --width 0.25,2 --loss all --epochs 100,800 --seed 0:3 --out sweep
+
+    Several values of --loss, --width, --epochs, --seed or --weight-decay make a sweep, a folder of runs in
+    --out: what is done and what it will cost is printed first, finished runs are skipped, interrupted ones
+    continue.  `ufm sweep --status FOLDER` tells how far it is.
+
+    Exit status: 0 completed (--status: told), 1 not completed, 2 misuse.
+    """
+    as_json, plot, out = (options.pop(name) for name in ("as_json", "plot", "out"))
+    output = Output(as_json, plot, out, time.perf_counter())
+    options["resume"] = {"yes": True, "no": False}.get(options["resume"], "changed")
+    given = {name: value for name, value in options.items() if value is not None}
+    axes = {name: given.pop(name) for name in _AXES if name in given}
+    for name, values in axes.items():
+        if not values:
+            raise ValueError(f"{name}: expected at least one value, got none")
+    several = any(len(values) > 1 for values in axes.values())
+    held = out is not None and (out / FILE).exists()
+    return _sweep(axes, given, output) if several or held else _train(axes, given, output)
+
+
+def _train(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
+    if "shard" in given or given["status"]:
+        name = "shard" if "shard" in given else "status"
+        raise ValueError(f"{name}: expected with a sweep only: several losses, widths, epochs or seeds")
+    given.pop("status")
+    compare = given.pop("compare")
+    run = deep.train(**{name: values[0] for name, values in axes.items()}, **given, out=output.out)
+    tell(output, run)
+    found = run.compare_with_ufm() if compare else None
+    if found is not None and not output.as_json:
+        click.echo()
+        tell(output, found)
+    if output.as_json:
+        click.echo(dumps(run.to_dict() | ({} if found is None else {"ufm": found.to_dict()})))
+    files = [] if output.plot is None else [output.plot]
+    if output.out is not None:
+        files += [output.out / "figure.png", output.out / "figure.pdf"]
+    if files and len(run.history.epoch):
+        plotting.save(run.plot, files)
+    if not output.as_json and (output.plot or output.out):
+        click.echo(f"written: {output.out or output.plot}")
+    return 0 if run.status is deep.Status.COMPLETED else 1
+
+
+def _sweep(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
+    if output.out is None:
+        raise ValueError("out: expected the folder of the sweep's runs with --out, got nothing")
+    for name, wanted in (("compare", given.pop("compare")), ("plot", output.plot)):
+        if wanted:
+            raise ValueError(f"{name}: expected with a single run only; see ufm figures for a sweep")
+    if given["resume"] is False:
+        raise ValueError("resume: expected yes or changed with a sweep, got no; choose another folder")
+    status = given.pop("status")
+    how = {name: given.pop(name) for name in _HOW if name in given}
+    axes = axes if "epochs" in axes else axes | {"epochs": [deep.presets.get(given["preset"])[1].epochs]}
+    plan = plan_sweep(output.out, **{_AXES[name]: values for name, values in axes.items()}, **given)
+    plan.share(how.get("shard"))  # refused before anything is measured
+    found = sweep_status(plan)
+    if status:
+        return _told(found, output)
+    tell(output, found)
+    done = train_sweep(plan, **how)
+    if not output.as_json:
+        click.echo()
+    _told(done, output)
+    mine = {plan.points[i].name for i in plan.share(how.get("shard"))}
+    rows = [row for row in done.rows if row.point.name in mine]
+    return 0 if all(row.status == deep.Status.COMPLETED.value for row in rows) else 1
+
+
+#: options of `train_sweep`
+_HOW = ("shard", "resume", "checkpoint_seconds", "devices")
+
+
+def _told(found: SweepStatus, output: Output) -> int:
+    tell(output, found)
+    if output.as_json:
+        click.echo(dumps(found.to_dict()))
+    return 0
+
+
+def tell_status(folder: Path, as_json: bool) -> int:
+    """What of a folder of runs is done and what it will still cost: `ufm sweep --status`."""
+    return _told(sweep_status(folder), Output(as_json, None, None, time.perf_counter()))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=_FOLDER, default=Path("figures"), show_default=True, help="Folder for PNG and PDF."
+)
+@click.option("--figure", callback=parsed(whole), metavar="LIST", help="1:5 are 1 to 4.  [default: all]")
+@click.option("--data", help="Draw figures 1 to 8 of this data set instead of the paper's.")
+@click.option("--json", "as_json", is_flag=True, help="Strict JSON on standard output and nothing else.")
+def figures(
+    runs: tuple[Path, ...], out: Path, figure: list[int] | None, data: str | None, as_json: bool
+) -> int:
+    """Draw the paper's figures from the records in folders of RUNS, ours beside the paper's numbers.
+
+    \b
+    ufm figures sweep --out figures
+    ufm figures runs --data mnist10k --figure 1,2
+    ufm figures --figure 9,10
+
+    What a figure lacks is said in it.  Exit status: 0 drawn, 2 misuse.
+    """
+    from ufm.deep import figures as shelf
+
+    theory = [number for number, kind in shelf.FIGURES.items() if kind.data is None]
+    every = [number for number in shelf.FIGURES if data is None or number not in theory]
+    chosen = every if figure is None else figure
+    for number in chosen:
+        if number not in shelf.FIGURES:
+            raise ValueError(f"figure: expected one of {', '.join(map(str, shelf.FIGURES))}, got {number}")
+    found = shelf.records(*runs)
+    out.mkdir(parents=True, exist_ok=True)
+    drawings = []
+    for number in chosen:
+        drawing = shelf.draw(number, found, data=data)
+        files = [out / f"figure{number}.{kind}" for kind in ("png", "pdf")]
+        _save(drawing.figure, files)
+        drawings.append(drawing.to_dict() | {"files": [str(file) for file in files]})
+        if not as_json:
+            _say(drawing)
+    if as_json:
+        click.echo(dumps({"records": len(found), "figures": drawings}))
+    else:
+        click.echo(f"written: {out}")
+    return 0
+
+
+def _save(figure: Any, files: list[Path]) -> None:
+    plotting.save(lambda: figure, files)
+
+
+def _say(drawing: Any) -> None:
+    missing = len(drawing.missing)
+    lack = f", {missing} missing: {drawing.missing[0]}{' ...' if missing > 1 else ''}" if missing else ""
+    click.echo(f"figure {drawing.number:<3}{drawing.title}: {drawing.runs} runs{lack}")
+    for number in drawing.numbers:
+        if number.paper is not None and number.mean is not None:
+            spread = "" if number.spread is None else f" +- {number.spread:.2g}"
+            click.echo(f"    {number.name}: {number.mean:.4g}{spread}, paper {number.paper:g}")
