@@ -1,4 +1,4 @@
-"""The command line: `ufm solve | verify | sweep | landscape | train | figures`."""
+"""The command line: `ufm solve | verify | sweep | landscape | train | figures | reproduce`."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def main() -> None:
     ufm landscape --K 5 --d 2 --n 1 --search  critical points, their Hessians, Theorem 2
     ufm train --net small_resnet --loss all   deep networks, and the same metrics on them
     ufm figures runs                          the paper's figures from the runs that exist
+    ufm reproduce --quick                     what the paper claims of the model, measured, as a page
 
     Exit status: 0 yes (converged, all claims hold), 1 no, 2 misuse.  Compiled programs are kept between
     runs in $JAX_COMPILATION_CACHE_DIR or the user's cache folder; UFM_CACHE=0 turns that off.

@@ -1,0 +1,446 @@
+"""`ufm reproduce`: verdicts follow from numbers, runs go on where they stopped, the page is whole."""
+
+from __future__ import annotations
+
+import errno
+import html.parser
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ufm import catalogue, reproduce, theory
+from ufm._cli import main
+from ufm.reproduce import (
+    SCHEMA,
+    STATEMENTS,
+    Curve,
+    Finding,
+    Instance,
+    Job,
+    Outcome,
+    Panel,
+    Statement,
+    Table,
+    _bounds,
+    _collapse,
+    _runner,
+    _saddles,
+    _scalar,
+    statements,
+    validate,
+)
+from ufm.reproduce._mathml import mathml
+from ufm.reproduce._records import Record
+from ufm.reproduce._witness import Shape
+
+QUICK_AND_FULL = ("quick", "full")
+
+
+# --- the shelf ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", STATEMENTS, ids=lambda row: row.id)
+def test_a_row_is_whole(row):
+    assert re.fullmatch(r"[a-z0-9-]+", row.id)
+    assert [other.id for other in STATEMENTS].count(row.id) == 1
+    assert row.formulas
+    for formula in row.formulas:
+        ElementTree.fromstring(mathml(formula))  # well-formed
+    for level in QUICK_AND_FULL:
+        names = [job.name for job in row.jobs(level)]
+        assert names
+        assert len(set(names)) == len(names)
+        assert all(job.cost > 0 for job in row.jobs(level))
+    assert sum(1 for _ in row.jobs("quick")) <= sum(1 for _ in row.jobs("full"))
+    assert bool(row.correction) == (row.known == "holds with a correction")
+
+
+def test_the_catalogue_is_named_and_found():
+    names = [entry.name for entry in catalogue.CATALOGUE]
+    assert len(set(names)) == len(names) >= 12
+    assert catalogue.get("MAE").fails == ("T5", "T6")
+    with pytest.raises(ValueError, match="did you mean 'exponential'"):
+        catalogue.get("exponentail")
+
+
+def test_formulas_of_latex():
+    assert (
+        mathml(r"\frac{1}{2}")
+        == "<math><mrow><mfrac><mrow><mn>1</mn></mrow><mrow><mn>2</mn></mrow></mfrac></mrow></math>"
+    )
+    assert "<munder>" in mathml(r"\sum_j x")
+    assert "<msubsup><mi>x</mi><mi>k</mi><mn>2</mn></msubsup>" in mathml("x^2_k")
+    assert "&lt;" in mathml("a < b")
+    with pytest.raises(ValueError, match=r"got \\unknown"):
+        mathml(r"\unknown")
+
+
+# --- verdicts -------------------------------------------------------------------------------------------
+
+
+def measured(*jobs: Job, row: str = "figure-9") -> Finding:
+    """The row's finding from these jobs alone."""
+    (statement,) = statements.chosen((row,))
+    return Finding(statement, tuple(_runner.measure(statement, job) for job in jobs))
+
+
+def scaled(function, field: str, factor: float = 1 + 1e-6):
+    """`function` whose result has one field a millionth off."""
+
+    def wrong(*args, **kwargs):
+        found = function(*args, **kwargs)
+        value = getattr(found, field)
+        moved = (lambda a: value(a) * factor) if callable(value) else value * factor
+        return found._replace(**{field: moved})
+
+    return wrong
+
+
+#: row, a job of it, and the closed form that is put a millionth off
+CLOSED_FORMS = {
+    "phi": ("figure-9", partial(_scalar._figure_9, "ls", 10), "scalar_profile", "value"),
+    "phi of mse": ("figure-9", partial(_scalar._figure_9, "mse", 10), "scalar_profile", "value"),
+    "slope of phi": ("figure-9", partial(_scalar._figure_9, "fl", 10), "scalar_profile", "slope"),
+    "margin": ("figure-10", partial(_scalar._figure_10, "fl", 10, (0.3,)), "global_optimum", "margin"),
+    "value": ("figure-10", partial(_scalar._figure_10, "ce", 10, (0.3,)), "global_optimum", "objective"),
+    "p_min": ("region", partial(_saddles._region, 3.0), "convexity_region", "p_min"),
+    "tie": ("tie", partial(_collapse._two_minima, 3.0, 50), "threshold", "a_tie"),
+    "threshold": ("tie", partial(_collapse._two_minima, 3.0, 50), "threshold", "C_tie"),
+    "partial": ("partial-collapse", partial(_collapse._partial, 3.0, 20), "global_optimum", "objective"),
+    "spectrum": (
+        "spectrum",
+        partial(_saddles._spectrum, _saddles.Case("ls", Shape(3, 4, 2), lam_b=0.02)),
+        "hessian_spectrum",
+        "values",
+    ),
+    "theorem 1": (
+        "theorem-1",
+        partial(_collapse._theorem_1, "ce", Shape(3, 4, 2), True, 0.01, (0.2,), (0,)),
+        "global_optimum",
+        "objective",
+    ),
+    "lemma 8": ("lemma-8", partial(_bounds._intermediate, 3, 0.05), "global_optimum", "objective"),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_a_closed_form_off_by_a_millionth_fails(name, monkeypatch):
+    row, measure, function, field = CLOSED_FORMS[name]
+    _collapse._tie.cache_clear()
+    right = measured(Job("it", measure), row=row)
+    assert not right.errors
+    assert not right.failing("ours")
+    assert right.verdict == right.statement.known
+    _collapse._tie.cache_clear()
+    monkeypatch.setattr(theory, function, scaled(getattr(theory, function), field))
+    wrong = measured(Job("it", measure), row=row)
+    _collapse._tie.cache_clear()
+    assert not wrong.errors
+    assert wrong.verdict == "fails"
+    assert not wrong.consistent
+    assert wrong.counterexample is not None
+
+
+def an_instance(deviation: float, about: str = "paper", tolerance: float = 1e-9) -> Instance:
+    return Instance("a deviation", {"K": 3}, deviation, tolerance, about)
+
+
+def a_finding(*instances: Instance, correction: str = "", error: str = "") -> Finding:
+    row = STATEMENTS[0]._replace(correction=correction)
+    return Finding(row, (Record(row.id, "job", 0.1, Outcome(instances), error),))
+
+
+def test_verdicts_follow_from_the_instances_alone():
+    good, bad = an_instance(0.0), an_instance(1e-6)
+    wrong, right = an_instance(1e-6, "ours"), an_instance(0.0, "ours")
+    nan = an_instance(float("nan"), "ours")
+    assert a_finding(good, right).verdict == "holds"
+    assert a_finding(bad, right).verdict == "fails"
+    assert a_finding(bad, right, correction="so").verdict == "holds with a correction"
+    assert a_finding(bad, wrong, correction="so").verdict == "fails"
+    assert a_finding(good, wrong, correction="so").verdict == "fails"
+    assert a_finding(good, nan).verdict == "fails"
+    assert a_finding(good, error="Traceback").verdict == "error"
+    assert a_finding(bad, error="Traceback").verdict == "fails"
+    assert a_finding().verdict == "error"
+    assert a_finding(bad, an_instance(1e-3)).counterexample.deviation == 1e-3
+    assert a_finding(bad, wrong).counterexample.about == "ours"
+    assert a_finding(good, an_instance(5e-10), bad).worst.deviation == 5e-10
+    assert not a_finding(bad, wrong, correction="so").consistent
+    assert a_finding(bad, right, correction="so").consistent
+
+
+# --- running, resuming, refusing --------------------------------------------------------------------------
+
+
+class Shelf:
+    """Two toy rows whose jobs count their calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.crash: set[str] = set()
+        self.stop: set[str] = set()
+
+    def measure(self, name: str) -> Outcome:
+        self.calls.append(name)
+        if name in self.stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if name in self.crash:
+            raise RuntimeError(f"{name} broke")
+        deviation = 1e-3 if name == "b2" else 1e-12
+        table = Table("Values", ("job", "value"), ((name, "<1 & 2>"),))
+        curve = Curve("it", "measured", [1.0, 2.0], [0.5, 0.25])
+        return Outcome((Instance("what <it> is", {"job": name}, deviation, 1e-9),), (table,), (curve,))
+
+    def jobs(self, names, level):
+        yield from (Job(name, partial(self.measure, name)) for name in names)
+
+    def rows(self) -> tuple[Statement, ...]:
+        shared = {"paper": "a < b", "formulas": (r"a \le b",), "measured": "both", "section": "Lemma 0"}
+        panels = (Panel("it", "x", "y"),)
+        first, second = partial(self.jobs, ("a1", "a2")), partial(self.jobs, ("b1", "b2"))
+        return (
+            Statement(id="first", title="First", known="holds", jobs=first, panels=panels, **shared),
+            Statement(id="second", title="Second", known="fails", jobs=second, **shared),
+        )
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    made = Shelf()
+    monkeypatch.setattr(statements, "STATEMENTS", made.rows())
+    monkeypatch.setattr(statements, "IDS", ("first", "second"))
+    monkeypatch.setattr(reproduce, "STATEMENTS", made.rows())
+    return made
+
+
+def ufm(*arguments: object):
+    return CliRunner().invoke(main, ["reproduce", "--quick", *map(str, arguments)])
+
+
+def test_a_run_goes_on_where_it_stopped(shelf, tmp_path):
+    shelf.stop = {"b1"}
+    stopped = ufm("--out", tmp_path)
+    assert stopped.exit_code == 130
+    assert "the same command goes on" in stopped.output
+    assert shelf.calls == ["a1", "a2", "b1"]
+    assert not (tmp_path / "report.json").exists()
+    shelf.stop = set()
+    done = ufm("--out", tmp_path)
+    assert done.exit_code == 0
+    assert shelf.calls == ["a1", "a2", "b1", "b1", "b2"]
+    again = ufm("--out", tmp_path, "--json")
+    assert len(shelf.calls) == 5  # all kept
+    data = json.loads(again.stdout)
+    assert [row["verdict"] for row in data["rows"]] == ["holds", "fails"]
+    assert data["consistent"]
+    validate(data)
+    assert ufm("--out", tmp_path, "--fresh").exit_code == 0
+    assert len(shelf.calls) == 9
+
+
+def test_a_crash_is_reported_and_tried_again(shelf, tmp_path):
+    shelf.crash = {"a1"}
+    done = ufm("--out", tmp_path)
+    assert done.exit_code == 1
+    data = json.loads((tmp_path / "report.json").read_text())
+    validate(data)
+    assert [row["verdict"] for row in data["rows"]] == ["error", "fails"]
+    assert "RuntimeError: a1 broke" in data["rows"][0]["errors"][0]["traceback"]
+    assert "a1 broke" in (tmp_path / "report.html").read_text()
+    assert data["rows"][0]["count"] == 1  # the other job's
+    shelf.crash = set()
+    assert ufm("--out", tmp_path).exit_code == 0
+    assert shelf.calls == ["a1", "a2", "b1", "b2", "a1"]
+
+
+def test_a_damaged_record_is_measured_again(shelf, tmp_path):
+    ufm("--out", tmp_path)
+    (file,) = tmp_path.glob("records/quick/first/a2-*.json")
+    file.write_text('{"row": "fi')
+    assert ufm("--out", tmp_path).exit_code == 0
+    assert shelf.calls[4:] == ["a2"]
+
+
+def test_other_code_refuses_the_folder(shelf, tmp_path, monkeypatch):
+    ufm("--out", tmp_path)
+    other = _runner.fingerprint() | {"code": "0"}
+    monkeypatch.setattr(_runner, "fingerprint", lambda: other)
+    refused = ufm("--out", tmp_path)
+    assert refused.exit_code == 2
+    assert "of another (code)" in refused.output
+    assert "--fresh" in refused.output
+    assert len(shelf.calls) == 4
+    assert ufm("--out", tmp_path, "--fresh").exit_code == 0
+    assert len(shelf.calls) == 8
+
+
+def test_bad_input(shelf, tmp_path):
+    for arguments, words in (
+        (["--only", "frist"], "only: expected one of first, second, got 'frist'; did you mean 'first'"),
+        (["--runs", tmp_path / "none"], "runs: expected a folder of runs"),
+    ):
+        refused = ufm("--out", tmp_path / "new", *arguments)
+        assert refused.exit_code == 2
+        assert words in refused.output
+        assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    refused = ufm("--out", tmp_path / "file")
+    assert refused.exit_code == 2
+    assert "out: expected a folder that can be written" in refused.output
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "report.html").write_text("mine")
+    refused = ufm("--out", tmp_path / "theirs")
+    assert refused.exit_code == 2
+    assert (tmp_path / "theirs" / "report.html").read_text() == "mine"
+    assert shelf.calls == []
+    with pytest.raises(ValueError, match="level: expected one of quick, full, got 'quik'"):
+        reproduce.reproduce(tmp_path / "x", level="quik")
+
+
+def test_a_full_disk_keeps_what_is_finished(shelf, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def full(source, target):
+        if "b1" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    stopped = ufm("--out", tmp_path)
+    assert stopped.exit_code == 2
+    assert "No space left on device" in stopped.output
+    assert "finished before is kept" in stopped.output
+    assert not [f for f in tmp_path.rglob(".*") if "b1" in f.name]
+    monkeypatch.setattr(os, "replace", replace)
+    assert ufm("--out", tmp_path).exit_code == 0
+    assert shelf.calls == ["a1", "a2", "b1", "b1", "b2"]
+
+
+def test_only_and_list(shelf, tmp_path):
+    done = ufm("--out", tmp_path, "--only", "second")
+    assert done.exit_code == 0
+    assert shelf.calls == ["b1", "b2"]
+    listed = ufm("--list")
+    assert [line.split()[0] for line in listed.output.splitlines()] == ["first", "second"]
+
+
+# --- the report ------------------------------------------------------------------------------------------
+
+
+class Page(html.parser.HTMLParser):
+    """Ids, links and images of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if tag == "a" else []
+        self.sources += [found[name] for name in ("src", "srcset") if name in found]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    out = tmp_path_factory.mktemp("report")
+    return reproduce.reproduce(out, only=("figure-10", "figure-9"), progress=False)
+
+
+def test_the_report_of_two_rows(report):
+    assert report.consistent
+    assert [finding.statement.id for finding in report.findings] == ["figure-9", "figure-10"]
+    data = json.loads((report.out / "report.json").read_text())
+    validate(data)
+    jsonschema = pytest.importorskip("jsonschema", reason="the second opinion on the schema")
+    jsonschema.validate(data, SCHEMA)
+    assert all(row["command"].startswith("ufm reproduce --quick --only ") for row in data["rows"])
+    for row in data["rows"]:
+        for figure in row["figures"]:
+            assert (report.out / figure["png"]).read_bytes().startswith(b"\x89PNG")
+            assert (report.out / figure["pdf"]).read_bytes().startswith(b"%PDF")
+    assert str(report).isascii()
+    assert "2 holds" in str(report)
+
+
+def test_the_page_is_whole_and_needs_no_network(report):
+    text = (report.out / "report.html").read_text()
+    page = Page(text)
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.links
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert len(page.sources) == 2
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert "<script" not in text
+    assert not re.search(r'(src|href)="https?:', text)
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+    assert len(text) < 5e6
+    for found in re.findall(r"<math.*?</math>", text):
+        ElementTree.fromstring(found)
+
+
+def test_words_are_escaped(shelf, tmp_path):
+    ufm("--out", tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "&lt;1 &amp; 2&gt;" in text
+    assert "what &lt;it&gt; is" in text
+    assert "<it>" not in text
+
+
+def test_the_schema_refuses_what_is_wrong(report):
+    data = json.loads((report.out / "report.json").read_text())
+    for path, value, words in (
+        (("version",), 2, "report.version: expected one of"),
+        (("rows", 0, "verdict"), "fine", "report.rows.0..verdict: expected one of"),
+        (("rows", 0, "count"), True, "report.rows.0..count: expected integer, got bool"),
+        (("rows", 0, "worst"), {}, "report.rows.0..worst: expected the field what"),
+        (("rows", 1, "more"), 1, "expected no field more"),
+    ):
+        wrong = json.loads(json.dumps(data))
+        *parents, last = path
+        inner = wrong
+        for name in parents:
+            inner = inner[name]
+        inner[last] = value
+        with pytest.raises(ValueError, match=words):
+            validate(wrong)
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+#: what the page is asked by itself, in a copy: its answer is in the document that the browser prints
+PROBE = """<script>addEventListener("load", () => { const bad = [];
+for (const i of document.images) if (!i.complete || !i.naturalWidth) bad.push("image " + i.alt);
+for (const a of document.links) if (!document.getElementById(a.hash.slice(1))) bad.push("link " + a.hash);
+if (document.documentElement.scrollWidth > innerWidth) bad.push("wider than the window");
+document.body.dataset.probe = bad.join("; ") || "fine"; });</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on this machine")
+@pytest.mark.parametrize("size", ["390,2000", "1280,2000"])
+def test_in_a_browser(report, size, tmp_path):
+    copy = tmp_path / "copy.html"
+    copy.write_text((report.out / "report.html").read_text().replace("</body>", PROBE + "</body>"))
+    shared = [
+        *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={size}"),
+        *("--enable-logging=stderr", "--virtual-time-budget=5000", f"--user-data-dir={tmp_path / 'user'}"),
+    ]
+    told = subprocess.run([*shared, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120)
+    assert 'data-probe="fine"' in told.stdout, re.findall('data-probe="[^"]*"', told.stdout)
+    assert "CONSOLE" not in told.stderr
+    picture = tmp_path / "page.png"
+    subprocess.run([*shared, f"--screenshot={picture}", copy.as_uri()], capture_output=True, timeout=120)
+    assert Path(picture).stat().st_size > 20_000

@@ -1,0 +1,81 @@
+"""`ufm reproduce`."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from ufm._cli._options import Output
+from ufm._cli._output import tell
+from ufm._report import dumps
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="A small grid, about a minute; without it at most 15 minutes.")
+@click.option("--out", type=_FOLDER, help="Folder of the report.  [default: reproduce, reproduce-quick, ...]")
+@click.option("--only", metavar="LIST", default="", help="Comma list of rows, such as theorem-1,lemma-8.")
+@click.option("--fresh", is_flag=True, help="Measure everything again, whatever the folder holds.")
+@click.option("--runs", type=_FOLDER, help="Folder of runs of ufm train, whose figures join the report.")
+@click.option("--list", "listed", is_flag=True, help="Print the rows and leave.")
+@click.option("--json", "as_json", is_flag=True, help="report.json on standard output and nothing else.")
+def reproduce(
+    quick: bool, out: Path | None, only: str, fresh: bool, runs: Path | None, listed: bool, as_json: bool
+) -> int:
+    """Measure everything the paper claims about the model, and write a report.
+
+    \b
+    ufm reproduce --quick                         about a minute
+    ufm reproduce --out paper                     the full grid
+    ufm reproduce --only theorem-1,lemma-8        two rows
+
+    The folder gets report.html (one self-contained page), report.json and figures. What is finished is
+    kept: the same command goes on where an interrupted run was.
+
+    Exit status: 0 every verdict is the one this package stands for, 1 one is not, 2 misuse, 130 interrupted.
+    """
+    from ufm import reproduce as package
+
+    if listed:
+        for row in package.STATEMENTS:
+            click.echo(f"{row.id:<17} {row.section}: {row.title}")
+        return 0
+    ids = tuple(part.strip() for part in only.split(",") if part.strip())
+    folder = out or Path("-".join(["reproduce", *["quick"] * quick, *ids]))
+    began = time.perf_counter()
+    with _stopped_kindly(folder):
+        made = package.reproduce(
+            folder, level="quick" if quick else "full", only=ids, fresh=fresh, runs=runs,
+            progress=False if as_json else None,
+        )  # fmt: skip
+    tell(Output(as_json, None, folder, began), made)
+    if as_json:
+        click.echo(dumps(made.to_dict()))
+    return 0 if made.consistent else 1
+
+
+@contextmanager
+def _stopped_kindly(folder: Path) -> Iterator[None]:
+    """SIGTERM as Ctrl-C; both say how to go on."""
+
+    def stop(number: int, frame: FrameType | None) -> Any:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(
+            f"ufm: what is finished is kept in {folder}; the same command goes on from there", err=True
+        )
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

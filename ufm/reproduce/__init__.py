@@ -1,0 +1,27 @@
+"""Everything the paper claims about the unconstrained feature model, measured here, as one report.
+
+    statements (SHELF) -> jobs -> records, one file each -> findings with verdicts -> report
+
+`ufm reproduce` is the command; `reproduce` the function.
+"""
+
+from ufm.reproduce._records import Curve, Finding, Instance, Job, Outcome, Panel, Statement, Table
+from ufm.reproduce._report import Reproduction, reproduce
+from ufm.reproduce._schema import SCHEMA, validate
+from ufm.reproduce.statements import STATEMENTS
+
+__all__ = [
+    "SCHEMA",
+    "STATEMENTS",
+    "Curve",
+    "Finding",
+    "Instance",
+    "Job",
+    "Outcome",
+    "Panel",
+    "Reproduction",
+    "Statement",
+    "Table",
+    "reproduce",
+    "validate",
+]

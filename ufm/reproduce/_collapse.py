@@ -1,0 +1,235 @@
+"""Theorem 1: where it holds, and where focal loss with a bias contradicts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+import ufm
+from ufm import losses, theory
+from ufm._solve import Solution
+from ufm.reproduce import _witness as witness
+from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
+from ufm.reproduce._scalar import SHAPE, shown
+from ufm.reproduce._witness import Point, Shape
+
+# --- Theorem 1 over a grid ------------------------------------------------------------------------
+
+#: (bias, lam_b): the two cases of the theorem, and none
+REGIMES = ((True, 0.0), (True, 0.01), (False, 0.0))
+_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 0.98)
+_SHAPES = (SHAPE, Shape(3, 5, 4), Shape(4, 3, 2), Shape(6, 6, 3), Shape(15, 20, 1))
+
+
+def theorem_1(level: Level) -> Iterator[Job]:
+    """Losses, sizes, penalties, bias regimes and seeds; what is solved is verified claim by claim."""
+    shares, seeds = ((0.02, 0.1, 0.4, 0.9), (0, 1, 2)) if level == "quick" else (_SHARES, tuple(range(5)))
+    for shape in _SHAPES[:1] if level == "quick" else _SHAPES:
+        for name in losses.LOSSES:
+            for bias, lam_b in REGIMES:
+                case = f"{name}-K{shape.K}-d{shape.d}-n{shape.n}-{_regime(bias, lam_b)}"
+                yield Job(case, partial(_theorem_1, name, shape, bias, lam_b, shares, seeds), 2.0)
+
+
+def _regime(bias: bool, lam_b: float) -> str:
+    return ("penalised" if lam_b else "free") if bias else "none"
+
+
+def _theorem_1(
+    name: str, shape: Shape, bias: bool, lam_b: float, shares: tuple[float, ...], seeds: tuple[int, ...]
+) -> Outcome:
+    c_thr = witness.collapse_threshold(name, shape, lam_b=lam_b, bias=bias)
+    points = [Point(share * c_thr, lam_b, seed) for share in shares for seed in seeds]
+    about: Any = "ours" if name == "mse" else "paper"  # Theorem 1 is not about MSE
+    instances: list[Instance] = []
+    worst: dict[str, float] = {}
+    for point, sol in zip(points, witness.solve(name, shape, points, bias=bias), strict=True):
+        config = {"loss": shown(name), **shape._asdict(), "bias": _regime(bias, lam_b), **point._asdict()}
+        each = _verified(sol, config, about)
+        details = {claim: _short(instance.deviation) for claim, instance in each.items()}
+        instances.append(max(each.values(), key=lambda i: i.excess)._replace(details=details))
+        worst |= {claim: max(worst.get(claim, 0.0), i.excess) for claim, i in each.items()}
+    ratios = [min(max(ratio, 1e-10), 1e10) for ratio in worst.values()]
+    curves = (
+        Curve("claims", shown(name), ratios, list(worst), "points"),
+        Curve("claims", "its tolerance", [1.0], [0.0], "vertical"),
+    )
+    return Outcome(tuple(instances), curves=curves)
+
+
+def _verified(sol: Solution, config: dict[str, Any], about: Any) -> dict[str, Instance]:
+    """Every claim that applies, as an instance."""
+    return {
+        claim.name: Instance(
+            f"{claim.name}: {claim.statement}",
+            config,
+            np.inf if claim.value is None else float(claim.value),
+            claim.tolerance or 0.0,
+            about,
+        )
+        for claim in ufm.verify(sol).claims
+        if claim.verdict != "not applicable"
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.2e}")
+
+
+# --- partial collapse: Theorem 1 is false for focal loss with a bias -------------------------------
+
+_CASES = ((3.0, 20), (3.0, 50), (2.0, 18), (3.0, 100))
+_MORE = ((3.0, 18), (1.0, 24), (5.0, 22), (10.0, 30))
+
+
+def _focal(gamma: float, K: int, C: float, *, bias: bool = True, lam_b: float = 0.0) -> ufm.Problem:
+    shape = Shape(K, K + 1, 1)
+    return witness.problem(losses.focal(gamma), shape, C / (K - 1), bias=bias, lam_b=lam_b)
+
+
+@lru_cache(maxsize=64)
+def _tie(gamma: float, K: int) -> theory.Threshold:
+    return theory.threshold(_focal(gamma, K, 1.0))
+
+
+def partial_collapse(level: Level) -> Iterator[Job]:
+    """At the tie of neural collapse and origin, a point below both."""
+    for gamma, K in _CASES if level == "quick" else _CASES + _MORE:
+        yield Job(f"gamma{gamma:g}-K{K}", partial(_partial, gamma, K), 1.0)
+    yield Job("window-K20", partial(_window, 3.0, 20, 21 if level == "quick" else 81), 2.0)
+    if level == "full":
+        yield Job("strict-K20", _strict_minimum, 8.0)
+        yield Job("ball-arithmetic-K20", _proof, 8.0)
+
+
+def _collapsed(gamma: float, K: int, C: float) -> float:
+    """The lower of neural collapse and origin, by a grid and Newton on the loss itself."""
+    return witness.lowest(losses.focal(gamma), K, C)[1]
+
+
+def _partial(gamma: float, K: int) -> Outcome:
+    C = _tie(gamma, K).C_tie
+    prob = _focal(gamma, K, C)
+    best = theory.global_optimum(prob)
+    f, collapsed = witness.objective(prob, best.params), _collapsed(gamma, K, C)
+    config = {"loss": "fl", "gamma": gamma, "K": K, "d": K + 1, "n": 1, "C": C, "lam_b": 0.0}
+    alone = theory.global_optimum(prob.replace(bias=False))
+    instances = (
+        Instance("neural collapse (or origin) less f at an explicit (W, H, b)", config, collapsed - f, 1e-12,
+                 "paper", {"structure": best.structure, "f": f, "collapsed": collapsed}),
+        Instance("f of the closed form against f(W, H, b)", config, abs(best.objective - f), 1e-12, "ours"),
+        Instance("without a bias: theory's optimum against the scalar problem", config | {"bias": False},
+                 abs(alone.objective - collapsed), 1e-12, "ours"),
+    )  # fmt: skip
+    numbers = (f"{gamma:g}", f"{K}", f"{C:.8f}", f"{collapsed:.12f}", f"{f:.12f}", f"{collapsed - f:.3e}")
+    row = (*numbers, best.structure)
+    header = ("gamma", "K", "C", "neural collapse", "f found", "lower by", "structure")
+    return Outcome(instances, (Table("Below neural collapse, free bias, at the tie", header, (row,)),))
+
+
+def _window(gamma: float, K: int, count: int) -> Outcome:
+    tie = _tie(gamma, K).C_tie
+    C = tie + np.linspace(-1.5e-4, 1.0e-4, count)
+    gaps = []
+    for value in C:
+        f = theory.global_optimum(_focal(gamma, K, float(value))).objective
+        gaps.append(_collapsed(gamma, K, float(value)) - f)
+    worst = int(np.argmax(gaps))
+    below = int(np.sum(np.array(gaps) > 1e-12))
+    config = {"gamma": gamma, "K": K, "C": float(C[worst]), "values of C": count, "of them below": below}
+    what = "largest gap below neural collapse over a window of C"
+    curves = (
+        Curve("window", f"K = {K}, gamma = {gamma:g}", C.tolist(), gaps),
+        Curve("window", "tie", [tie], [0.0], "vertical"),
+    )
+    return Outcome((Instance(what, config, float(gaps[worst]), 1e-12),), curves=curves)
+
+
+def _strict_minimum() -> Outcome:
+    """The Hessian at the point below neural collapse: no negative eigenvalue, zeros by symmetry only."""
+    prob = _focal(3.0, 20, 1.20108)
+    points = ufm.landscape.critical_points(prob, families=["optimum"])
+    counts = ufm.landscape.inertia(prob, points[0].params)
+    config = {"gamma": 3.0, "K": 20, "d": 21, "n": 1, "C": 1.20108}
+    bad = float(counts.neg + counts.accidental)
+    details = {"negative": int(counts.neg), "zero": int(counts.zero), "positive": int(counts.pos)}
+    what = "negative and unexplained zero eigenvalues at the lower point"
+    return Outcome((Instance(what, config, bad, 0.0, "ours", details),))
+
+
+def _proof() -> Outcome:
+    """The same in ball arithmetic, where python-flint is installed."""
+    prob = _focal(3.0, 20, 1.20108)
+    config = {"gamma": 3.0, "K": 20, "d": 21, "n": 1, "C": 1.20108}
+    try:
+        proof = ufm.landscape.prove_below(prob, theory.global_optimum(prob).params)
+    except ImportError as reason:
+        return Outcome((), (Table("Proof in ball arithmetic", ("not run",), ((str(reason),),)),))
+    what = "f is below neural collapse: proved in ball arithmetic (0: yes)"
+    bounds = {bound.name: str(bound) for bound in proof.bounds}
+    rows = tuple((name, text) for name, text in bounds.items())
+    instance = Instance(what, config, float(not proof.proved), 0.0, "ours", bounds)
+    return Outcome((instance,), (Table("Proof in ball arithmetic", ("bound", "value"), rows),))
+
+
+# --- the tie --------------------------------------------------------------------------------------
+
+
+def tie(level: Level) -> Iterator[Job]:
+    """Focal loss has two minimisers at C_tie, and the failure around it is open."""
+    for gamma, K in _CASES if level == "quick" else _CASES + _MORE:
+        yield Job(f"gamma{gamma:g}-K{K}", partial(_two_minima, gamma, K), 0.5)
+
+
+def _two_minima(gamma: float, K: int) -> Outcome:
+    found = _tie(gamma, K)
+    value, slope, bend, _ = witness.profile(losses.focal(gamma), K, [0.0, found.a_tie])
+    config = {"gamma": gamma, "K": K, "C_tie": found.C_tie, "a_tie": found.a_tie}
+    apart = abs(float(value[0] - value[1]) - found.C_tie * found.a_tie)
+    step = abs(float(slope[1]) + found.C_tie) / float(bend[1]) / found.a_tie
+    instances = [
+        Instance("l(0) = l(a_tie) + C_tie a_tie", config, apart, 1e-12, "ours"),
+        Instance("l'(a_tie) = -C_tie, as a relative error of a_tie", config, step, 1e-8, "ours"),
+    ]
+    for share in (-0.2, 0.05):  # inside the window, off the tie
+        C = found.C_tie + share * (found.C_tie - found.C_thr) * (0.05 if K < 30 else 0.1)
+        gap = _collapsed(gamma, K, C) - theory.global_optimum(_focal(gamma, K, C)).objective
+        what = "off the tie, free bias: neural collapse less the lowest f known"
+        instances.append(Instance(what, config | {"C": C}, float(gap), 1e-12))
+    return Outcome(tuple(instances))
+
+
+# --- spurious minima ------------------------------------------------------------------------------
+
+
+def spurious(level: Level) -> Iterator[Job]:
+    """Focal loss: random starts below C_thr, and in the strip above it."""
+    starts = 4 if level == "quick" else 16
+    yield Job("fl-K20", partial(_spurious, 20, starts), 8.0)
+    if level == "full":
+        yield Job("fl-K30", partial(_spurious, 30, starts), 25.0)
+
+
+def _spurious(K: int, starts: int) -> Outcome:
+    found = _tie(3.0, K)
+    middle = (found.C_thr + found.C_spin) / 2
+    C = np.array([0.5 * found.C_thr, 0.95 * found.C_thr, middle])
+    diagram = ufm.landscape.phase_diagram("fl", K=K, C=C, starts=starts, gamma=3.0, progress=False)
+    instances = []
+    for value, share in zip(C, diagram.above[0], strict=True):
+        config = {"loss": "fl", "gamma": 3.0, "K": K, "C": float(value), "starts": starts}
+        if value < found.C_thr:
+            what = "below C_thr: share of the starts that end above the optimum"
+            instances.append(Instance(what, config, float(share), 0.0))
+        else:
+            what = "between C_thr and C_spin: a spurious minimum is found (0: yes)"
+            details = {"share of the starts": float(share)}
+            instances.append(Instance(what, config, float(share == 0), 0.0, "ours", details))
+    curves = (
+        Curve("ends", f"K = {K}", C.tolist(), diagram.above[0].tolist(), "points"),
+        Curve("ends", f"C_thr, K = {K}", [found.C_thr], [0.0], "vertical"),
+    )
+    return Outcome(tuple(instances), curves=curves)

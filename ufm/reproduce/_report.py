@@ -1,0 +1,201 @@
+"""The stage records -> report: report.json, report.html and the figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+import scipy
+
+from ufm import _checks
+from ufm.reproduce import _figures, _html, _runner, _schema
+from ufm.reproduce._figures import Drawn
+from ufm.reproduce._records import Finding, Level, Table
+from ufm.reproduce.statements import chosen
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from ufm._report import Sheet
+
+
+class Reproduction(NamedTuple):
+    """What was found, and where the report is."""
+
+    findings: tuple[Finding, ...]
+    out: Path
+    level: Level
+    seconds: float  # of this run; finished jobs of earlier runs cost nothing
+    figures: dict[str, Drawn]
+    deep: tuple[Drawn, ...]
+
+    @property
+    def consistent(self) -> bool:
+        """Every row has the verdict that this package stands for, and no job crashed."""
+        return all(finding.consistent for finding in self.findings)
+
+    def sheet(self) -> Sheet:
+        """The table that `print` and notebooks show."""
+        from ufm._report import Sheet
+
+        rows = [_words(finding) for finding in self.findings]
+        odd = [f"{f.statement.id}: expected {f.statement.known!r}" for f in self.findings if not f.consistent]
+        tally = ", ".join(f"{n} {verdict}" for verdict, n in counts(self.findings).items() if n)
+        notes = [*odd, f"{tally} ({self.seconds:.0f} s); report: {self.out / 'report.html'}"]
+        header = ("statement", "section", "instances", "worst", "verdict")
+        return Sheet("The paper's statements, measured", header, rows, notes)
+
+    def __repr__(self) -> str:
+        from ufm._report import as_text
+
+        return as_text(self)
+
+    def __rich__(self) -> RichTable:
+        from ufm._report import as_table
+
+        return as_table(self)
+
+    def _repr_html_(self) -> str:
+        from ufm._report import as_html
+
+        return as_html(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As report.json has it."""
+        data = {
+            "schema": _schema.NAME,
+            "version": _schema.VERSION,
+            "level": self.level,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": command(self.level, self.out),
+            "seconds": round(self.seconds, 1),
+            "consistent": self.consistent,
+            "counts": counts(self.findings),
+            "machine": machine(),
+            "rows": [row_dict(finding, self) for finding in self.findings],
+            "deep": [_figure_dict(drawn, self.out) for drawn in self.deep],
+        }
+        return dict(_runner.plain(data))
+
+
+def _words(finding: Finding) -> tuple[str, ...]:
+    shown = finding.counterexample or finding.worst
+    worst = "-" if shown is None else f"{shown.deviation:.1e}"
+    row = finding.statement
+    return (row.title, row.section, f"{len(finding.instances)}", worst, finding.verdict)
+
+
+def counts(findings: Iterable[Finding]) -> dict[str, int]:
+    """How many rows have each verdict."""
+    found = Counter(finding.verdict for finding in findings)
+    return {name: found[name] for name in ("holds", "holds with a correction", "fails", "error")}
+
+
+def command(level: Level, out: Path | None = None, row: str = "") -> str:
+    """What reproduces the report, or one row of it."""
+    words = ["ufm reproduce", "--quick" * (level == "quick"), f"--only {row}" * bool(row)]
+    return " ".join(filter(None, [*words, "" if out is None else f"--out {out.name or out}"]))
+
+
+def machine() -> dict[str, Any]:
+    """What a reader needs to compare."""
+    return _runner.fingerprint() | {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "backend": jax.default_backend(),
+    }
+
+
+def row_dict(finding: Finding, of: Reproduction) -> dict[str, Any]:
+    """A row as JSON."""
+    row, drawn = finding.statement, of.figures.get(finding.statement.id)
+    words = ("id", "title", "section", "paper", "formulas", "measured", "correction", "remark", "known")
+    shown = {"worst": finding.worst, "counterexample": finding.counterexample}
+    return {
+        **{name: getattr(row, name) for name in words},
+        "verdict": finding.verdict,
+        "consistent": finding.consistent,
+        "count": len(finding.instances),
+        **{name: None if instance is None else instance.to_dict() for name, instance in shown.items()},
+        "command": command(of.level, None, row.id),
+        "seconds": round(finding.seconds, 2),
+        "figures": [] if drawn is None else [_figure_dict(drawn, of.out)],
+        "tables": [table._asdict() for table in joined(finding)],
+        "errors": [{"job": record.job, "traceback": record.error} for record in finding.errors],
+        "instances": [instance.to_dict() for instance in finding.instances],
+    }
+
+
+def _figure_dict(drawn: Drawn, out: Path) -> dict[str, str]:
+    files = {"png": drawn.png, "pdf": drawn.pdf}
+    return {"name": drawn.name, "caption": drawn.caption} | {
+        k: str(f.relative_to(out)) for k, f in files.items()
+    }
+
+
+def joined(finding: Finding) -> list[Table]:
+    """Tables of all jobs; those of one title and header as one."""
+    found: dict[tuple[str, tuple[str, ...]], Table] = {}
+    for record in finding.records:
+        for table in record.outcome.tables:
+            key = (table.title, table.header)
+            before = found.get(key, table._replace(rows=()))
+            found[key] = table._replace(rows=before.rows + table.rows)
+    return list(found.values())
+
+
+def reproduce(
+    out: str | Path,
+    *,
+    level: Level = "quick",
+    only: Iterable[str] = (),
+    fresh: bool = False,
+    runs: str | Path | None = None,
+    progress: bool | None = None,
+) -> Reproduction:
+    """Measure the statements of the paper and write the report.
+
+    Args:
+        out: folder for report.html, report.json, figures/ and records/. A run that was interrupted goes on
+            from its records; crashed jobs are tried again.
+        level: "quick", about a minute, or "full", at most a quarter of an hour on two cores.
+        only: ids of `STATEMENTS`; default: all.
+        fresh: throw the folder's records away first.
+        runs: a folder of trained networks; their figures 1 to 8 join the report.
+        progress: True shows a bar, False none, None one where somebody looks.
+
+    Returns: a `Reproduction`; `.consistent` where each verdict is the one that this package stands for.
+
+    Raises:
+        ValueError: an unknown level or id; a folder that cannot be written or belongs to another version.
+        OSError: the disk is full; finished jobs are kept.
+    """
+    began = time.perf_counter()
+    _checks.choice("level", level, ("quick", "full"))
+    rows = chosen((only,) if isinstance(only, str) else tuple(only))
+    out = Path(out)
+    if runs is not None and not Path(runs).is_dir():
+        raise ValueError(f"runs: expected a folder of runs of ufm train, got {str(runs)!r}")
+    _runner.open_folder(out, fresh=fresh)
+    findings = _runner.run(out, rows, level, progress=progress)
+    folder = out / "figures"
+    drawn = {f.statement.id: figure for f in findings if (figure := _figures.save(f, folder)) is not None}
+    deep = () if runs is None else tuple(_figures.save_deep(Path(runs), folder))
+    made = Reproduction(tuple(findings), out, level, time.perf_counter() - began, drawn, deep)
+    data = made.to_dict()
+    _schema.validate(data)
+    _runner.write_whole(out / "report.json", json.dumps(data, allow_nan=False, indent=1) + "\n")
+    _runner.write_whole(out / "report.html", _html.page(data, out))
+    return made

@@ -1,0 +1,338 @@
+"""Theorem 2, its corollaries and lemmas: measured over critical points of every index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ufm
+from ufm import losses, theory
+from ufm.landscape import CriticalPoints
+from ufm.landscape.theorems import LandscapeReport
+from ufm.losses import Loss
+from ufm.reproduce import _witness as witness
+from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
+from ufm.reproduce._scalar import shown
+from ufm.reproduce._witness import Shape
+
+
+class Case(NamedTuple):
+    """A problem whose critical points are known."""
+
+    loss: str
+    shape: Shape
+    lam_W: float = 0.01
+    lam_H: float = 0.02
+    lam_b: float = 0.0
+    bias: bool = True
+
+    @property
+    def name(self) -> str:
+        """For its job."""
+        K, d, n = self.shape
+        regime = f"lam_b{self.lam_b:g}" if self.bias else "no-bias"
+        return f"{self.loss}-K{K}-d{d}-n{n}-lam{self.lam_W:g}-{regime}"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What reproduces it."""
+        return self._asdict() | {"shape": dict(self.shape._asdict()), "loss": shown(self.loss)}
+
+    def problem(self) -> ufm.Problem:
+        """As a problem."""
+        rest = {"lam_W": self.lam_W, "lam_H": self.lam_H, "lam_b": self.lam_b, "bias": self.bias}
+        return ufm.Problem.balanced(self.loss, **self.shape._asdict(), **rest)  # type: ignore[arg-type]
+
+
+SHAPE = Shape(4, 6, 2)
+
+
+@lru_cache(maxsize=32)
+def _points(case: Case) -> CriticalPoints:
+    return ufm.landscape.critical_points(case.problem())
+
+
+@lru_cache(maxsize=32)
+def _report(case: Case) -> LandscapeReport:
+    return ufm.landscape.verify(_points(case))
+
+
+def _cases(level: Level, *names: str) -> Iterator[Case]:
+    """Of these losses: one size, lam_b = 0 and 0.05; the full grid has more sizes and penalties."""
+    for name in names:
+        yield Case(name, SHAPE, lam_b=0.05)
+        if level == "full":
+            yield Case(name, SHAPE)
+            yield Case(name, SHAPE, bias=False)
+            yield Case(name, SHAPE, lam_W=0.001, lam_H=0.0005)
+            yield Case(name, Shape(5, 7, 3), lam_b=0.02)
+            yield Case(name, Shape(6, 6, 2))
+
+
+def _claims(case: Case, names: tuple[str, ...], about: Any = "paper") -> Outcome:
+    report = _report(case)
+    instances = []
+    for name in names:
+        claim = report[name]
+        if claim.verdict == "not applicable":
+            continue
+        value = np.inf if claim.value is None else float(claim.value)
+        config = case.config | {"critical points": len(report.points)}
+        instances.append(Instance(f"{name}: {claim.statement}", config, value, claim.tolerance or 0.0, about))
+    return Outcome(tuple(instances))
+
+
+# --- Theorem 2 and Corollary 1 --------------------------------------------------------------------
+
+_THEOREM_2 = (
+    *("critical", "theorem_2", "no_spurious_minimum", "saddle_curvature"),
+    *("proof_direction", "flat_directions"),
+)
+
+
+def theorem_2(level: Level) -> Iterator[Job]:
+    """Convex losses; d = K - 1 too, which the paper leaves out; and d <= K - 2, where it ends."""
+    for case in _cases(level, "ce", "ls", "mse"):
+        yield Job(case.name, partial(_claims, case, _THEOREM_2), 6.0)
+    if level == "full":
+        for name in ("ce", "ls"):
+            case = Case(name, Shape(4, 3, 2))
+            yield Job(case.name, partial(_claims, case, _THEOREM_2, "ours"), 5.0)
+        for name in ("ce", "ls", "mse"):
+            yield Job(f"search-{name}", partial(_searched, name), 20.0)
+        yield Job("small-d", _small_d, 15.0)
+
+
+def _searched(name: str) -> Outcome:
+    case = Case(name, Shape(4, 4, 2), lam_b=0.02)
+    found = ufm.landscape.find_critical_points(case.problem(), starts=512, progress=False)
+    report = ufm.landscape.verify(found)
+    instances = []
+    for claim in (report["theorem_2"], report["saddle_curvature"]):
+        value, tolerance = claim.value, claim.tolerance or 0.0
+        config = case.config | {"critical points found": len(found), "starts": 512}
+        deviation = np.inf if value is None else float(value)
+        instances.append(Instance(f"{claim.name}: {claim.statement}", config, deviation, tolerance))
+    return Outcome(tuple(instances))
+
+
+def _small_d() -> Outcome:
+    """K = 5, d = 2: two classes of starts end in a square with one class at the origin."""
+    case = Case("ce", Shape(5, 2, 1), lam_W=0.01, lam_H=0.01)
+    found = ufm.landscape.find_critical_points(case.problem(), starts=64, seed=3, known=False, progress=False)
+    minima = [float(p.objective) for p in found if p.is_minimum]
+    what = "d <= K - 2: a strict local minimum above the lowest is found (0: yes)"
+    lacking = float(len(minima) < 2)
+    instance = Instance(what, case.config, lacking, 0.0, "ours", {"minima": minima})
+    return Outcome((instance,))
+
+
+def corollary_1(level: Level) -> Iterator[Job]:
+    """Convexity in the logits, and what follows at critical points."""
+    for case in _cases(level, "ce", "ls", "mse"):
+        yield Job(case.name, partial(_claims, case, ("corollary_1", "theorem_2")), 3.0)
+
+
+# --- Corollary 2: where focal loss is convex ------------------------------------------------------
+
+_GAMMAS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
+
+
+def corollary_2(level: Level) -> Iterator[Job]:
+    """Critical points of focal loss inside the region, and whether the optimum lies in the paper's."""
+    for case in _cases(level, "fl"):
+        yield Job(case.name, partial(_claims, case, ("critical", "corollary_2", "paper_region")), 6.0)
+    for c in (0.02, 0.11) if level == "quick" else (0.005, 0.02, 0.05, 0.09, 0.1, 0.11, 0.12):
+        yield Job(f"optimum-c{c:g}", partial(_optimum_region, c), 0.1)
+
+
+def _optimum_region(c: float) -> Outcome:
+    prob = witness.problem("fl", Shape(10, 12, 1), c)
+    best = theory.global_optimum(prob)
+    p = float(np.exp(best.margin) / (np.exp(best.margin) + prob.K - 1))
+    least = theory.convexity_region("fl", prob.K).p_min
+    config = {"loss": shown("fl"), "K": prob.K, "c": c, "p at the optimum": p, "p_min": least}
+    return Outcome(
+        (
+            Instance("how far the global minimiser lies outside p >= 0.21", config, max(0.0, 0.21 - p), 0.0),
+            Instance("and outside p >= p_min(gamma)", config, max(0.0, least - p), 0.0, "ours"),
+        )
+    )
+
+
+def region(level: Level) -> Iterator[Job]:
+    """p_min(gamma), against derivatives of the loss."""
+    for gamma in (1.0, 3.0, 10.0) if level == "quick" else _GAMMAS:
+        yield Job(f"gamma{gamma:g}", partial(_region, gamma), 0.5)
+    yield Job("curve", _region_curve, 0.2)
+
+
+def _region(gamma: float) -> Outcome:
+    loss = losses.focal(gamma)
+    p = theory.convexity_region(loss, 10).p_min
+    a = np.log(p) - np.log1p(-p) + np.log(9)
+    _, _, bend, third = (float(x[0]) for x in witness.profile(loss, 10, [a]))
+    config = {"loss": "fl", "gamma": gamma, "p_min": p, "paper": 0.21}
+    signs = _wrong_signs(loss, p)
+    return Outcome(
+        (
+            Instance("p_min <= 0.21: the paper's region suffices", config, max(0.0, p - 0.21), 0.0,
+                     "paper", {"0.21 / p_min": 0.21 / p}),
+            Instance("relative error of p_min by autodiff: (1-p) l''/l'''", config,
+                     abs((1 - p) * bend / third), 1e-10, "ours"),
+            Instance("Hessians in z, p_k within 0.1 % of p_min, with a smallest eigenvalue of the wrong sign",
+                     config, float(signs), 0.0, "ours"),
+        )
+    )  # fmt: skip
+
+
+@jax.jit
+def _smallest(loss: Loss, z: jax.Array) -> jax.Array:
+    return jax.vmap(lambda z: jnp.linalg.eigvalsh(jax.hessian(lambda x: loss(x, 0))(z)))(z)
+
+
+def _wrong_signs(loss: Loss, p: float) -> int:
+    """Random logits of 6 classes whose target probability is 0.1 % above, then below, p_min."""
+    rng, wrong = np.random.default_rng(0), 0
+    for factor, positive in ((1.001, True), (0.999, False)):
+        z = rng.normal(size=(64, 6))
+        q = p * factor
+        z[:, 0] = np.log(np.exp(z[:, 1:]).sum(axis=1)) + np.log(q / (1 - q))
+        values = np.asarray(_smallest(loss, jnp.asarray(z)))
+        # the common shift of the logits is an exact zero: rounding gives it either sign
+        negative = values[:, 0] < -1e-9 * np.abs(values).max(axis=1)
+        wrong += int((negative if positive else ~negative).sum())
+    return wrong
+
+
+def _region_curve() -> Outcome:
+    gamma = np.geomspace(0.2, 20.0, 60)
+    p = [float(theory.p_infl(g)) for g in gamma]
+    curves = (
+        Curve("region", "p_min(gamma), exact", gamma.tolist(), p),
+        Curve("region", "0.21, the paper", [float(gamma[0]), float(gamma[-1])], [0.21, 0.21]),
+        Curve("region", "0.2032, its proof", [float(gamma[0]), float(gamma[-1])], [0.20318787] * 2),
+    )
+    return Outcome((), curves=curves)
+
+
+# --- the table of critical points, and spectra ----------------------------------------------------
+
+
+def critical_points(level: Level) -> Iterator[Job]:
+    """Every analytically known point against the dense Hessian by autodiff."""
+    names = ("ce", "fl") if level == "quick" else tuple(losses.LOSSES)
+    for case in _cases(level, *names):
+        yield Job(case.name, partial(_dense, case), 6.0)
+
+
+def _dense(case: Case) -> Outcome:
+    instances, rows, index, height = [], [], [], []
+    points = _points(case)
+    scale = case.lam_W + case.lam_H
+    for point in points:
+        config = case.config | {"family": point.family}
+        values = witness.hessian_eigenvalues(points.problem, point.params)
+        wrong = abs(int((values < -1e-9 * scale).sum()) - int(point.index))
+        instances.append(Instance("index against the dense Hessian (difference)", config, float(wrong), 0.0))
+        apart = abs(float(point.smallest) - float(values[0])) / scale
+        instances.append(Instance("smallest eigenvalue against the dense Hessian", config, apart, 1e-10))
+        f = witness.objective(points.problem, point.params)
+        gap = abs(float(point.objective) - f)
+        instances.append(Instance("objective against f(W, H, b)", config, gap, 1e-12))
+        rows.append(
+            (case.loss, point.family, f"{float(point.objective):.9f}", f"{int(point.index)}",
+             f"{int(point.zeros)}", f"{float(point.smallest):.3e}", f"{int(point.rank)}", point.kind)
+        )  # fmt: skip
+        index.append(float(point.index))
+        height.append(float(point.objective))
+    header = ("loss", "family", "objective", "index", "zeros", "smallest", "rank", "kind")
+    size = f"K={case.shape.K}, d={case.shape.d}, n={case.shape.n}"
+    table = Table(f"Critical points, {size}", header, tuple(rows))
+    main = case == Case(case.loss, SHAPE, lam_b=0.05) and case.loss != "mse"
+    curves = (Curve("points", shown(case.loss), index, height, "points"),) if main else ()
+    return Outcome(tuple(instances), (table,), curves)
+
+
+def spectrum(level: Level) -> Iterator[Job]:
+    """The closed-form spectrum at the optimum against the dense Hessian."""
+    for case in _cases(level, *losses.LOSSES):
+        yield Job(case.name, partial(_spectrum, case), 2.0)
+
+
+def _spectrum(case: Case) -> Outcome:
+    prob = case.problem()
+    closed = theory.hessian_spectrum(prob)
+    dense = witness.hessian_eigenvalues(prob, theory.global_optimum(prob).params)
+    values = np.sort(closed.expand())
+    same = values.size == dense.size
+    apart = float(np.abs(values - dense).max() / np.abs(dense).max()) if same else np.inf
+    config = case.config | {"eigenvalues": int(dense.size), "distinct": int(closed.values.size)}
+    instance = Instance("closed form against the dense Hessian, relative", config, apart, 1e-10)
+    curves: tuple[Curve, ...] = ()
+    if case == Case("ce", SHAPE, lam_b=0.05):
+        steps = np.arange(dense.size, dtype=float)
+        curves = (
+            Curve("spectrum", "dense Hessian, autodiff", steps.tolist(), dense.tolist(), "points"),
+            Curve("spectrum", "closed form", steps.tolist(), values.tolist()),
+        )
+    return Outcome((instance,), curves=curves)
+
+
+# --- Lemmas 5 and 7 -------------------------------------------------------------------------------
+
+
+def lemma_5(level: Level) -> Iterator[Job]:
+    """Balance, at every critical point."""
+    names = ("ce", "fl") if level == "quick" else tuple(losses.LOSSES)
+    for case in _cases(level, *names):
+        yield Job(case.name, partial(_balance, case), 2.0)
+
+
+def _balance(case: Case) -> Outcome:
+    instances = []
+    for point in _points(case):
+        W, H, _ = (np.asarray(x) for x in point.params)
+        left, right = case.lam_W * W.T @ W, case.lam_H * H @ H.T
+        apart = float(np.linalg.norm(left - right)) / (1e-2 + float(np.linalg.norm(left)))
+        config = case.config | {"family": point.family, "index": int(point.index)}
+        instances.append(Instance("|lam_W W'W - lam_H H H'|, relative", config, apart, 1e-9))
+    return Outcome(tuple(instances))
+
+
+def lemma_7(level: Level) -> Iterator[Job]:
+    """b = tau 1 at every critical point? At sub-frames it is not; at the optimum it is."""
+    names = ("ce",) if level == "quick" else ("ce", "ls", "fl")
+    shapes = (SHAPE,) if level == "quick" else (SHAPE, Shape(5, 7, 2))
+    for name in names:
+        for shape in shapes:
+            case = Case(name, shape, lam_b=0.05)
+            yield Job(case.name, partial(_bias, case), 3.0)
+
+
+def _bias(case: Case) -> Outcome:
+    points = _points(case)
+    rows = []
+    instances = []
+    for point in points:
+        b = np.asarray(point.params.b)
+        spread = float(np.ptp(b))
+        config = case.config | {"family": point.family, "b": [float(f"{x:.12g}") for x in b]}
+        details = {"|grad f|": float(point.grad_norm), "index": int(point.index)}
+        what = "max b - min b at a critical point"
+        instances.append(Instance(what, config, spread, 1e-9, "paper", details))
+        rows.append((case.loss, point.family, f"{spread:.6f}", f"{float(point.grad_norm):.0e}", point.kind))
+    best = points[0]
+    spread = float(np.ptp(np.asarray(best.params.b)))
+    what = "max b - min b at the global minimum"
+    instances.append(Instance(what, case.config, spread, 1e-9, "ours"))
+    gradient = max(float(point.grad_norm) for point in points)
+    instances.append(Instance("|grad f| at all of them", case.config, gradient, 1e-10, "ours"))
+    header = ("loss", "critical point", "max b - min b", "|grad f|", "kind")
+    title = f"The bias at critical points, K={case.shape.K}, lam_b={case.lam_b:g}"
+    return Outcome(tuple(instances), (Table(title, header, tuple(rows)),))

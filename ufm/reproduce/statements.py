@@ -1,0 +1,291 @@
+"""SHELF of the paper's statements: each row says what is measured, and what makes its verdict.
+
+Zhou et al., "Are All Losses Created Equal: A Neural Collapse Perspective", NeurIPS 2022. A verdict follows
+from numbers alone (`Finding.verdict`): `known` is compared with it and never enters it. Adding a statement is
+adding a row.
+"""
+
+from __future__ import annotations
+
+from ufm import _checks
+from ufm.reproduce import _bounds, _collapse, _saddles, _scalar
+from ufm.reproduce._records import Panel, Statement
+
+#: The rows, in the order of the report.
+STATEMENTS: tuple[Statement, ...] = (
+    Statement(
+        id="definition-1",
+        title="Cross-entropy, label smoothing and focal loss have the contrastive property",
+        section="Definition 1, Appendix B",
+        paper="The three losses are bounded below by phi of the sum of logit differences, with equality at "
+        "equal non-target logits only, and for any c > 0 phi(t) + c |t| has a unique minimiser t* < 0.",
+        formulas=(
+            r"L(z, k) \ge \phi \left( \sum_{j \ne k} (z_j - z_k) \right)",
+            r"t^\ast = \argmin_t \phi(t) + c |t| , \quad t^\ast < 0 \; \forall c > 0",
+        ),
+        measured="Five tests of each loss (shift, class symmetry, averaging, strictness, uniqueness), and "
+        "the sign of t* on both sides of the threshold.",
+        remark="A sixth test is needed with a bias alone: the convex hull of phi touches phi at every t*. "
+        "Where it fails Theorem 1 with a bias is open (focal loss, 6 <= K <= 17, (K-1) c > 1) or false.",
+        known="holds with a correction",
+        correction='t* <= 0, and t* < 0 exactly for c below the threshold (1/K for cross-entropy): "for any '
+        'c > 0" is true of no loss here. MSE is not a function of logit differences.',
+        jobs=_scalar.definition_1,
+    ),
+    Statement(
+        id="other-losses",
+        title="Which other losses have the contrastive property",
+        section="Definition 1",
+        paper="Theorem 1 covers every loss with the contrastive property.",
+        formulas=(r"L(z, k) \ge \phi(t) , \quad t = \sum_{j \ne k} (z_j - z_k)",),
+        measured="The same six tests of losses from the literature at K = 5, against the catalogue's table; "
+        "ties by autodiff; in the full grid f is minimised too.",
+        known="holds",
+        remark="A loss that fails T5 and T6 alone has neural collapse without a bias; with a free bias "
+        "Theorem 1 is false for it near its tie.",
+        jobs=_scalar.other_losses,
+    ),
+    Statement(
+        id="theorem-1",
+        title="Every global minimiser is neural collapse",
+        section="Theorem 1, K up to 15",
+        paper="At every global minimiser the rows of W have one norm, features are h_{k,i} = "
+        "sqrt(lam_W/(lam_H n)) w^k, W W' is a simplex ETF, and b = 0 or b = beta 1.",
+        formulas=(
+            r"h_{k,i} = \sqrt{\frac{\lambda_W}{\lambda_H n}} w^k , \quad "
+            r"W W^\top = s \left( I - \frac{1}{K} 1 1^\top \right)",
+            r"f^\ast = \min_{a \ge 0} \ell(a) + (K-1) c \, a , \quad c = \sqrt{n \lambda_W \lambda_H}",
+        ),
+        measured="f is minimised from random starts; at each solution every claim is measured against its "
+        "tolerance (the worst is shown), with the closed-form optimum and a dual certificate.",
+        known="holds",
+        remark="For MSE the claims are its own: a simplex ETF only where the bias takes up the mean. The "
+        "paper's W'W reads W W' and w^k are rows. d >= K-1 suffices.",
+        jobs=_collapse.theorem_1,
+        panels=(Panel("claims", "deviation / tolerance (1: the limit)", "", xscale="log"),),
+    ),
+    Statement(
+        id="partial-collapse",
+        title="Theorem 1 for focal loss with a bias and many classes",
+        section="Theorem 1, focal loss",
+        paper="Theorem 1 holds for focal loss, with or without a bias, for any number of classes.",
+        formulas=(
+            r"\bar{Z} = a \left( I_m - \frac{1}{m} 1 1^\top \right) , \quad m < K",
+            r"f = \frac{m}{K} h(p_1) + \frac{K-m}{K} h(p_0) + c (m-1) a < f_{NC}",
+        ),
+        measured="f at an explicit point, a simplex of m classes with the others at the origin, against "
+        "neural collapse and the origin, at the tie of the two.",
+        known="fails",
+        remark="The other classes are told apart by the bias alone. True without a bias, and with one "
+        "wherever the convex hull of phi touches phi at t*: (K-1) c <= 1, or K <= 5. No violation is known "
+        "for K <= 17.",
+        jobs=_collapse.partial_collapse,
+        panels=(Panel("window", "C = (K-1) c", "neural collapse less the lowest f known"),),
+    ),
+    Statement(
+        id="tie",
+        title="The tie of focal loss's two minima may be left out",
+        section="Appendix B, focal loss",
+        paper="Two minimisers t* tie only at carefully chosen parameters, which can be omitted.",
+        formulas=(r"\ell(0) = \ell(a) + C a , \quad \ell'(a) = -C",),
+        measured="The tie by autodiff; and f at points of partial collapse off the tie, on both sides of it.",
+        known="fails",
+        remark="With a bias the parameters at which Theorem 1 fails are an open set around the tie.",
+        jobs=_collapse.tie,
+    ),
+    Statement(
+        id="constants",
+        title="The weight of the scalar problem",
+        section="Appendix C.1, Figure 10",
+        paper="phi(t) is minimised with the penalty K sqrt(n lam_W lam_H) |t|.",
+        formulas=(
+            r"\min_t \phi(t) + c |t| = \min_a \ell(a) + (K-1) c |a| , \quad c = \sqrt{n \lambda_W \lambda_H}",
+        ),
+        measured="The minimum with either constant against the lowest f found by solving.",
+        known="holds with a correction",
+        correction="The weight is c for |t| and (K-1) c for the margin a = -t/(K-1). K c with t would put "
+        "the threshold of cross-entropy at c = 1/K^2 instead of 1/K.",
+        jobs=_scalar.constants,
+    ),
+    Statement(
+        id="thresholds",
+        title="Collapse for any penalties",
+        section="Definition 1, Theorem 1",
+        paper="The minimiser is a simplex ETF for any positive lam_W and lam_H.",
+        formulas=(r"c < c_{thr} = \frac{-\ell'(0)}{K-1} = \frac{1}{K} \text{ (cross-entropy)}",),
+        measured="The margin of solutions across the threshold against theory's.",
+        known="holds with a correction",
+        correction="Below the threshold only: 1/K for cross-entropy, (1 - alpha)/K for label smoothing, "
+        "S(1/K)/(K-1) for focal loss. Above it the minimiser is W = 0, H = 0.",
+        jobs=_scalar.thresholds,
+        panels=(Panel("margin", "c / c_thr", "margin a of the logits"),),
+    ),
+    Statement(
+        id="lemma-8",
+        title="The lower bound in the proof of Theorem 1",
+        section="Lemma 8, equation (33)",
+        paper="Replacing the nuclear norm by |Z|_F^2 / sigma_max leaves a bound whose minimum is the value "
+        "of neural collapse.",
+        formulas=(
+            r"\min_Z g(Z) + c \frac{\|Z\|_F^2}{\sigma_{max}(Z)} < f_{NC} \le g(Z) + c \|Z\|_\ast",
+            r"\|Z\|_\ast \ge \frac{1}{K} \sum_k |t_k|",
+        ),
+        measured="The intermediate bound is minimised for cross-entropy; the inequality that replaces it is "
+        "tried on random Z.",
+        known="holds with a correction",
+        correction="The conclusion is true for convex losses, the step is not. With |Z|_* >= (1/K) sum_k "
+        "|t_k| the proof needs neither Lemma 8 nor, where there is no bias, convexity.",
+        jobs=_bounds.lemma_8,
+        panels=(Panel("bound", "c = sqrt(n lam_W lam_H)", "value, cross-entropy, K = 3"),),
+    ),
+    Statement(
+        id="lemma-5",
+        title="Balance of W and H",
+        section="Lemma 5",
+        paper="At every critical point lam_W W'W = lam_H H H'.",
+        formulas=(r"\lambda_W W^\top W = \lambda_H H H^\top",),
+        measured="The difference at every analytically known critical point, of every index.",
+        known="holds",
+        jobs=_saddles.lemma_5,
+    ),
+    Statement(
+        id="lemma-7",
+        title="The bias at critical points",
+        section="Lemma 7",
+        paper="At every critical point b = tau 1.",
+        formulas=(r"b = \tau 1",),
+        measured="max b - min b at every analytically known critical point, with lam_b > 0.",
+        known="fails",
+        remark="At a frame of m < K classes the bias tells the others apart. At global minimisers the "
+        "statement is true, which is all that Theorem 1 needs.",
+        jobs=_saddles.lemma_7,
+    ),
+    Statement(
+        id="theorem-2",
+        title="Critical points are global minima or strict saddles",
+        section="Theorem 2",
+        paper="For a convex loss and d > K every critical point is a global minimum or a strict saddle.",
+        formulas=(
+            r"\lambda_{min} = \frac{\lambda_W + \lambda_H}{2} - "
+            r"\sqrt{\frac{(\lambda_W - \lambda_H)^2}{4} + \|G\|^2}",
+        ),
+        measured="Every analytically known critical point (full grid: those a search finds as well): its "
+        "index, its smallest eigenvalue against the formula, the direction of the proof, flat directions.",
+        known="holds",
+        remark="d >= K suffices, d >= K-1 for losses of logit differences. For d <= K-2 strict local minima "
+        "exist (K = 5, d = 2).",
+        jobs=_saddles.theorem_2,
+    ),
+    Statement(
+        id="corollary-1",
+        title="Cross-entropy and label smoothing are convex in the logits",
+        section="Corollary 1",
+        paper="Hence both have a benign landscape.",
+        formulas=(r"\nabla_z^2 L(z, k) \succeq 0",),
+        measured="The smallest curvature of the loss at random logits, and Theorem 2 over critical points.",
+        known="holds",
+        jobs=_saddles.corollary_1,
+    ),
+    Statement(
+        id="corollary-2",
+        title="Focal loss: benign where p_k >= 0.21, which contains the global minimiser",
+        section="Corollary 2, Appendix D",
+        paper="Within the region p_k > 0.21 focal loss is convex in the logits, and the global minimiser "
+        "lies in it.",
+        formulas=(r"\Omega = \{ p_k \ge p_{min}(\gamma) \} , \quad p_{min}(3) = 0.0575",),
+        measured="Critical points inside the region; the target probability at the optimum.",
+        known="holds with a correction",
+        correction="The minimiser leaves p > 0.21 as (K-1) c grows (K = 10, c = 0.11: p = 0.17), and never "
+        "the exact region p >= p_min(gamma).",
+        jobs=_saddles.corollary_2,
+    ),
+    Statement(
+        id="region",
+        title="The region in which focal loss is convex",
+        section="Appendix D",
+        paper="p_k >= 0.21 is sufficient, for every gamma.",
+        formulas=(r"(1 + 2 \gamma)(1 - p) + \gamma (1 - (1 + \gamma) p) \log p = 0",),
+        measured="The root p_min against autodiff; the sign of the smallest eigenvalue of Hessians in z on "
+        "both sides of it.",
+        known="holds",
+        remark="Exact: convex if and only if p_k >= p_min(gamma), for any K and any other logits; at most "
+        "0.0585. The paper's proof gives 0.2032, rounded up.",
+        jobs=_saddles.region,
+        panels=(Panel("region", "gamma", "target probability", xscale="log"),),
+    ),
+    Statement(
+        id="spurious-minima",
+        title="Focal loss outside the region",
+        section="after Corollary 2",
+        paper="The landscape of focal loss is benign locally; nothing is claimed outside.",
+        formulas=(r"C_{thr} = S(1/K) , \quad C_{spin} = S(p_{min})",),
+        measured="Where random starts end, below C_thr and in the strip above it, K = 20.",
+        known="holds",
+        remark="Below C_thr every start reaches the optimum; for C_thr < C < C_spin (K >= 18) up to all of "
+        "them end in strict local minima above it.",
+        jobs=_collapse.spurious,
+        panels=(Panel("ends", "C = (K-1) c", "share of starts above the optimum"),),
+    ),
+    Statement(
+        id="figure-9",
+        title="phi of the losses",
+        section="Figure 9",
+        paper="The graphs of phi for cross-entropy, label smoothing and focal loss.",
+        formulas=(r"\phi(t) = \ell(-t/(K-1)) , \quad \ell(a) = L(a e_k, k)",),
+        measured="phi and its slope in closed form against the loss itself and autodiff.",
+        known="holds",
+        jobs=_scalar.figure_9,
+        panels=(Panel("phi", "t = sum of logit differences", "phi(t), K = 10"),),
+    ),
+    Statement(
+        id="figure-10",
+        title="The scalar problem and its minimiser",
+        section="Figure 10",
+        paper="phi(t) + c |t| has one minimum.",
+        formulas=(r"a^\ast = \log \left( \frac{1}{c} - (K-1) \right) \text{ (cross-entropy)}",),
+        measured="Minimiser and minimum in closed form against a search on the loss itself.",
+        known="holds",
+        jobs=_scalar.figure_10,
+        panels=(
+            Panel("below", "t = sum of logit differences", "phi(t) + c |t|, K = 10, c = 0.1 c_thr"),
+            Panel("above", "t = sum of logit differences", "the same at c = 1.5 c_thr"),
+        ),
+    ),
+    Statement(
+        id="critical-points",
+        title="The table of critical points",
+        section="Theorem 2",
+        paper="Saddles and minima of the landscape.",
+        formulas=(r"\text{index} = \text{number of negative eigenvalues of } \nabla^2 f",),
+        measured="Objective, index and smallest eigenvalue of each against a dense Hessian by autodiff.",
+        known="holds",
+        jobs=_saddles.critical_points,
+        panels=(Panel("points", "index", "objective f"),),
+    ),
+    Statement(
+        id="spectrum",
+        title="The Hessian's spectrum at neural collapse",
+        section="ours, beside Theorem 2",
+        paper="Not in the paper: every eigenvalue at the optimum in closed form.",
+        formulas=(
+            r"\mu_\pm(\rho) = \frac{1}{2} \left( s(1+\rho) \pm "
+            r"\sqrt{s^2 (1+\rho)^2 - 16 \rho \lambda_W \lambda_H} \right) , \quad s = \lambda_W + \lambda_H",
+        ),
+        measured="All eigenvalues with multiplicities against a dense Hessian by autodiff.",
+        known="holds",
+        jobs=_saddles.spectrum,
+        panels=(Panel("spectrum", "eigenvalue number", "eigenvalue, cross-entropy"),),
+    ),
+)
+
+IDS: tuple[str, ...] = tuple(row.id for row in STATEMENTS)
+
+
+def chosen(only: tuple[str, ...]) -> tuple[Statement, ...]:
+    """The rows of these ids in the shelf's order; all where none is given.
+
+    Raises:
+        ValueError: an unknown id; the nearest is suggested.
+    """
+    ids = {_checks.choice("only", name, IDS) for name in only}
+    return tuple(row for row in STATEMENTS if not only or row.id in ids)
