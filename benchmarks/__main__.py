@@ -30,7 +30,7 @@ def _time(quick: bool) -> Iterator[Row]:
 
 
 def _large(quick: bool) -> Iterable[Row]:
-    return solving.large("A", 5.0 if quick else 150.0)
+    return solving.large("A", 5.0 if quick else 90.0)
 
 
 def _floor(quick: bool) -> Iterator[Row]:

@@ -109,21 +109,19 @@ def _view(prob: Problem, params: Params, solver: Solver, reduced: bool) -> tuple
     dtype = params.W.dtype
     lam_W, lam_H, lam_b = (jnp.asarray(x, dtype) for x in (prob.lam_W, prob.lam_H, prob.lam_b))
     stretch = (lam_W / lam_H) ** 0.25 if solver.balance else jnp.ones((), dtype)
-    W, F = params.W * stretch, params.H.T / stretch
-    b = params.b if prob.bias else None
-    Q = None
-    if (solver.rotate or reduced) and prob.d > prob.K:
-        Q = _row_space(W, jax.ops.segment_sum(F, prob.labels, prob.K))
-        W = W @ Q
+    W, b = params.W * stretch, params.b if prob.bias else None
+    sums = jax.ops.segment_sum(params.H.T, prob.labels, prob.K) / stretch  # where unused, XLA leaves it out
+    Q = _row_space(W, sums) if (solver.rotate or reduced) and prob.d > prob.K else None
+    W = W if Q is None else W @ Q
     pens = (lam_W / stretch**2, lam_H * stretch**2, lam_b, stretch, Q)
     if not reduced:
+        F = params.H.T / stretch
         F = F if Q is None else F @ Q
         return _View(prob.loss, prob.labels, jnp.asarray(1 / prob.N, dtype), None, *pens), (W, F, b)
     counts = jnp.bincount(prob.labels, length=prob.K).astype(dtype)
-    means = jax.ops.segment_sum(F, prob.labels, prob.K) / counts[:, None]
-    means = means if Q is None else means @ Q
+    sums = sums if Q is None else sums @ Q
     view = _View(prob.loss, jnp.arange(prob.K), counts / prob.N, counts**-0.5, *pens)
-    return view, (W, jnp.sqrt(counts)[:, None] * means, b)
+    return view, (W, sums / jnp.sqrt(counts)[:, None], b)
 
 
 def _row_space(W: Array, sums: Array) -> Array:
@@ -427,7 +425,8 @@ def _first_chunk(prob: Problem, method: Solver, reduced: bool) -> int:
     """Steps before the host first looks: some seconds of work at 1e10 operations per second."""
     columns = prob.K if reduced else prob.N
     products = 20 if isinstance(method, solvers.Newton) else 2
-    cost = products * 12 * prob.K * min(prob.d, prob.K if reduced else prob.d) * columns / 1e10
+    width = min(prob.d, prob.K) if reduced or method.rotate else prob.d
+    cost = products * 12 * prob.K * width * columns / 1e10
     return max(1, min(method.max_steps, int(2.0 / cost)))
 
 

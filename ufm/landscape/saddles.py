@@ -14,6 +14,7 @@ from ufm._problem import Params, Problem
 from ufm._progress import Progress
 from ufm._solve import solve
 from ufm.landscape._inertia import Inertia, count
+from ufm.landscape._polish import polish
 from ufm.landscape._structure import Structure, structure
 from ufm.landscape.certificates import Certificate, certificate
 from ufm.landscape.hessian import check_critical, hvp
@@ -223,7 +224,8 @@ def _minimise_within(prob: Problem, params: Params, tol: float) -> Params:
     sol = solve(small, start, solver=Newton(rotate=False), tol=tol, progress=False)
     W, F = np.asarray(sol.W)[:, : at.r], np.asarray(sol.H)[: at.r].T
     F = F[np.asarray(prob.labels)] if collapsed else F
-    return Params(jnp.asarray(W @ at.Q.T), jnp.asarray((F @ at.Q.T).T), sol.b)
+    reached = Params(jnp.asarray(W @ at.Q.T), jnp.asarray((F @ at.Q.T).T), sol.b)
+    return polish(prob, reached).params  # to rounding: degenerate eigenvalues would split by what is left
 
 
 def _means_problem(prob: Problem) -> Problem:
