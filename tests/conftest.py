@@ -36,3 +36,10 @@ def compilations():
         return new
 
     return since
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs_of_one_file():
+    """A compiled program takes several memory maps, of which Linux gives a process 65,530: past that, a crash."""
+    yield
+    jax.clear_caches()
