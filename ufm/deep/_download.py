@@ -29,10 +29,10 @@ class Archive(NamedTuple):
 
 
 def cache_dir() -> Path:
-    """Where downloads and decoded copies are kept: UFM_CACHE, or the system's cache folder."""
+    """Where downloads and decoded copies are kept: UFM_DATA, or the system's cache folder."""
     import pooch
 
-    return Path(os.environ.get("UFM_CACHE") or pooch.os_cache("ufm"))
+    return Path(os.environ.get("UFM_DATA") or pooch.os_cache("ufm"))
 
 
 def fetch(archive: Archive, folder: Path) -> Path:

@@ -363,7 +363,7 @@ def get(data: str | Path | Dataset, *, data_dir: str | Path | None = None) -> Da
 
     Args:
         data_dir: the folder that holds the set's files, or to which they are downloaded.  Default: the
-            folder UFM_CACHE, or the system's cache folder.
+            folder UFM_DATA, or the system's cache folder.
 
     Raises:
         ValueError: an unknown name (the known are listed), a file that is truncated, of another checksum or
