@@ -40,6 +40,6 @@ def compilations():
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_of_one_file():
-    """A compiled program takes several memory maps, of which Linux gives a process 65,530: past that, a crash."""
+    """A compiled program takes several memory maps; past 65,530 of them Linux ends the process."""
     yield
     jax.clear_caches()
