@@ -162,6 +162,21 @@ def test_decomposition_finds_what_coincides(i):
     assert np.abs(features - (at.h @ at.Q.T)[at.cluster]).max() < 1e-9
 
 
+def test_samples_that_only_seem_to_coincide_stay_apart():
+    """Two features of one class with the same random projection: neighbours when sorted, yet different."""
+    prob = problem("ce", "free", LABELS, 6)
+    along = np.random.default_rng(0).normal(size=6)  # the projection that `_clusters` sorts by
+    H = np.array(random_point(prob, 7).H)
+    apart = np.cross(along[:3], [1.0, 2.0, 3.0])
+    H[:, 4] = H[:, 1] + np.concatenate([apart, np.zeros(3)])  # both of class 0
+    assert along @ H[:, 4] == pytest.approx(along @ H[:, 1], abs=1e-12)
+    case = Case(prob, "seeming", random_point(prob, 7)._replace(H=jnp.asarray(H)))
+    assert LABELS[1] == LABELS[4] == 0
+    assert structure(prob, case.params).M == prob.N
+    ev = landscape.eigenvalues(prob, case.params, which="all")
+    close(ev.expand(), case.values, **accuracy(case))
+
+
 @pytest.mark.parametrize("name", ["ce", "ls", "fl", "mse"])
 @pytest.mark.parametrize("regime", REGIMES)
 def test_closed_form_is_found_at_the_optimum(name, regime):
