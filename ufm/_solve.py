@@ -26,6 +26,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from ufm import _checks, losses, metrics, solvers
+from ufm._printed import Printed
 from ufm._problem import Params, Problem, init
 from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass, static
@@ -195,23 +196,7 @@ def _run(
     def record(history: History | None, at: Point, steps: Array, norm: Array) -> History | None:
         if history is None:
             return None
-        here = _params(prob, view, at.y, reduced)
-        return write(history, here, steps, at.f, norm)
-
-    def write(history: History, here: Params, steps: Array, f: Array, norm: Array) -> History:
-        nc = metrics.of_params(here, prob.labels)
-        row = History(steps, f, norm, nc.nc1, nc.nc2, nc.nc3)
-        # steps in between fall on the row past the end and are dropped
-        i = jnp.where(steps % options.stride == 0, steps // options.stride, options.rows)
-        return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
-
-    def judge(at: Point, norm: Array, steps: Array, flag: Array, within: Array) -> Array:
-        status = jnp.where(steps >= last, Status.MAX_STEPS, Status.RUNNING)
-        status = jnp.where(flag > 0, flag, status)
-        # a solver that is quadratic takes one step more: it costs little and takes the answer to rounding
-        settled = (not solver.polish) | within | (norm <= 1e-3 * tol) | (status != Status.RUNNING)
-        status = jnp.where((norm <= tol) & settled, Status.CONVERGED, status)
-        return jnp.where(jnp.isfinite(at.f) & jnp.isfinite(norm), status, Status.NON_FINITE)
+        return _written(history, _params(prob, view, at.y, reduced), prob, steps, at.f, norm, options)
 
     if run is None:
         at = solvers.evaluate(view.objective, y)
@@ -221,9 +206,9 @@ def _run(
         if options.rows:  # the first row is the start as it was given, not as the view has it
             f, g = jax.value_and_grad(prob)(params)
             history = History(jnp.zeros(options.rows, steps.dtype), *[empty] * 5)
-            history = write(history, params, steps, f, jnp.sqrt(dot(g, g)))
+            history = _written(history, params, prob, steps, f, jnp.sqrt(dot(g, g)), options)
         far = jnp.asarray(False)
-        status = judge(at, norm, steps, jnp.asarray(0), far)
+        status = _judged(at, norm, jnp.asarray(0), far, steps >= last, tol, solver)
         run = _Run(at, solver.init(view.objective, at), steps, status, norm, far, history)
 
     def step(run: _Run) -> _Run:
@@ -234,13 +219,37 @@ def _run(
             at = jax.tree.map(lambda old, new: jnp.where(worse, old, new), run.at, at)
             norm = jnp.where(worse, run.grad_norm, norm)
         history = record(run.history, at, steps, norm)
-        return _Run(at, memory, steps, judge(at, norm, steps, flag, within), norm, within, history)
+        status = _judged(at, norm, flag, within, steps >= last, tol, solver)
+        return _Run(at, memory, steps, status, norm, within, history)
 
     def going(run: _Run) -> Array:
         return (run.status == Status.RUNNING) & (run.steps < limit)
 
     run = jax.lax.while_loop(going, step, run)
     return _outcome(prob, view, run, tol, reduced), run
+
+
+def _judged(
+    at: Point, norm: Array, flag: Array, within: Array, over: Array, tol: Array, solver: Solver
+) -> Array:
+    """The status after a step; `within`: |grad f| was within tol before it; `over`: it was the last."""
+    status = jnp.where(over, Status.MAX_STEPS, Status.RUNNING)
+    status = jnp.where(flag > 0, flag, status)
+    # a solver that is quadratic takes one step more: it costs little and takes the answer to rounding
+    settled = (not solver.polish) | within | (norm <= 1e-3 * tol) | (status != Status.RUNNING)
+    status = jnp.where((norm <= tol) & settled, Status.CONVERGED, status)
+    return jnp.where(jnp.isfinite(at.f) & jnp.isfinite(norm), status, Status.NON_FINITE)
+
+
+def _written(
+    history: History, at: Params, prob: Problem, steps: Array, f: Array, norm: Array, options: _Options
+) -> History:
+    """The trajectory with a row more, if one is due."""
+    nc = metrics.of_params(at, prob.labels)
+    row = History(steps, f, norm, nc.nc1, nc.nc2, nc.nc3)
+    # steps in between fall on the row past the end and are dropped
+    i = jnp.where(steps % options.stride == 0, steps // options.stride, options.rows)
+    return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
 
 
 def _outcome(prob: Problem, view: _View, run: _Run, tol: Array, reduced: bool) -> _Outcome:
@@ -272,7 +281,7 @@ def run_once(
 
 
 @pytree_dataclass
-class Solution:
+class Solution(Printed):
     """Where a solver stopped, why, and the problem it stands for.  Prints and plots itself."""
 
     problem: Problem
@@ -328,21 +337,6 @@ class Solution:
         from ufm.plotting import plot_solution
 
         return plot_solution(self)
-
-    def __repr__(self) -> str:
-        from ufm._report import as_text
-
-        return as_text(self)
-
-    def __rich__(self) -> Any:
-        from ufm._report import as_table
-
-        return as_table(self)
-
-    def _repr_html_(self) -> str:
-        from ufm._report import as_html
-
-        return as_html(self)
 
 
 # --- the verbs ------------------------------------------------------------------------------------

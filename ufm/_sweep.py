@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ufm import _checks, solvers
+from ufm._printed import Printed
 from ufm._problem import Params, Problem, check_penalties, init
 from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass, replace, static
@@ -30,7 +31,7 @@ _MEASURED = ("params", "objective", "grad_norm", "code", "steps")
 
 
 @pytree_dataclass
-class Sweep:
+class Sweep(Printed):
     """Solutions of a family of problems: every leaf has the leading axes `shape` = (seeds, *grid).
 
     `sweep[i, j]` is one `Solution`.
@@ -88,21 +89,6 @@ class Sweep:
         return Solution(
             problem=problem, tol=self.tol, history=None, solver=self.solver, reduced=self.reduced, **picked
         )
-
-    def __repr__(self) -> str:
-        from ufm._report import as_text
-
-        return as_text(self)
-
-    def __rich__(self) -> Any:
-        from ufm._report import as_table
-
-        return as_table(self)
-
-    def _repr_html_(self) -> str:
-        from ufm._report import as_html
-
-        return as_html(self)
 
     def plot(self) -> Any:
         """A matplotlib figure of objective and NC metrics over the grid."""

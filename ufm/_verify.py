@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from ufm._printed import Printed
 from ufm._solve import Solution
 from ufm.claims import STATEMENTS, Facts, Statement, tol_objective
 
@@ -27,7 +28,7 @@ class Claim(NamedTuple):
     why: str  # what decided
 
 
-class Claims:
+class Claims(Printed):
     """What every report of claims can do; a final class adds what they were measured on."""
 
     claims: tuple[Claim, ...]
@@ -40,21 +41,6 @@ class Claims:
     def __getitem__(self, name: str) -> Claim:
         """The claim of that name."""
         return {claim.name: claim for claim in self.claims}[name]
-
-    def __repr__(self) -> str:
-        from ufm._report import as_text
-
-        return as_text(self)
-
-    def __rich__(self) -> Any:
-        from ufm._report import as_table
-
-        return as_table(self)
-
-    def _repr_html_(self) -> str:
-        from ufm._report import as_html
-
-        return as_html(self)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm import _checks, losses, metrics, theory
+from ufm._printed import Printed
 from ufm._problem import Problem
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from ufm._report import Sheet
 
 
-class Comparison(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Printed):
     """Measured values of a last layer, and those of the UFM's global minimiser (None: no closed form).
 
     M (K, d) are the class means from their own mean.
@@ -55,7 +58,7 @@ class Comparison(NamedTuple):
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it, without the arrays."""
         arrays = ("angles", "dual_angles", "margins")
-        facts = {name: value for name, value in self._asdict().items() if name not in arrays}
+        facts = {name: value for name, value in vars(self).items() if name not in arrays}
         return facts | {"gap": self.gap}
 
     def sheet(self) -> Sheet:
@@ -87,25 +90,38 @@ class Comparison(NamedTuple):
 
         return plot_comparison(self)
 
-    def __repr__(self) -> str:
-        from ufm._report import as_text
-
-        return as_text(self)
-
-    def __rich__(self) -> Any:
-        from ufm._report import as_table
-
-        return as_table(self)
-
-    def _repr_html_(self) -> str:
-        from ufm._report import as_html
-
-        return as_html(self)
-
 
 def _row(name: str, got: float, wanted: float | None) -> tuple[str, ...]:
     ratio = "" if not wanted else f"{got / wanted:.3f}"
     return name, f"{got:.4g}", "-" if wanted is None else f"{wanted:.4g}", ratio
+
+
+class _Layer(NamedTuple):
+    """A last layer in float64, features centred at the mean of the class means: the same logits."""
+
+    y: np.ndarray  # (N,)
+    W: np.ndarray  # (K, d)
+    b: np.ndarray  # (K,)
+    means: np.ndarray  # (K, d)
+    weight: np.ndarray  # (N,) 1 where the classes are equal: each class weighs N/K samples
+    square: float  # |H|^2, so weighted
+    Z: np.ndarray  # (N, K)
+
+
+def _layer(features: Any, labels: Any, W: Any, b: Any) -> _Layer:
+    H, y = np.asarray(features, np.float64), np.asarray(labels)
+    W, b = np.asarray(W, np.float64), np.asarray(b, np.float64)
+    (K, N), counts = (len(W), len(H)), np.bincount(y, minlength=len(W))
+    if not counts.all():
+        raise ValueError(f"labels: expected every class 0..{K - 1}, got none of class {np.argmin(counts)}")
+    means = np.stack([H[y == k].mean(axis=0) for k in range(K)])
+    centre = means.mean(axis=0)
+    largest = np.max(np.abs(H))
+    H, means, b = H - centre, means - centre, b + W @ centre
+    if np.linalg.norm(means, axis=1).min() <= 1e-12 * largest:
+        raise ValueError("features: expected class means that differ, got one at the mean of all; train on")
+    weight = N / (K * counts[y])
+    return _Layer(y, W, b, means, weight, float(weight @ np.sum(H**2, axis=1)), H @ W.T + b)
 
 
 def compare(
@@ -136,38 +152,27 @@ def compare(
     lam_W = float(_checks.real("lam_W", lam_W, above=0.0, why="train with weight decay"))
     lam_b = float(_checks.real("lam_b", lam_b, least=0.0))
     nc = metrics.neural_collapse(features, labels, W, b)  # checks the arrays
-    H, y = np.asarray(features, np.float64), np.asarray(labels)
-    W, b = np.asarray(W, np.float64), np.asarray(b, np.float64)
-    (K, N), counts = (len(W), len(H)), np.bincount(y, minlength=len(W))
-    if not counts.all():
-        raise ValueError(f"labels: expected every class 0..{K - 1}, got none of class {np.argmin(counts)}")
-    centre = np.stack([H[y == k].mean(axis=0) for k in range(K)]).mean(axis=0)
-    H, b = H - centre, b + W @ centre
-    means = np.stack([H[y == k].mean(axis=0) for k in range(K)])
-    weight = N / (K * counts[y])  # 1 where the classes are equal
-    square = float(weight @ np.sum(H**2, axis=1))
-    norms = np.linalg.norm(means, axis=1)
-    if norms.min() <= 1e-12 * np.abs(np.asarray(features)).max():
-        raise ValueError("features: expected class means that differ, got one at the mean of all; train on")
-    lam_H = float(lam_W * np.sum(W**2) / square)
-    Z = H @ W.T + b
-    each = np.asarray(jax.vmap(loss)(jnp.asarray(Z), jnp.asarray(y, jnp.result_type(int))))
-    penalty = lam_W * np.sum(W**2) + lam_H * square + lam_b * np.sum(b**2)
-    margins = (K * Z[np.arange(N), y] - Z.sum(axis=1)) / (K - 1)
-    angles, dual = _cosines(means, means), _cosines(W, means)
+    at = _layer(features, labels, W, b)
+    K, N = len(at.W), len(at.y)
+    norms = np.linalg.norm(at.means, axis=1)
+    lam_H = float(lam_W * np.sum(at.W**2) / at.square)
+    each = np.asarray(jax.vmap(loss)(jnp.asarray(at.Z), jnp.asarray(at.y, jnp.result_type(int))))
+    penalty = lam_W * np.sum(at.W**2) + lam_H * at.square + lam_b * np.sum(at.b**2)
+    margins = (K * at.Z[np.arange(N), at.y] - at.Z.sum(axis=1)) / (K - 1)
+    angles, dual = _cosines(at.means, at.means), _cosines(at.W, at.means)
     off = angles[~np.eye(K, dtype=bool)]
     best, regime = _optimum(loss, K, lam_W, lam_H * N / K, lam_b)
     return Comparison(
         lam_W=lam_W,
         lam_H=lam_H,
         lam_b=lam_b,
-        objective=float(weight @ each / N + penalty / 2),
+        objective=float(at.weight @ each / N + penalty / 2),
         optimum=None if best is None else float(best.objective),
-        margin=float(weight @ margins / N),
+        margin=float(at.weight @ margins / N),
         optimal_margin=None if best is None else float(best.margin),
-        norm_W=float(np.linalg.norm(W)),
+        norm_W=float(np.linalg.norm(at.W)),
         optimal_norm_W=None if best is None else float(np.linalg.norm(best.params.W)),
-        norm_M=float(np.linalg.norm(means)),
+        norm_M=float(np.linalg.norm(at.means)),
         optimal_norm_M=None if best is None else float(np.linalg.norm(_centred(best.params.H.T))),
         angle=float(off.mean()),
         angle_spread=float(off.std()),
@@ -175,7 +180,7 @@ def compare(
         duality=float(nc.nc3),
         alignment=float(np.diag(dual).mean()),
         optimal_alignment=_alignment(best),
-        within=max(0.0, 1 - N / K * float(np.sum(means**2)) / square),
+        within=max(0.0, 1 - N / K * float(np.sum(at.means**2)) / at.square),
         regime=regime,
         angles=angles,
         dual_angles=dual,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from ufm._printed import Printed
 from ufm.deep import _feed, _run, _step
 from ufm.deep._checkpoint import Folder
 from ufm.deep._config import Plan
@@ -85,8 +86,8 @@ class Row(NamedTuple):
         return done / self.seconds if self.seconds > 0 else math.nan
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SweepStatus:
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class SweepStatus(Printed):
     """What of a sweep is done and what it will still cost.
 
     Attributes:
@@ -162,21 +163,6 @@ class SweepStatus:
             *self.troubles,
         ]
         return Sheet(title, header, lines, notes)
-
-    def __repr__(self) -> str:
-        from ufm._report import as_text
-
-        return as_text(self)
-
-    def __rich__(self) -> Any:
-        from ufm._report import as_table
-
-        return as_table(self)
-
-    def _repr_html_(self) -> str:
-        from ufm._report import as_html
-
-        return as_html(self)
 
 
 # --- counting and measuring -----------------------------------------------------------------------

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from ufm import _checks
+from ufm._printed import Printed
 from ufm._problem import Params, Problem
 from ufm._pytree import pytree_dataclass, replace, static
 from ufm.landscape import _orbits, families
@@ -22,8 +23,6 @@ from ufm.landscape.spectrum import eigenvalues
 from ufm.theory import NoClosedForm, global_optimum
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ufm._report import Sheet
 
 GLOBAL, LOCAL, STRICT, DEGENERATE = "global minimum", "local minimum", "strict saddle", "degenerate"
@@ -80,7 +79,7 @@ class CriticalPoint:
 
 
 @pytree_dataclass
-class CriticalPoints(Sequence[CriticalPoint]):
+class CriticalPoints(Printed, Sequence[CriticalPoint]):
     """Critical points of one problem in ascending order of the objective, one of each orbit."""
 
     problem: Problem
@@ -130,22 +129,10 @@ class CriticalPoints(Sequence[CriticalPoint]):
         notes = [tally, *self.remarks, *(f"no {', '.join(names)}: {why}" for why, names in reasons.items())]
         return Sheet(title, header + ("hits",) * searched, rows, [note for note in notes if note])
 
-    def __rich__(self) -> Table:
-        from ufm._report import as_table
-
-        return as_table(self)
-
     def __repr__(self) -> str:
-        from ufm._report import as_text
-
         if not all(isinstance(point.objective, float) for point in self.points):
             return f"CriticalPoints({len(self.points)})"
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        from ufm._report import as_html
-
-        return as_html(self)
+        return super().__repr__()
 
 
 def _row(point: CriticalPoint, searched: bool) -> tuple[str, ...]:

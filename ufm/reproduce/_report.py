@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -10,25 +11,25 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import scipy
 
 from ufm import _checks
+from ufm._printed import Printed
 from ufm.reproduce import _figures, _html, _runner, _schema
 from ufm.reproduce._figures import Drawn
 from ufm.reproduce._records import Finding, Level, Table
 from ufm.reproduce.statements import chosen
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-
     from ufm._report import Sheet
 
 
-class Reproduction(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Reproduction(Printed):
     """What was found, and where the report is."""
 
     findings: tuple[Finding, ...]
@@ -53,21 +54,6 @@ class Reproduction(NamedTuple):
         notes = [*odd, f"{tally} ({self.seconds:.0f} s); report: {self.out / 'report.html'}"]
         header = ("statement", "section", "instances", "worst", "verdict")
         return Sheet("The paper's statements, measured", header, rows, notes)
-
-    def __repr__(self) -> str:
-        from ufm._report import as_text
-
-        return as_text(self)
-
-    def __rich__(self) -> RichTable:
-        from ufm._report import as_table
-
-        return as_table(self)
-
-    def _repr_html_(self) -> str:
-        from ufm._report import as_html
-
-        return as_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """As report.json has it."""
