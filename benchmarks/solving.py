@@ -1,30 +1,23 @@
-"""What solving costs and how exact it is: each function measures one table and returns its rows."""
+"""What solving costs and how exact it is: each function measures one table and yields its rows."""
 
 from __future__ import annotations
 
-import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import ufm
-from benchmarks.peers import PEERS, Run
+from benchmarks.machine import Row, absent, alone, floor, timed
+from benchmarks.peers import PEERS, SECOND_ORDER, Solve
 from ufm import losses, solvers, theory
 from ufm._solve import _compiled_run, _Options
 
-Row = dict[str, Any]
-
 NEWTON = solvers.get("newton")
+#: what every side's gradient norm must reach
+TOL = 1e-8
 
 
 def penalties(case: str, K: int, n: int) -> dict[str, float]:
@@ -33,16 +26,20 @@ def penalties(case: str, K: int, n: int) -> dict[str, float]:
     return {"A": {"lam_W": lam, "lam_H": lam}, "B": {"lam_W": 5e-3, "lam_H": 1e-5}}[case]
 
 
+def problem(K: int, d: int, n: int, case: str = "A") -> ufm.Problem:
+    return ufm.Problem.balanced("ce", K=K, d=d, n=n, **penalties(case, K, n))
+
+
 # --- accuracy -------------------------------------------------------------------------------------
 
 
-def accuracy(seeds: int) -> Iterator[Row]:
+def accuracy(quick: bool) -> Iterator[Row]:
     """100 seeds at K=10, d=64, n=10: how many converge, and the worst of each number."""
     for loss in losses.LOSSES:
         for lam in (5e-3, 5e-4):
             prob = ufm.Problem.balanced(loss, K=10, d=64, n=10, lam_W=lam, lam_H=lam)
             best = theory.global_optimum(prob)
-            sweep = ufm.solve_sweep(prob, seeds=range(seeds), progress=False)
+            sweep = ufm.solve_sweep(prob, seeds=range(10 if quick else 100), progress=False)
             nc = jax.vmap(lambda p, labels=prob.labels: ufm.metrics.of_params(p, labels))(sweep.params)
             yield {
                 "loss": loss,
@@ -59,13 +56,14 @@ def accuracy(seeds: int) -> Iterator[Row]:
 # --- time to a gradient norm ----------------------------------------------------------------------
 
 
-def _ours(prob: ufm.Problem, start: ufm.Params, tol: float, **how: Any) -> Run:
-    def run() -> tuple[float, float]:
-        sol = ufm.solve(prob, start, tol=tol, progress=False, **how)
+def ours(prob: ufm.Problem, **how: Any) -> Solve:
+    def solve(start: ufm.Params) -> tuple[float, float]:
+        sol = ufm.solve(prob, start, tol=TOL, progress=False, **how)
         jax.block_until_ready(sol.params)
         return float(sol.grad_norm), float(sol.objective)
 
-    return run
+    solve(ufm.init(prob))
+    return solve
 
 
 OURS: dict[str, dict[str, Any]] = {
@@ -77,162 +75,116 @@ OURS: dict[str, dict[str, Any]] = {
 }
 
 
-def _seconds(run: Run, enough: float) -> tuple[float, float]:
-    """The best of some repetitions (one where that takes longer than `enough`), and |grad f| reached."""
-    times, norm, spent = [], np.inf, 0.0
-    while not times or (spent < enough and len(times) < 20):
-        began = time.perf_counter()
-        norm, _ = run()
-        times.append(time.perf_counter() - began)
-        spent += times[-1]
-    return min(times), norm
+def _made(name: str, prob: ufm.Problem, quick: bool) -> tuple[Solve, float]:
+    """A side, compiled and tuned, and the seconds it gets."""
+    if name in OURS:
+        return ours(prob, **OURS[name]), float("inf")
+    make, cap = PEERS[name]
+    cap = min(cap, 3.0) if quick else cap
+    return make(prob, TOL, cap), cap
 
 
 def time_to_tolerance(
-    K: int, d: int, n: int, case: str, seeds: int, cap: float, names: Callable[[str], bool] = lambda _: True
+    K: int, d: int, n: int, case: str, quick: bool, names: Callable[[str], bool] = lambda _: True
 ) -> Iterator[Row]:
     """Cross-entropy to |grad f| <= 1e-8 from the same starts, compilation excluded."""
-    tol = 1e-8
-    prob = ufm.Problem.balanced("ce", K=K, d=d, n=n, **penalties(case, K, n))
+    prob = problem(K, d, n, case)
     for name in filter(names, (*OURS, *PEERS)):
+        row: Row = {"K": K, "d": d, "n": n, "case": case, "solver": name}
+        try:
+            solve, cap = _made(name, prob, quick)
+        except ImportError as error:
+            yield row | absent(error)
+            continue
         times, norms = [], []
-        for seed in range(seeds):
-            start = ufm.init(prob, seed=seed)
-            run = (
-                _ours(prob, start, tol, **OURS[name]) if name in OURS else PEERS[name](prob, start, tol, cap)
+        # the next seed would only wait for the cap again
+        while len(times) < (1 if quick else 3) and max(norms, default=0.0) <= TOL:
+            start = ufm.init(prob, seed=len(times))
+            seconds, (norm, _) = timed(
+                lambda solve=solve, start=start: solve(start), warm=False, enough=0.3, most=20
             )
-            if name in OURS and seed == 0:
-                run()
-            seconds, norm = _seconds(run, 0.3)
             times.append(seconds)
             norms.append(norm)
-        yield {
-            "K": K, "d": d, "n": n, "case": case, "solver": name, "seconds": statistics.median(times),
-            "reached": max(norms) <= tol, "worst |grad f|": max(norms), "seeds": seeds,
-        }  # fmt: skip
+        row |= {"seconds": statistics.median(times), "reached": max(norms) <= TOL}
+        yield row | {"cap": cap if name in PEERS else "", "worst |grad f|": max(norms), "seeds": len(times)}
 
 
-# --- sweeps ---------------------------------------------------------------------------------------
+def times(quick: bool) -> Iterator[Row]:
+    for n in (10, 100):
+        for case in "AB":
+            yield from time_to_tolerance(10, 64, n, case, quick)
 
 
-def sweeps(problems: int) -> Iterator[Row]:
-    """Seeds x penalties at K=10, d=64, n=10, after compilation."""
-    prob = ufm.Problem.balanced("ce", K=10, d=64, n=10)
-    grid = np.geomspace(1e-4, 2e-2, 10)
-    for reduced in (True, False):
-        times = []
-        for offset in (0, 1, 2, 3):
-            seeds = range(offset * 1000, offset * 1000 + problems // 10)
-            began = time.perf_counter()
-            sweep = ufm.solve_sweep(
-                prob, seeds=seeds, lam_W=grid, lam_H=grid, reduced=reduced, progress=False
-            )
-            times.append(time.perf_counter() - began)
-        yield {
-            "formulation": "class means (reduced)" if reduced else "full",
-            "problems": sweep.converged.size,
-            "converged": float(sweep.converged.mean()),
-            "seconds": min(times[1:]),
-            "solved per second": sweep.converged.size / min(times[1:]),
-            "first call, with compilation": times[0],
-        }
+def compile_solve(prob: ufm.Problem, start: ufm.Params, reduced: bool) -> None:
+    """Compile without a whole solve: start and continuation are two programs, both run in three steps."""
+    ufm.solve(prob, start, tol=TOL, max_steps=3, reduced=reduced, progress=False)
 
 
-# --- a large problem, in a process of its own -----------------------------------------------------
-
-_LARGE = """
-import json, resource, time
-from benchmarks.solving import large_here
-print(json.dumps(large_here({K}, {d}, {n}, {case!r}, {reduced})))
-"""
+# --- a large problem ------------------------------------------------------------------------------
 
 
 def large_here(K: int, d: int, n: int, case: str, reduced: bool) -> Row:
-    """One solve, with what it did: for the floor, and for the peak memory of a process."""
-    prob = ufm.Problem.balanced("ce", K=K, d=d, n=n, **penalties(case, K, n))
+    """One problem solved, for a process of its own."""
+    prob = problem(K, d, n, case)
     start = ufm.init(prob)
-    best = np.inf
-    for _ in range(5 if reduced else 1):
-        # the first call of the full problem includes some two seconds of compilation: compile on one step
-        ufm.solve(prob, start, tol=1e-8, max_steps=1, reduced=reduced, progress=False)
-        began = time.perf_counter()
-        sol = ufm.solve(prob, start, tol=1e-8, reduced=reduced, progress=False)
-        jax.block_until_ready(sol.params)
-        best = min(best, time.perf_counter() - began)
+    compile_solve(prob, start, reduced)
+
+    def solve() -> ufm.Solution:
+        return jax.block_until_ready(ufm.solve(prob, start, tol=TOL, reduced=reduced, progress=False))
+
+    seconds, sol = timed(solve, warm=False, enough=10.0)
     return {
-        "seconds": best,
+        "seconds": seconds,
         "steps": int(sol.steps),
-        "converged": sol.converged,
+        "reached": sol.converged,
         "|grad f|": float(sol.grad_norm),
-        "peak GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
 
-def large(case: str, cap: float) -> Iterator[Row]:
-    """K=100, d=512, n=100, 5.2 million unknowns."""
-    K, d, n = 100, 512, 100
+def large(quick: bool) -> Iterator[Row]:
+    """K=100, d=512, n=100, 5.2 million unknowns, case A."""
+    shape = {"K": 100, "d": 512, "n": 10 if quick else 100, "case": "A"}
     for reduced in (False, True):
-        code = _LARGE.format(K=K, d=d, n=n, case=case, reduced=reduced)
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         name = "ufm newton, class means (reduced)" if reduced else "ufm newton"
-        yield {"case": case, "solver": name, **json.loads(out.stdout.splitlines()[-1])}
-    prob = ufm.Problem.balanced("ce", K=K, d=d, n=n, **penalties(case, K, n))
-    for name, peer in PEERS.items():
-        run = peer(prob, ufm.init(prob), 1e-8, cap)
-        began = time.perf_counter()
-        norm, _ = run()
-        seconds = time.perf_counter() - began
-        yield {"case": case, "solver": name, "seconds": seconds, "converged": norm <= 1e-8, "|grad f|": norm}
+        yield {**shape, "solver": name} | alone("benchmarks.solving:large_here", **shape, reduced=reduced)
+    prob, cap = problem(**shape), 5.0 if quick else 90.0
+    start = ufm.init(prob)
+    for name in SECOND_ORDER:
+        row: Row = {**shape, "solver": name}
+        try:
+            solve = PEERS[name].make(prob, TOL, cap)
+        except ImportError as error:
+            yield row | absent(error)
+            continue
+        seconds, (norm, _) = timed(lambda solve=solve: solve(start), warm=False, most=1)
+        yield row | {"seconds": seconds, "reached": norm <= TOL, "cap": cap, "|grad f|": norm}
 
 
 # --- the floor ------------------------------------------------------------------------------------
 
 
-def floor(K: int, d: int, n: int, case: str) -> Row:
-    """Operations of a Newton solve at the measured matrix peak, against the time it took."""
-    prob = ufm.Problem.balanced("ce", K=K, d=d, n=n, **penalties(case, K, n))
-    start = ufm.init(prob)
-    options = _Options(NEWTON, False, 0, 1)
-    arguments = (prob, start, None, 1e-8, 1000, 1000, options)
-    jax.block_until_ready(_compiled_run(*arguments))
-    began = time.perf_counter()
-    outcome, run = jax.block_until_ready(_compiled_run(*arguments))
-    seconds = time.perf_counter() - began
-    products, steps = int(run.memory.products), int(outcome.steps)
-    # in the row space of W a product costs 12 K r N operations, a gradient 6, and a step takes two gradients;
-    # turning the features there and back costs 4 K d N
-    r = min(d, K)
-    operations = 12 * K * r * prob.N * (products + steps) + 4 * K * d * prob.N
-    return {
-        "K": K, "d": d, "n": n, "case": case, "products": products, "steps": steps, "seconds": seconds,
-        "operations": operations, "reached GFLOP/s": operations / seconds / 1e9,
-    }  # fmt: skip
+def floors(quick: bool) -> Iterator[Row]:
+    """What a Newton solve computes and moves, at the measured peaks, against the time it took."""
+    for K, d, n in ((10, 64, 10), (10, 64, 100), *(() if quick else ((100, 512, 100),))):
+        prob = problem(K, d, n)
+        arguments = (prob, ufm.init(prob), None, TOL, 1000, 1000, _Options(NEWTON, False, 0, 1))
+        seconds, (outcome, run) = timed(
+            lambda arguments=arguments: jax.block_until_ready(_compiled_run(*arguments)), most=20
+        )
+        products, steps = int(run.memory.products), int(outcome.steps)
+        row: Row = {"K": K, "d": d, "n": n, "case": "A", "products": products, "steps": steps}
+        yield row | {"seconds": seconds} | floor(seconds, *_newton_cost(prob, products, steps))
 
 
-def matrix_peak() -> float:
-    """Operations per second of a 2000 x 2000 float64 product: what the floor divides by."""
-    a = jnp.asarray(np.random.default_rng(0).normal(size=(2000, 2000)))
-    product = jax.jit(lambda a: a @ a)
-    return 2 * 2000**3 / _seconds(lambda: (float(product(a)[0, 0]), 0.0), 1.0)[0]
+def _newton_cost(prob: ufm.Problem, products: int, steps: int) -> tuple[float, float, float]:
+    """Operations, bytes moved and bytes in use of a Newton solve in the row space of W (r dimensions).
 
-
-# --- the first answer -----------------------------------------------------------------------------
-
-
-def first_answer() -> Iterator[Row]:
-    """A process that imports, solves once and ends: with an empty and with a warm compilation cache."""
-    code = "import ufm; ufm.solve_ufm(loss='ls', K=10, d=64)"
-    with tempfile.TemporaryDirectory() as folder:
-        cache = {
-            "JAX_COMPILATION_CACHE_DIR": folder,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
-        for kind, environment, runs in (("cold", {}, 3), ("fill", cache, 1), ("warm", cache, 5)):
-            times = []
-            for _ in range(runs):
-                began = time.perf_counter()
-                subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | environment)
-                times.append(time.perf_counter() - began)
-            if kind != "fill":
-                yield {"compilation cache": kind, "seconds": statistics.median(times), "runs": runs}
+    A product costs 12 K r N operations, a gradient 6, and a step takes two gradients; turning the features
+    there and back costs 4 K d N. A product reads features, direction and probabilities and writes features;
+    the conjugate gradients around it read and write five more vectors; a gradient reads features and
+    writes features, logits' gradient and probabilities.
+    """
+    K, N, r = prob.K, prob.N, min(prob.d, prob.K)
+    operations = 12 * K * r * N * (products + steps) + 4 * K * prob.d * N
+    numbers = products * ((3 + 5) * r + K) * N + 2 * steps * (2 * r + 2 * K) * N + 2 * (prob.d + r) * N
+    return operations, 8 * numbers, 8 * (5 * r + 2 * K) * N

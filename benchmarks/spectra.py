@@ -1,41 +1,28 @@
-"""What the landscape costs and how exact it is: each function measures one table and returns its rows.
-
-Peers get the same point of the same problem: scipy's eigsh on our jitted product, and on curvlinops' product
-in torch; PyHessian's power iteration; LAPACK on the dense matrix.
-"""
+"""What the landscape costs and how exact it is: each function measures one table and yields its rows."""
 
 from __future__ import annotations
 
 import functools
-import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import numpy as np
-import torch
-from jax.flatten_util import ravel_pytree
 from scipy.linalg import eigvalsh
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 import ufm
+from benchmarks.machine import Row, absent, alone, cores, timed
+from benchmarks.spectra_peers import PEERS, End, ours_as_operator
 from ufm import landscape, theory
 from ufm.landscape import _lanczos, families
-from ufm.landscape.hessian import product
 
-Row = dict[str, Any]
-
-
-def timed(run: Callable[[], Any], repeats: int = 5) -> tuple[float, Any]:
-    """Median seconds after one run that compiles, and what it returned."""
-    result, seconds = run(), []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        result = run()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds), result
+#: the accuracy that every side of the table `smallest` must reach, relative to the largest |eigenvalue|
+ACCURACY = 1e-5
+#: the tolerances a side is tried with, the loosest first
+TOLERANCES = tuple(10.0**-k for k in range(1, 11))
+#: seconds for the tries of one side
+CAP = 60.0
 
 
 def problem(K: int, d: int, n: int) -> ufm.Problem:
@@ -59,18 +46,31 @@ def grouped(K: int, d: int, n: int, M: int) -> tuple[ufm.Problem, ufm.Params]:
     return prob, landscape.polish(prob, built).params
 
 
+def _point(n: int, where: str) -> tuple[ufm.Problem, ufm.Params]:
+    prob, at_saddle = saddle(10, 64, n, 5)
+    return prob, at_saddle if where == "saddle" else theory.global_optimum(prob).params
+
+
+def dense(n: int, where: str) -> Row:
+    """Every eigenvalue by LAPACK, the autodiff Hessian included."""
+    prob, params = _point(n, where)
+    seconds, values = timed(lambda: eigvalsh(landscape.dense(prob, params)), warm=False, most=1)
+    return {"seconds": seconds, "values": values.tolist()}
+
+
 def all_eigenvalues(quick: bool) -> Iterator[Row]:
     """Every eigenvalue at the optimum and at a saddle, against the closed form and the dense matrix."""
     for n in (10,) if quick else (10, 100, 1000):
-        prob, at_saddle = saddle(10, 64, n, 5)
-        for where, params in (("optimum", theory.global_optimum(prob).params), ("saddle", at_saddle)):
+        for where in ("optimum", "saddle"):
+            prob, params = _point(n, where)
 
             def run(prob: ufm.Problem = prob, params: ufm.Params = params) -> landscape.Eigenvalues:
                 return landscape.eigenvalues(prob, params, which="all")
 
             seconds, ev = timed(run)
             row: Row = {"K": 10, "d": 64, "n": n, "dimension": prob.size, "where": where}
-            row |= {"seconds": seconds, "distinct": len(ev.values)}
+            beside = row | {"method": "LAPACK, dense"}
+            row |= {"method": "ufm", "seconds": seconds, "distinct": len(ev.values)}
             if where == "optimum":
                 closed = theory.hessian_spectrum(prob)
                 row["largest error against the closed form"] = float(
@@ -79,10 +79,11 @@ def all_eigenvalues(quick: bool) -> Iterator[Row]:
                 flattest = abs(ev.smallest_positive / closed.smallest_positive - 1)
                 row["relative error of the smallest positive"] = float(flattest)
             if n == 10 and not quick:
-                began = time.perf_counter()
-                dense = eigvalsh(landscape.dense(prob, params))
-                row["dense seconds"] = time.perf_counter() - began
-                row["largest error against dense"] = float(np.abs(ev.expand() - dense).max())
+                # a process of its own, where LAPACK has every core
+                lapack = alone("benchmarks.spectra:dense", threads=cores(), n=n, where=where)
+                values = np.array(lapack.pop("values"))
+                row["largest error against dense"] = float(np.abs(ev.expand() - values).max())
+                yield beside | lapack
             yield row
 
 
@@ -97,7 +98,7 @@ def inertias(quick: bool) -> Iterator[Row]:
                 *(jax.numpy.asarray(x) for x in (rng.normal(size=(10, rank)) @ Q.T,
                   Q @ rng.normal(size=(rank, prob.N)), rng.normal(size=10)))
             )  # fmt: skip
-            seconds, got = timed(lambda prob=prob, params=params: landscape.inertia(prob, params), 3)
+            seconds, got = timed(lambda prob=prob, params=params: landscape.inertia(prob, params), most=3)
             row: Row = {"dimension": prob.size, "rank of the features": rank, "distinct samples": prob.N}
             row |= {"seconds": seconds, "inertia": str(tuple(got))}
             if n == 2:
@@ -108,80 +109,7 @@ def inertias(quick: bool) -> Iterator[Row]:
             yield row
 
 
-# --- the smallest eigenvalue, against the peers ---------------------------------------------------------
-
-
-def ours_as_operator(prob: ufm.Problem, params: ufm.Params) -> LinearOperator:
-    """Our jitted product on flat vectors, for scipy."""
-    _, unravel = ravel_pytree(params)
-
-    @jax.jit
-    def flat(prob: ufm.Problem, params: ufm.Params, x: jax.Array) -> jax.Array:
-        return ravel_pytree(product(prob, params)(unravel(x)))[0]
-
-    flat(prob, params, np.zeros(prob.size)).block_until_ready()
-    return LinearOperator(
-        (prob.size, prob.size), matvec=lambda x: np.asarray(flat(prob, params, x.ravel())), dtype=float
-    )
-
-
-class _Model(torch.nn.Module):
-    """Logits W H + b of the samples asked for: equation (7) as a network whose features are parameters."""
-
-    def __init__(self, params: ufm.Params) -> None:
-        super().__init__()
-        W, H, b = (torch.tensor(np.asarray(x)) for x in params)
-        self.W, self.F, self.b = (torch.nn.Parameter(x.contiguous()) for x in (W, H.T, b))
-
-    def forward(self, index: torch.Tensor) -> torch.Tensor:
-        return self.F[index] @ self.W.T + self.b
-
-
-def _torch_data(prob: ufm.Problem) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.arange(prob.N), torch.tensor(np.asarray(prob.labels), dtype=torch.int64)
-
-
-def curvlinops_operator(prob: ufm.Problem, params: ufm.Params) -> LinearOperator:
-    """curvlinops' Hessian of the mean cross-entropy, the penalties added on the diagonal."""
-    from curvlinops import HessianLinearOperator
-
-    model = _Model(params)
-    variables = list(model.parameters())
-    operator = HessianLinearOperator(
-        model, torch.nn.CrossEntropyLoss(), variables, [_torch_data(prob)], check_deterministic=False
-    )
-    inner = operator.to_scipy(dtype=np.float64)
-    sizes = [p.numel() for p in variables]
-    shift = np.repeat([float(prob.lam_W), float(prob.lam_H), 0.0], sizes)
-    return LinearOperator(
-        inner.shape, matvec=lambda x: inner.matvec(x.ravel()) + shift * x.ravel(), dtype=np.float64
-    )
-
-
-def pyhessian_top(prob: ufm.Problem, params: ufm.Params, tol: float) -> float:
-    """PyHessian's eigenvalue of largest modulus (its power iteration finds no other)."""
-    from pyhessian import hessian
-
-    model = _Model(params)
-    labels = _torch_data(prob)
-    lam_W, lam_H = float(prob.lam_W), float(prob.lam_H)
-
-    def loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        penalty = lam_W / 2 * (model.W**2).sum() + lam_H / 2 * (model.F**2).sum()
-        return torch.nn.functional.cross_entropy(logits, target) + penalty
-
-    computer = hessian(model, loss, data=labels, cuda=False)
-    return float(computer.eigenvalues(maxIter=1000, tol=tol, top_n=1)[0][0])
-
-
-def _eigsh(operator: LinearOperator, which: str, tol: float) -> tuple[float, str]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            values = eigsh(operator, k=1, which=which, return_eigenvectors=False, tol=tol, maxiter=20_000)
-    except ArpackNoConvergence:
-        return float("nan"), "not converged"
-    return float(values[0]), ""
+# --- one end of the spectrum, against the peers ---------------------------------------------------
 
 
 def smallest(quick: bool) -> Iterator[Row]:
@@ -189,50 +117,48 @@ def smallest(quick: bool) -> Iterator[Row]:
     K, n, M = (20, 5, 5) if quick else (100, 108, 50)
     prob, params = grouped(K, 64, n, M)
     seconds, ev = timed(lambda: landscape.eigenvalues(prob, params, 1))
-    where = f"saddle, K={K}"
-    yield _row(prob, where, "smallest", f"ufm ({ev.method})", seconds, ev.values[0], ev.values[0])
-    yield from _peers(prob, params, where, "smallest", float(ev.values[0]), 1 if not quick else 2)
+    exact, where = float(ev.values[0]), f"saddle, K={K}"
+    row: Row = {"where": where, "dimension": prob.size, "which": "smallest"}
+    yield row | {"method": f"ufm ({ev.method})", "seconds": seconds, "value": exact, "relative error": 0.0}
+    yield from _sides(prob, params, where, "smallest", exact)
 
     prob = problem(10, 64, 10 if quick else 100)
     params = ufm.init(prob, seed=0, scale=1.0)
-    exact = {
-        which: float(landscape.eigenvalues(prob, params, 1, which, method="exact").values[0])
-        for which in ("smallest", "largest")
-    }
     for which in ("smallest", "largest"):
-        yield from _peers(prob, params, "random point", which, exact[which], 3)
+        value = landscape.eigenvalues(prob, params, 1, which, method="exact").values[0]
+        yield from _sides(prob, params, "random point", which, float(value))
 
 
-def _peers(
-    prob: ufm.Problem, params: ufm.Params, where: str, which: str, exact: float, repeats: int
-) -> Iterator[Row]:
+def lanczos(prob: ufm.Problem, params: ufm.Params, which: str) -> End:
+    """Ours, without the eigenvector that no peer computes either."""
     sign = 1.0 if which == "smallest" else -1.0
-    tol = 1e-6
-    seconds, (value, _, products) = timed(
-        lambda: _lanczos.lowest_value(prob, params, sign=sign, tol=tol), repeats
-    )
-    yield _row(prob, where, which, f"ufm (Lanczos, {products} products)", seconds, sign * value, exact)
-    end = "SA" if which == "smallest" else "LA"
-    for name, make in (
-        ("scipy eigsh, our product", ours_as_operator),
-        ("curvlinops + eigsh", curvlinops_operator),
-    ):
-        operator = make(prob, params)
-        began = time.perf_counter()
-        value, remark = _eigsh(operator, end, tol)
-        yield _row(prob, where, which, f"{name} {remark}".strip(), time.perf_counter() - began, value, exact)
-    if which == "largest":
-        began = time.perf_counter()
-        value = pyhessian_top(prob, params, tol)
-        yield _row(prob, where, which, "PyHessian", time.perf_counter() - began, value, exact)
+    return lambda tol: sign * _lanczos.lowest_value(prob, params, sign=sign, tol=tol)[0]
 
 
-def _row(
-    prob: ufm.Problem, where: str, which: str, method: str, seconds: float, value: float, exact: float
-) -> Row:
-    error = abs(float(value) - exact)
-    return {"where": where, "dimension": prob.size, "which": which, "method": method, "seconds": seconds,
-            "value": float(value), "error": error}  # fmt: skip
+def _sides(prob: ufm.Problem, params: ufm.Params, where: str, which: str, exact: float) -> Iterator[Row]:
+    """Each side at the loosest tolerance with which it is accurate enough."""
+    scale = abs(landscape.eigenvalues(prob, params, 1, "largest", method="lanczos", tol=1e-4).values[-1])
+    for name, make in {"ufm (Lanczos)": lanczos, **PEERS}.items():
+        row: Row = {"where": where, "dimension": prob.size, "which": which, "method": name}
+        try:
+            end = make(prob, params, which)
+        except ImportError as error:
+            yield row | absent(error)
+            continue
+        if end is not None:
+            yield row | _equally_accurate(end, exact, float(scale))
+
+
+def _equally_accurate(end: End, exact: float, scale: float) -> Row:
+    began = time.perf_counter()
+    for tol in TOLERANCES:
+        error = abs(end(tol) - exact) / scale
+        if error <= ACCURACY:
+            seconds, value = timed(lambda tol=tol: end(tol), warm=False, enough=2.0)
+            return {"seconds": seconds, "value": value, "relative error": error, "tolerance": tol}
+        if time.perf_counter() - began > CAP:
+            break
+    return {"relative error": error, "tolerance": tol, "remark": "not so accurate at any tolerance tried"}
 
 
 def smallest_positive(quick: bool) -> Iterator[Row]:
