@@ -1,9 +1,10 @@
-"""Images per second of the training step on a CPU, and of the same step in PyTorch.
+"""Images per second of the training step (or the evaluation) on a CPU, and of the same in PyTorch.
 
 The full step of PROTOCOL.md (forward, backward, clipping, decay, momentum), float32, CIFAR-size images already
 in memory, compilation excluded. Every side lives in a process of its own with all cores and sleeps while
 another one runs; rounds are interleaved (A B C A B C) and the medians compared. CPU seconds are those of
-the process (user + system), which other work on the machine disturbs less than the clock.
+the process (user + system), which other work on the machine disturbs less than the clock. Our processes keep
+freed memory as `ufm train` does; sides named "kept" are peers that do so too.
 
 What was tried, two cores of an AMD EPYC (AVX-512), batch 128, width 0.25, XLA of jax 0.10.2 (gains: of the step
 where kept, of the operation else):
@@ -16,8 +17,12 @@ where kept, of the operation else):
 | stride 2 as a 2x2 convolution of space-to-depth | input gradient 2.9x, weight gradient 0.4x: none in sum | no |
 | 3x3 weight gradient from shifted products or patches | 0.1-1.0x (stem of 64 planes alone: 2.4x) | no |
 | splitting the long contraction of a 1x1 weight gradient into 2-64 parts | 0.2-1.3x | no |
-| transparent huge pages (GLIBC_TUNABLES=glibc.malloc.hugetlb=1) | system time 100 -> 40 ms of a 470 ms step | --huge-pages |
-| 4-8 virtual devices, batch sharded over them | 1.4-2x: 3x3 convolutions are at 200 GFLOP/s a core, one core at work | "ufm, n devices" |
+| freed memory stays with the process (`keep_freed_memory`) | 59,000 page faults a step -> 0, system time 90 -> 2 ms of a 470 ms step; evaluation of small_resnet 2x | yes |
+| transparent huge pages (GLIBC_TUNABLES=glibc.malloc.hugetlb=1) | system time 90 -> 20 ms, user time 5 % less | --huge-pages |
+| XLA's flags: concurrency-optimised scheduler, YNNPACK convolutions, oneDNN, no Eigen threads | none: the same 200 GFLOP/s on the same one core | no |
+| 3x3 convolutions by Winograd's F(2x2, 3x3), 16 products in a batch | forward 0.5-1.0x, input gradient 0.2-0.6x, weight gradient 0.6-0.8x (processor time) | no |
+| a 3x3 convolution as two of half the batch in one program | none: they run one after the other | no |
+| 4-8 virtual devices, batch sharded over them | 1.4-2x: 3x3 convolutions are at 200 GFLOP/s a core, one core at work | `--devices` of `ufm train` |
 """  # noqa: E501
 
 from __future__ import annotations
@@ -36,7 +41,10 @@ from typing import Any
 import click
 import numpy as np
 
-SIDES = ("torch channels_last", "torch default", "ufm", "ufm, 4 devices", "ufm, 8 devices")
+SIDES = (
+    *("torch channels_last", "torch default", "torch channels_last kept"),
+    *("ufm", "ufm, 4 devices", "ufm, 8 devices"),
+)
 WIDTH, CLASSES = 0.25, 10
 Row = dict[str, Any]
 
@@ -51,7 +59,7 @@ def images(batch: int) -> tuple[np.ndarray, np.ndarray]:
 # --- the sides: each makes a function that takes one step and waits for it ------------------------
 
 
-def ours(name: str, batch: int, devices: int) -> Callable[[], None]:
+def ours(name: str, batch: int, devices: int, evaluate: bool = False) -> Callable[[], None]:
     import jax
 
     jax.config.update("jax_num_cpu_devices", devices)  # type: ignore[no-untyped-call]
@@ -82,16 +90,20 @@ def ours(name: str, batch: int, devices: int) -> Callable[[], None]:
     train = jax.device_put((params, state, optimizer.init(params)), whole)
     x, y = jax.device_put(tuple(map(jnp.asarray, images(batch))), rows)
     compiled = jax.jit(update, donate_argnums=0)
+    forward = jax.jit(lambda params, state, x: net.apply(params, state, x, train=False)[:2])
 
     def step() -> None:
         nonlocal train
         train, value = compiled(train, x, y)
         jax.block_until_ready((train, value))
 
-    return step
+    def evaluation() -> None:
+        jax.block_until_ready(forward(*train[:2], x))
+
+    return evaluation if evaluate else step
 
 
-def theirs(name: str, batch: int, layout: str) -> Callable[[], None]:
+def theirs(name: str, batch: int, layout: str, evaluate: bool = False) -> Callable[[], None]:
     import torch
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -102,20 +114,29 @@ def theirs(name: str, batch: int, layout: str) -> Callable[[], None]:
     optimizer = torch_nets.sgd(module)
     x, y = images(batch)
     x, y = torch_nets.images(x).contiguous(memory_format=memory), torch.tensor(y)
+    if evaluate:
+        forward = torch.no_grad()(module.eval())
+        return lambda: float(forward(x)[0][0, 0])
     return lambda: float(torch_nets.step(module, optimizer, x, y)[0])
 
 
-def make(side: str, name: str, batch: int) -> Callable[[], None]:
+def make(side: str, name: str, batch: int, evaluate: bool = False) -> Callable[[], None]:
     library, _, how = side.replace(",", "").partition(" ")
-    return theirs(name, batch, how) if library == "torch" else ours(name, batch, int(how[:1] or 1))
+    if library == "torch":
+        return theirs(name, batch, how.split()[0], evaluate)
+    return ours(name, batch, int(how[:1] or 1), evaluate)
 
 
 # --- processes ------------------------------------------------------------------------------------
 
 
-def worker(side: str, name: str, batch: int) -> None:
+def worker(side: str, name: str, batch: int, evaluate: bool) -> None:
     """Take as many steps as each line of the input asks for, and answer with seconds and CPU seconds."""
-    step = make(side, name, batch)
+    if side.startswith("ufm") or side.endswith("kept"):
+        from ufm.deep._process import keep_freed_memory
+
+        keep_freed_memory()
+    step = make(side, name, batch, evaluate)
     for line in sys.stdin:
         began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
         for _ in range(int(line)):
@@ -128,8 +149,9 @@ def worker(side: str, name: str, batch: int) -> None:
 class Side:
     """A worker process: `steps(k)` gives seconds and CPU seconds a step."""
 
-    def __init__(self, side: str, name: str, batch: int, environment: dict[str, str]) -> None:
+    def __init__(self, side: str, name: str, batch: int, environment: dict[str, str], evaluate: bool) -> None:
         command = [sys.executable, "-m", "benchmarks.deep_step", "--worker", side, "--net", name]
+        command += ["--evaluate"] * evaluate
         self._process = subprocess.Popen(
             [*command, "--batch", str(batch)],
             stdin=subprocess.PIPE,
@@ -153,10 +175,17 @@ class Side:
 
 
 def compare(
-    name: str, *, batch: int, rounds: int, steps: int, sides: tuple[str, ...], environment: dict[str, str]
+    name: str,
+    *,
+    batch: int,
+    rounds: int,
+    steps: int,
+    sides: tuple[str, ...],
+    environment: dict[str, str],
+    evaluate: bool = False,
 ) -> list[Row]:
     """One row a side: images/s and its ratio to the first side, round by round (median)."""
-    workers = {side: Side(side, name, batch, environment) for side in sides}
+    workers = {side: Side(side, name, batch, environment, evaluate) for side in sides}
     times: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     try:
         for process in workers.values():
@@ -198,8 +227,9 @@ def show(rows: list[Row]) -> None:
 @click.option("--batch", default=128, show_default=True)
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--steps", default=2, show_default=True, help="Steps a round.")
-@click.option("--side", "sides", multiple=True, type=click.Choice(SIDES), default=SIDES[:3])
+@click.option("--side", "sides", multiple=True, type=click.Choice(SIDES), default=(*SIDES[:2], "ufm"))
 @click.option("--huge-pages", is_flag=True, help="Every side with GLIBC_TUNABLES=glibc.malloc.hugetlb=1.")
+@click.option("--evaluate", is_flag=True, help="The forward pass in evaluation mode in place of the step.")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--worker", "alone", hidden=True)
 def main(
@@ -209,13 +239,15 @@ def main(
     steps: int,
     sides: tuple[str, ...],
     huge_pages: bool,
+    evaluate: bool,
     as_json: bool,
     alone: str | None,
 ) -> None:
     if alone:
-        return worker(alone, names[0], batch)
+        return worker(alone, names[0], batch, evaluate)
     environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if huge_pages else {}
-    how: Any = {"batch": batch, "rounds": rounds, "steps": steps, "sides": sides, "environment": environment}
+    how: Any = {"batch": batch, "rounds": rounds, "steps": steps, "sides": sides}
+    how |= {"environment": environment, "evaluate": evaluate}
     rows = [row for name in names for row in compare(name, **how)]
     return print(json.dumps(rows, indent=1)) if as_json else show(rows)
 

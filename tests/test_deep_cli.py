@@ -7,6 +7,7 @@ import pytest
 from test_cli import answer, run
 
 from ufm import deep, losses
+from ufm._cli import _deep
 from ufm.deep import figures
 
 SMALL = ("--net", "mlp", "--width", "0.125", "--preset", "small")
@@ -16,6 +17,7 @@ TINY = (*SMALL, "--epochs", "2", "--max-train", "128")
 @pytest.fixture(autouse=True)
 def _no_cache(monkeypatch):
     monkeypatch.setenv("UFM_CACHE", "0")
+    monkeypatch.setattr(_deep, "keep_freed_memory", lambda: True)  # for processes that train alone
 
 
 def train(*args):
@@ -40,6 +42,8 @@ def test_train_gives_what_the_library_trains(tmp_path):
     assert found["ufm"]["gap"] == own.compare_with_ufm().gap
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files == {"record.json", "checkpoints", "figure.png", "figure.pdf"}
+    # records are published: nothing of the machine's folders is in them
+    assert str(tmp_path) not in (tmp_path / "run" / "record.json").read_text()
 
 
 def test_train_tells_the_run_and_the_comparison(tmp_path):

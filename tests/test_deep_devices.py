@@ -1,4 +1,5 @@
-"""The same run on one device, on four, and in two processes with two each; and many runs in one program."""
+"""The same run on one device, on four, and in two processes with two each; many runs in one program; what a
+process sets up."""
 
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from test_deep_train import flat, tiny
 
 from ufm import deep
+from ufm.deep import _process
 
 SCRIPT = Path(__file__).parent / "deep_processes.py"
 
@@ -34,6 +36,12 @@ def finish(*children):
         assert child.returncode == 0, words
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
 def assert_same(a, b):
     np.testing.assert_allclose(a["values"], b["values"], rtol=1e-5, atol=1e-5)
     for name, values in a["history"].items():
@@ -44,9 +52,7 @@ def assert_same(a, b):
 def test_several_devices_and_processes_give_the_run_of_one_device(tmp_path):
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     finish(start(4, one))
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     finish(*(start(2, two, port, process) for process in (0, 1)))
     alone, four = json.loads(one.read_text())
     processes, saved, continued = json.loads(two.read_text())
@@ -105,3 +111,79 @@ def test_a_replica_that_diverges_leaves_the_others_alone():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(bad.state))
     with pytest.raises(ValueError, match="seed: expected at least one value"):
         deep.train_many(tiny(), seeds=(), **how)
+
+
+# --- what a process sets up -----------------------------------------------------------------------
+
+
+def command(*arguments, **environment):
+    """`ufm train` of two epochs in a process of its own."""
+    small = ("--net", "mlp", "--width", "0.125", "--preset", "small", "--epochs", "2", "--max-train", "128")
+    return subprocess.Popen(
+        [sys.executable, "-c", "from ufm._cli import main; main()", "train", *small, "--json", *arguments],
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "UFM_CACHE": "0"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def told(child):
+    out, words = child.communicate(timeout=300)
+    assert child.returncode == 0, words
+    return out
+
+
+def test_processes_of_a_cluster_and_others_meet_and_the_first_one_speaks(tmp_path):
+    port, shared = free_port(), ("--compare", "--out", str(tmp_path / "run"))
+    step = {"JOB_ID": 7, "STEP_NODELIST": "localhost", "NTASKS": 2, "PROCID": 0, "LOCALID": 0}
+    slurm = {f"SLURM_{name}": str(value) for name, value in step.items()}
+    first = command("--distributed", "auto", *shared, JAX_COORDINATOR_PORT=str(port), **slurm)
+    second = command("--distributed", f"localhost:{port},2/2", *shared)
+    found, silent, alone = (told(child) for child in (first, second, command("--devices", "2", "--compare")))
+    assert silent == ""
+    found, alone = json.loads(found), json.loads(alone)
+    assert found["hardware"]["devices"] == alone["hardware"]["devices"] == 2
+    for name in ("train_loss", "nc1"):
+        np.testing.assert_allclose(found["history"][name], alone["history"][name], rtol=1e-5)
+    np.testing.assert_allclose(found["ufm"]["gap"], alone["ufm"]["gap"], rtol=1e-4)
+    assert (tmp_path / "run" / "figure.png").exists()
+
+
+@pytest.mark.parametrize("place", ["node", "node,1/2", "node:1,0/2", "node:1,3/2", "node:x,1/2", ":1,1/2"])
+def test_a_place_among_processes_that_is_none(place):
+    with pytest.raises(ValueError, match="distributed: expected auto, or HOST:PORT,i/n"):
+        _process.join(place)
+
+
+def test_no_cluster_is_told():
+    child = command("--distributed", "auto")
+    _, words = child.communicate(timeout=300)
+    assert child.returncode == 2
+    assert words.startswith("ufm: distributed: expected processes that find each other, got")
+
+
+FAULTS = """
+import resource, threading
+from ufm.deep import _process
+
+def fill():
+    global faults
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"1" * one  # numpy would ask for huge pages
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+kept, one = _process.keep_freed_memory(), 1 << 27
+for _ in range(3):
+    thread = threading.Thread(target=fill)
+    thread.start()
+    thread.join()
+print(faults if kept else -1)
+"""
+
+
+def test_freed_memory_is_taken_again_without_page_faults():
+    out = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=300).stdout
+    if int(out) < 0:
+        pytest.skip("a C library without mallopt")
+    assert int(out) < 100  # 32,768 pages

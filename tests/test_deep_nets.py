@@ -168,9 +168,21 @@ def test_no_two_layers_start_alike_and_no_two_leaves_share_memory():
 @every_net
 def test_float64_logits_gradients_and_statistics_are_pytorchs(name):
     net = make(name)
+    assert_pytorchs(net, torch_nets.NETS[name](net.width, net.num_classes, net.image_shape))
+
+
+def test_blocks_that_narrow_are_pytorchs():
+    """Shortcuts to fewer planes, at stride 2 and 1: the other branch of their gradient."""
+    body = nets.Residual(layers.Conv(3, 3, 16), ((layers.basic(16, 8, 2),), (layers.basic(8, 5, 1),)))
+    blocks = [[torch_nets.BasicBlock(16, 8, 2)], [torch_nets.BasicBlock(8, 5, 1)]]
+    assert_pytorchs(nets.Net("narrow", 1.0, 7, (9, 7, 3), body), torch_nets.ResNet(16, blocks, 5, 7, 3))
+
+
+def assert_pytorchs(net: nets.Net, module: torch.nn.Module) -> None:
+    """Logits, features, gradients and running statistics of a step in training mode."""
     params, state = start(net)
     x, y = batch(net)
-    module = peer(net, params, state)
+    module = torch_nets.load(module, params, state).train()
     (value, (logits, features, new)), slopes = gradient(net)(params, state, x, y)
     out, penultimate = module(torch_nets.images(x))
     reference = torch.nn.functional.cross_entropy(out, torch.tensor(y))

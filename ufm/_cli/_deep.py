@@ -6,17 +6,23 @@ A list in an option of `ufm train` makes a sweep of networks: every option of a 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
+import jax
 
 from ufm import deep, losses, plotting
 from ufm._cli._options import HYPERPARAMETERS, Command, Output, figure_file, grid, parsed, users_of
 from ufm._cli._output import tell
 from ufm._report import dumps
+from ufm.deep._process import join, keep_freed_memory, make_cpu_devices
 from ufm.deep._standing import FILE, SweepStatus
 from ufm.deep._sweep import plan_sweep, sweep_status, train_sweep
 
@@ -74,7 +80,9 @@ def _training_options(command: Command) -> Command:
         option("--max-train", type=int, help="Train on so many images only."),
         option("--metrics-every", type=int, help="Epochs between measurements.  [default: epochs / 100]"),
         option("--dtype", default="float32", show_default=True, help="float32 or bfloat16."),
-        option("--devices", type=int, help="Split each batch over so many devices."),
+        option("--devices", type=int,
+               help="Split each batch over so many devices; on a CPU so many are made.  [default: one; all "
+                    "of all processes with --distributed]"),
     ]  # fmt: skip
     return functools.reduce(lambda made, add: add(made), reversed(options), command)
 
@@ -85,6 +93,9 @@ def _training_options(command: Command) -> Command:
 @click.option("--resume", type=click.Choice(["yes", "no", "changed"]), default="yes", show_default=True,
               help="Continue what is in --out; changed: also under other code or settings.")  # fmt: skip
 @click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="At least, between.")
+@click.option("--distributed", metavar="auto|HOST:PORT,i/n",
+              help="Be one of the processes of a run: of a Slurm step (srun) or another cluster that JAX "
+                   "detects; or the i-th of n that meet at this address.")  # fmt: skip
 @click.option("--shard", metavar="i/n", help="Of a sweep, train the i-th of n shares of about equal cost.")
 @click.option("--status", is_flag=True, help="Of a sweep, print what is done and left; train nothing.")
 @click.option("--compare", is_flag=True, help="Print the last layer beside the UFM's optimum.")
@@ -106,6 +117,8 @@ def train(**options: Any) -> int:
     """
     as_json, plot, out = (options.pop(name) for name in ("as_json", "plot", "out"))
     output = Output(as_json, plot, out, time.perf_counter())
+    keep_freed_memory()
+    follows = _follows(options)
     options["resume"] = {"yes": True, "no": False}.get(options["resume"], "changed")
     given = {name: value for name, value in options.items() if value is not None}
     axes = {name: given.pop(name) for name in _AXES if name in given}
@@ -114,7 +127,25 @@ def train(**options: Any) -> int:
             raise ValueError(f"{name}: expected at least one value, got none")
     several = any(len(values) > 1 for values in axes.values())
     held = out is not None and (out / FILE).exists()
-    return _sweep(axes, given, output) if several or held else _train(axes, given, output)
+    # the first process speaks for all
+    with contextlib.redirect_stdout(io.StringIO()) if follows else contextlib.nullcontext():
+        return _sweep(axes, given, output) if several or held else _train(axes, given, output)
+
+
+def _follows(options: dict[str, Any]) -> bool:
+    """Whether another process comes first; the devices and processes that were asked for are there then."""
+    place = options.pop("distributed")
+    if place is None:
+        if options["devices"] is not None and options["devices"] > 1:
+            make_cpu_devices(options["devices"])
+        return False
+    sys.stdout.flush()
+    # Gloo, between CPUs, greets on standard output, where there may be JSON and nothing else
+    sys.stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    join(place)
+    options["devices"] = options["devices"] or jax.device_count()
+    return jax.process_index() > 0
 
 
 def _train(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
@@ -134,7 +165,7 @@ def _train(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
     files = [] if output.plot is None else [output.plot]
     if output.out is not None:
         files += [output.out / "figure.png", output.out / "figure.pdf"]
-    if files and len(run.history.epoch):
+    if files and len(run.history.epoch) and jax.process_index() == 0:
         plotting.save(run.plot, files)
     if not output.as_json and (output.plot or output.out):
         click.echo(f"written: {output.out or output.plot}")

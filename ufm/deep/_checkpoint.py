@@ -136,9 +136,11 @@ def read(path: Path, run: str) -> Checkpoint:
         if facts.pop("names") != sorted(arrays):
             raise ValueError("arrays are missing")
     except Exception as error:  # a flipped bit may surface as any of a dozen
-        raise RefusedError(f"{path}: broken or no checkpoint ({error})") from error
+        # names, not paths: this goes into records, which are published
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RefusedError(f"{path.name}: broken or no checkpoint ({why})") from error
     if given[:2] != (FORMAT, run):
-        raise RefusedError(f"{path}: a checkpoint of another run ({given[1]}, not {run})")
+        raise RefusedError(f"{path.name}: a checkpoint of another run ({given[1]}, not {run})")
     return Checkpoint(given[2], arrays, facts)
 
 

@@ -105,7 +105,9 @@ def _restored(plan: Plan, checkpoint: Checkpoint, folder: Folder, refused: list[
 def run_at(plan: Plan, p: Position, folder: Folder | None) -> Run:
     """The record of a position; that of a folder which is only read keeps its code and hardware."""
     made = {} if folder is None else {k: folder.record[k] for k in ("code", "hardware") if k in folder.record}
-    return Run(plan, p.status, p.message, p.epoch, p.state, p.history, p.notes, **made)
+    # of several processes: what each can use by itself
+    state = p.state if jax.process_count() == 1 else jax.tree.map(np.asarray, p.state)
+    return Run(plan, p.status, p.message, p.epoch, state, p.history, p.notes, **made)
 
 
 def checkpoint_of(p: Position) -> Checkpoint:
