@@ -131,13 +131,16 @@ def _row_space(W: Array, sums: Array) -> Array:
     Where they are dependent it is filled with the class sums of the features, (K, d), so that a start with
     W = 0 keeps the directions in which W wants to grow.
     """
-    square, U = jnp.linalg.eigh(W @ W.T)
-    active = square > 1e-20 * square[-1] + np.finfo(W.dtype).tiny
+    U = jnp.linalg.eigh(W @ W.T)[1]
+    across = U.T @ W  # singular values times right singular vectors
+    square = jnp.sum(across**2, axis=1)  # eigh's own eigenvalues are rounded at eps times the largest
+    largest = jnp.max(square)
+    active = square > (8 * len(W) * np.finfo(W.dtype).eps) ** 2 * largest
     rows = jnp.where(active, 1 / jnp.where(active, square, 1.0), 0.0)
     missing = (U * ~active) @ (U.T @ sums)  # only the combinations of classes that W lacks
-    missing -= ((missing @ W.T) @ U * rows) @ (U.T @ W)  # orthogonal to the rows of W
+    missing -= ((missing @ across.T) * rows) @ across  # orthogonal to the rows of W
     size = jnp.sqrt(jnp.sum(missing**2))
-    scale = jnp.sqrt(jnp.where(square[-1] > 0, square[-1], 1.0)) / jnp.where(size > 0, size, 1.0)
+    scale = jnp.sqrt(jnp.where(largest > 0, largest, 1.0)) / jnp.where(size > 0, size, 1.0)
     return jnp.linalg.qr((W + scale * missing).T)[0]
 
 
