@@ -1,154 +1,262 @@
-"""Definition 1 decided for nineteen losses, each verdict with its counterexample checked by hand."""
+"""Definition 1 decided for the shelf of losses and the catalogue, each loss against its own definition."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mpmath as mp
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
+from tolerances import close
 
-from ufm import losses, theory
+from ufm import catalogue, losses, theory
+from ufm.catalogue import exponential as exponential
+from ufm.catalogue import one_vs_all as one_vs_all
 from ufm.theory import contrastive
 
-
-class Case(NamedTuple):
-    function: Any
-    failures: str  # tests that fail, at K = 5
-    tie: tuple[float, float] | None = None  # margin and C of a tie with the origin
-
-
-def _log_p(z, k):
-    return z[k] - jax.nn.logsumexp(z)
-
-
-def _of_log_p(h: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    return lambda z, k: h(_log_p(z, k))
-
-
-def additive_margin(z, k):
-    return -_log_p(jnp.where(jnp.arange(z.shape[0]) == k, z - 1.0, z), k)
-
-
-def logit_norm(z, k):
-    return -_log_p(z / jnp.linalg.norm(z), k)
-
-
-def one_vs_all(z, k):
-    return jnp.sum(jax.nn.softplus(jnp.where(jnp.arange(z.shape[0]) == k, -z, z)))
-
-
-def exponential(z, k):
-    return jnp.sum(jnp.exp(z - z[k]))
-
-
-def _hinges(z, k):
-    return jnp.where(jnp.arange(z.shape[0]) == k, 0.0, jnp.maximum(0.0, 1.0 + z - z[k]))
-
-
-#: h(p) of the target probability, and S(p) = -h'(p) p (1-p) by hand where a test needs it.
-USER_LOSSES = {
-    "generalised ce": Case(
-        _of_log_p(lambda s: (1 - jnp.exp(0.7 * s)) / 0.7), "T5 T6", (1.5175834, 0.30068149)
-    ),
-    "symmetric ce": Case(
-        _of_log_p(lambda s: -0.1 * s + 4 * (1 - jnp.exp(s))), "T5 T6", (1.9655790, 0.95649535)
-    ),
-    "poly-1, 1": Case(_of_log_p(lambda s: -s + 1 - jnp.exp(s)), ""),
-    "poly-1, 2": Case(_of_log_p(lambda s: -s + 2 * (1 - jnp.exp(s))), "T5 T6", (0.4205137, 1.12367673)),
-    "taylor-2": Case(
-        _of_log_p(lambda s: (1 - jnp.exp(s)) + (1 - jnp.exp(s)) ** 2 / 2), "T5 T6", (1.5919456, 0.35838925)
-    ),
-    "mean absolute error": Case(_of_log_p(lambda s: 2 * (1 - jnp.exp(s))), "T5 T6", (2.0490970, 0.44887058)),
-    "additive margin": Case(additive_margin, ""),
-    "temperature": Case(lambda z, k: -_log_p(z / 0.5, k), ""),
-    "logit norm": Case(logit_norm, "T1 T3 T4 T6"),
-    "one-vs-all": Case(one_vs_all, "T1"),
-    "exponential": Case(exponential, ""),
-    "squared hinge, summed": Case(lambda z, k: jnp.sum(_hinges(z, k) ** 2), "T4"),
-    "squared hinge, maximal": Case(lambda z, k: jnp.max(_hinges(z, k)) ** 2, "T4"),
-    "hinge, maximal": Case(lambda z, k: jnp.max(_hinges(z, k)), "T4 T5"),
-}
-USER_LOSSES = {
-    name: case._replace(function=losses.custom(case.function)) for name, case in USER_LOSSES.items()
-}
-CASES = {
-    "ce": Case("ce", ""),
-    "ls": Case("ls", ""),
-    "fl": Case("fl", ""),
-    "mse": Case("mse", "T1"),
-    "mse, 5 and 2": Case(losses.mse(5.0, 2.0), "T1"),
-} | USER_LOSSES
 K = 5
+
+#: Losses of the catalogue, `.function` each, as the tests of optima and thresholds call them.
+USER_LOSSES: dict[str, Any] = {
+    "generalised ce": catalogue.get("generalised CE").loss,
+    "symmetric ce": catalogue.get("symmetric CE").loss,
+    "poly-1, 1": catalogue.get("Poly-1 eps=1").loss,
+    "poly-1, 2": catalogue.get("Poly-1 eps=2").loss,
+    "taylor-2": catalogue.get("Taylor CE").loss,
+    "mean absolute error": catalogue.get("MAE").loss,
+}
+
+# --- witnesses: each loss as its paper defines it, in numbers of many digits ---------------------------
+
+Witness = Callable[[list[Any], int], Any]
+
+
+def _softmax(z: list[Any]) -> list[Any]:
+    powers = [mp.exp(v) for v in z]
+    return [v / mp.fsum(powers) for v in powers]
+
+
+def _entropy(z: list[Any], k: int, target: dict[int, Any] | None = None) -> Any:
+    """Cross-entropy of softmax(z) with e_k, or with the given targets."""
+    p = _softmax(z)
+    return -mp.fsum(share * mp.log(p[j]) for j, share in (target or {k: 1}).items())
+
+
+def _taylor(z: list[Any], k: int, terms: int) -> Any:
+    """-log p = sum_i (1 - p)^i / i, cut."""
+    return mp.fsum((1 - _softmax(z)[k]) ** i / i for i in range(1, terms + 1))
+
+
+def _reverse(z: list[Any], k: int, log_0: int) -> Any:
+    """Cross-entropy with labels and predictions exchanged."""
+    return -mp.fsum(p * (0 if j == k else log_0) for j, p in enumerate(_softmax(z)))
+
+
+def _sigmoid(v: Any) -> Any:
+    return 1 / (1 + mp.exp(-v))
+
+
+def _margins(z: list[Any], k: int) -> list[Any]:
+    return [z[k] - v for j, v in enumerate(z) if j != k]
+
+
+def _hinges(z: list[Any], k: int) -> list[Any]:
+    return [max(1 - m, mp.mpf(0)) for m in _margins(z, k)]
+
+
+CATALOGUE: dict[str, Witness] = {
+    "generalised CE": lambda z, k: (1 - _softmax(z)[k] ** mp.mpf("0.7")) / mp.mpf("0.7"),
+    "symmetric CE": lambda z, k: _entropy(z, k) / 10 + _reverse(z, k, -4),
+    "Poly-1 eps=1": lambda z, k: _entropy(z, k) + _taylor(z, k, 1),
+    "Poly-1 eps=2": lambda z, k: _entropy(z, k) + 2 * _taylor(z, k, 1),
+    "Taylor CE": lambda z, k: _taylor(z, k, 2),
+    "MAE": lambda z, k: mp.fsum(abs((j == k) - p) for j, p in enumerate(_softmax(z))),
+    "additive margin": lambda z, k: _entropy([v - (j == k) for j, v in enumerate(z)], k),
+    "temperature CE": lambda z, k: _entropy([2 * v for v in z], k),
+    "logit-norm CE": lambda z, k: _entropy([v / mp.norm(z) for v in z], k),
+    "one-vs-all": lambda z, k: -mp.fsum(mp.log(_sigmoid(v if j == k else -v)) for j, v in enumerate(z)),
+    "exponential": lambda z, k: mp.fsum(mp.exp(-m) for m in _margins(z, k)),
+    "squared WW hinge": lambda z, k: mp.fsum(h**2 for h in _hinges(z, k)),
+    "squared CS hinge": lambda z, k: max(_hinges(z, k)) ** 2,
+    "CS hinge": lambda z, k: max(_hinges(z, k)),
+}
+ALPHA, KAPPA, BETA = mp.mpf(0.1), 1, 15  # the shelf's defaults, the double that 0.1 is
+
+
+def _smoothed(z: list[Any], k: int) -> Any:
+    return _entropy(z, k, {j: (1 - ALPHA) * (j == k) + ALPHA / len(z) for j in range(len(z))})
+
+
+SHELF: dict[str, tuple[Witness, str]] = {  # and the tests that it fails at K = 5
+    "ce": (_entropy, ""),
+    "ls": (_smoothed, ""),
+    "fl": (lambda z, k: (1 - _softmax(z)[k]) ** 3 * _entropy(z, k), ""),
+    "mse": (lambda z, k: mp.fsum(KAPPA * (v - BETA) ** 2 if j == k else v**2 for j, v in enumerate(z)), "T1"),
+}
+LOSSES = {name: losses.get(name) for name in losses.LOSSES} | {e.name: e.loss for e in catalogue.CATALOGUE}
+WITNESS: dict[str, Witness] = {name: witness for name, (witness, _) in SHELF.items()} | CATALOGUE
+FAILURES = {name: fails.split() for name, (_, fails) in SHELF.items()} | {
+    e.name: list(e.fails) for e in catalogue.CATALOGUE
+}
+ROUGH = [e.name for e in catalogue.CATALOGUE if not e.smooth]
+every_loss = pytest.mark.parametrize("name", LOSSES)
+
+
+def exact(name: str, z: Any, k: int) -> Any:
+    """The definition at logits z, to 40 digits."""
+    with mp.workdps(40):
+        return +WITNESS[name]([mp.mpf(float(v)) for v in z], int(k))
+
+
+def slope(name: str, z: Any, k: int) -> np.ndarray:
+    """Central differences of the definition, with 20 digits to spare."""
+    with mp.workdps(60):
+        h, at = mp.mpf("1e-20"), [mp.mpf(float(v)) for v in z]
+        ends = ([*at[:j], at[j] + s * h, *at[j + 1 :]] for j in range(len(at)) for s in (1, -1))
+        values = [WITNESS[name](end, int(k)) for end in ends]
+        return np.array(
+            [float((up - down) / (2 * h)) for up, down in zip(values[::2], values[1::2], strict=True)]
+        )
+
+
+def points(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and classes; in a third of them the target is far ahead or far behind."""
+    rng = np.random.default_rng(3)
+    z, k = 2 * rng.normal(size=(count, K)), rng.integers(K, size=count)
+    z[np.arange(count), k] += np.resize([0, 0, 0, 0, 8, -8], count)
+    return z, k
+
+
+def test_every_loss_has_a_witness() -> None:
+    assert set(SHELF) == set(losses.LOSSES)
+    assert set(CATALOGUE) == {e.name for e in catalogue.CATALOGUE}
+    assert all(e.source[-4:].isdigit() for e in catalogue.CATALOGUE)
+
+
+@every_loss
+def test_the_loss_is_the_one_defined(name: str) -> None:
+    """Value and gradient; random logits keep off the kinks of hinges."""
+    z, k = points(18)
+    both = jax.jit(jax.vmap(jax.value_and_grad(LOSSES[name])))(jnp.asarray(z), jnp.asarray(k))
+    for i, (value, gradient) in enumerate(zip(*both, strict=True)):
+        expected, expected_slope = float(exact(name, z[i], k[i])), slope(name, z[i], k[i])
+        # 1 - p of a log-softmax has the rounding of the logits, and exp(-margin) a multiple of it
+        size = (1 + np.abs(z[i]).max()) * max(1.0, abs(expected))
+        close(value, expected, ulps=16, scale=size, name="value")
+        close(
+            gradient,
+            expected_slope,
+            ulps=32,
+            scale=size * max(1.0, np.abs(expected_slope).max()),
+            name="slope",
+        )
+
+
+# --- verdicts -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def decided() -> dict[str, theory.ContrastiveProperty]:
-    return {name: theory.contrastive_property(case.function, K) for name, case in CASES.items()}
+    return {name: theory.contrastive_property(loss, K) for name, loss in LOSSES.items()}
 
 
-@pytest.mark.parametrize("name", CASES)
+def tie_of(name: str) -> tuple[float, float] | None:
+    """Margin and C of a tie with the origin: the steepest chord of l from 0, if steeper than l at 0.
+
+    For profiles with one inflection, as those here have. Without a tie the chords flatten from a = 0 on.
+    """
+
+    def chord(a: float) -> float:
+        at = [float(a)] + [0.0] * (K - 1)
+        return float((exact(name, [0.0] * K, 0) - exact(name, at, 0)) / a)
+
+    grid = np.geomspace(1e-3, 30.0, 60)
+    best = int(np.argmax([chord(a) for a in grid]))
+    if best == 0:
+        return None
+    found = minimize_scalar(
+        lambda a: -chord(a),
+        bounds=(grid[best - 1], grid[best + 1]),
+        method="bounded",
+        options={"xatol": 1e-9},
+    )
+    return float(found.x), -float(found.fun)
+
+
+@every_loss
 def test_verdict(name, decided):
-    case, found = CASES[name], decided[name]
-    assert " ".join(t.name for t in found.tests if not t.passed) == case.failures
-    assert found.holds == (not set(case.failures.split()) - {"T6"})
-    assert found.holds_with_bias == (not case.failures)
+    failures, found = FAILURES[name], decided[name]
+    assert [t.name for t in found.tests if not t.passed] == failures
+    assert found.holds == (not set(failures) - {"T6"})
+    assert found.holds_with_bias == (not failures)
     assert (found.counterexample is None) == found.holds
     assert all(t.failure in found.reason for t in found.tests if not t.passed)
-    if case.tie is not None:
-        (tie,) = found.ties
-        np.testing.assert_allclose([tie.low, tie.high, tie.C], [0.0, *case.tie], rtol=1e-7)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name for name in LOSSES if "T1" not in FAILURES[name] and name not in ROUGH]
+)
+def test_ties_are_where_a_chord_from_the_origin_touches(name, decided):
+    expected, found = tie_of(name), decided[name].ties
+    assert (expected is not None) == bool(found) == ("T5" in FAILURES[name])
+    if expected is not None:
+        (tie,) = found
+        np.testing.assert_allclose([tie.low, tie.high], [0.0, expected[0]], rtol=1e-6)
+        np.testing.assert_allclose(tie.C, expected[1], rtol=1e-13)  # flat in the margin
+
+
+@every_loss
 def test_phi_is_the_loss_at_equal_non_targets_and_a_lower_bound(name, decided):
     """phi(t) <= L(z, k), t = sum_{j != k} (z_j - z_k); equality at (t, -t/(K-1), ..) where L has no shift."""
-    loss, found = losses.get(CASES[name].function), decided[name]
-    rng = np.random.default_rng(3)
-    z, k = 2 * rng.normal(size=(200, K)), rng.integers(K, size=200)
-    t = z.sum(1) - K * z[np.arange(200), k]
-    values = np.asarray(jax.jit(jax.vmap(loss))(jnp.asarray(z), jnp.asarray(k)))
-    if "T3" not in CASES[name].failures:
+    found = decided[name]
+    z, k = points(60)
+    t = z.sum(1) - K * z[np.arange(len(k)), k]
+    values = np.array([float(exact(name, row, label)) for row, label in zip(z, k, strict=True)])
+    if "T3" not in FAILURES[name]:
         assert (found.phi(t) <= values + 1e-9 * (1 + np.abs(values))).all()
     a = np.array([0.7, 3.0])
-    at = [float(loss(x * jnp.eye(K)[0], 0)) for x in a]
-    if "T1" in CASES[name].failures:
-        assert (found.phi(-(K - 1) * a) <= np.array(at) + 1e-12).all()
+    at = np.array([float(exact(name, x * np.eye(K)[0], 0)) for x in a])
+    if "T1" in FAILURES[name]:
+        assert (found.phi(-(K - 1) * a) <= at + 1e-12).all()
     else:
-        np.testing.assert_allclose(found.phi(-(K - 1) * a), at, rtol=1e-12)
+        np.testing.assert_allclose(found.phi(-(K - 1) * a), at, rtol=1e-12, atol=1e-15)
     assert np.ndim(found.phi(-1.0)) == 0
 
 
 def test_a_shift_that_the_loss_feels_is_minimised_out(decided):
     """MSE: phi(t) = mu (beta + t/(K-1))^2, 1/mu = 1/kappa + 1/(K-1).  One-vs-all: against another search."""
     t, mu = np.linspace(-30.0, 30.0, 7), 5.0 * 4 / 9
-    np.testing.assert_allclose(decided["mse, 5 and 2"].phi(t), mu * (2.0 + t / 4) ** 2, rtol=1e-14)
+    found = theory.contrastive_property(losses.mse(5.0, 2.0), K)
+    assert [check.name for check in found.tests if not check.passed] == ["T1"]
+    np.testing.assert_allclose(found.phi(t), mu * (2.0 + t / 4) ** 2, rtol=1e-14)
     for a in (-3.0, 0.0, 7.0):
         found = minimize_scalar(lambda s, a=a: np.logaddexp(0, -a - s) + (K - 1) * np.logaddexp(0, s))
         np.testing.assert_allclose(decided["one-vs-all"].phi(-(K - 1) * a), found.fun, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", [n for n, c in CASES.items() if "T3" in c.failures or "T4" in c.failures])
-def test_counterexamples_to_averaging(name, decided):
-    found = decided[name]
-    example = found.counterexample
-    loss = losses.get(CASES[name].function)
-    if example.test == "T1":
-        assert (
-            abs(loss(jnp.asarray(example.z), example.k) - loss(jnp.asarray(example.z + 1), example.k)) > 1e-3
-        )
-        return
+@pytest.mark.parametrize(
+    "name", [n for n, failures in FAILURES.items() if {"T1", "T3", "T4"} & set(failures)]
+)
+def test_counterexamples_hold_for_the_definition(name, decided):
+    example = decided[name].counterexample
+    assert example.test == FAILURES[name][0]
     z, k = example.z, example.k
+    if example.test == "T1":
+        assert abs(exact(name, z, k) - exact(name, z + 1, k)) > 1e-3
+        return
     averaged = np.full(K, (z.sum() - z[k]) / (K - 1))
     averaged[k] = z[k]
     assert np.ptp(np.delete(z, k)) > 1e-2
-    assert abs(float(loss(jnp.asarray(z), k)) - float(loss(jnp.asarray(averaged), k))) < 1e-9
+    assert abs(exact(name, z, k) - exact(name, averaged, k)) < 1e-9
 
 
-@pytest.mark.parametrize("name", [n for n, c in CASES.items() if c.tie])
+@pytest.mark.parametrize(
+    "name", [n for n, failures in FAILURES.items() if "T5" in failures and n not in ROUGH]
+)
 def test_both_ends_of_a_tie_are_minimisers(name, decided):
     found = decided[name]
     (tie,) = found.ties
@@ -157,6 +265,10 @@ def test_both_ends_of_a_tie_are_minimisers(name, decided):
     ends = found.phi(-(K - 1) * np.array([tie.low, tie.high])) + tie.C * np.array([tie.low, tie.high])
     np.testing.assert_allclose(ends, ends[0], rtol=1e-13)
     assert cost.min() >= ends[0] - 1e-12
+
+
+def _log_p(z, k):
+    return z[k] - jax.nn.logsumexp(z)
 
 
 def test_without_class_symmetry():

@@ -31,6 +31,7 @@ class Entry(NamedTuple):
     fails: tuple[str, ...]  # tests of Definition 1 that it fails at K = 5
     smooth: bool  # its scalar profile has two derivatives everywhere
     source: str
+    remark: str  # values of its constants, and where the row departs from the source
 
 
 def _log_p(z: Array, k: Any) -> Array:
@@ -76,12 +77,12 @@ def _hinges(z: Array, k: Any) -> Array:
 
 
 def summed_hinge(z: Array, k: Any) -> Array:
-    """Weston and Watkins, squared."""
+    """Weston and Watkins' hinges, squared."""
     return jnp.sum(_hinges(z, k) ** 2)
 
 
 def maximal_hinge(z: Array, k: Any) -> Array:
-    """Crammer and Singer."""
+    """Crammer and Singer's hinge."""
     return jnp.max(_hinges(z, k))
 
 
@@ -93,8 +94,9 @@ def _entry(
     smooth: bool = True,
     *,
     source: str,
+    remark: str = "",
 ) -> Entry:
-    return Entry(name, formula, custom(function), tuple(fails.split()), smooth, source)
+    return Entry(name, formula, custom(function), tuple(fails.split()), smooth, source, remark)
 
 
 _TIED = "T5 T6"  # two margins tie, and the convex hull of phi lies below phi between them
@@ -102,29 +104,38 @@ _TIED = "T5 T6"  # two margins tie, and the convex hull of phi lies below phi be
 #: The shelf.
 CATALOGUE: tuple[Entry, ...] = (
     _entry("generalised CE", r"(1 - p^q)/q, q = 0.7", of_log_p(lambda s: (1 - jnp.exp(0.7 * s)) / 0.7),
-           _TIED, source="Zhang and Sabuncu 2018"),
+           _TIED, source="Zhang and Sabuncu, NeurIPS 2018", remark="q = 0.7 as there"),
     _entry("symmetric CE", r"-0.1 \log p + 4 (1 - p)", of_log_p(lambda s: -0.1 * s + 4 * (1 - jnp.exp(s))),
-           _TIED, source="Wang et al. 2019"),
+           _TIED, source="Wang, Ma, Chen, Luo, Yi and Bailey, ICCV 2019",
+           remark="alpha CE + beta reverse CE with alpha = 0.1, beta = 1 and log 0 read as A = -4"),
     _entry("Poly-1 eps=1", r"-\log p + (1 - p)", of_log_p(lambda s: -s + 1 - jnp.exp(s)),
-           source="Leng et al. 2022"),
+           source="Leng et al., ICLR 2022"),
     _entry("Poly-1 eps=2", r"-\log p + 2 (1 - p)", of_log_p(lambda s: -s + 2 * (1 - jnp.exp(s))),
-           _TIED, source="Leng et al. 2022"),
+           _TIED, source="Leng et al., ICLR 2022"),
     _entry("Taylor CE", r"(1 - p) + (1 - p)^2/2",
            of_log_p(lambda s: (1 - jnp.exp(s)) + (1 - jnp.exp(s)) ** 2 / 2), _TIED,
-           source="Feng et al. 2020"),
-    _entry("MAE", r"2 (1 - p)", of_log_p(lambda s: 2 * (1 - jnp.exp(s))), _TIED, source="Ghosh et al. 2017"),
-    _entry("additive margin", r"-\log p(z - e_k)", additive_margin, source="Wang et al. 2018"),
-    _entry("temperature CE", r"-\log p(2 z)", temperature, source="Hinton et al. 2015"),
-    _entry("logit-norm CE", r"-\log p(z/\|z\|)", logit_norm, "T1 T3 T4 T6", source="Wei et al. 2022"),
+           source="Feng et al., IJCAI 2020", remark="the first t = 2 terms of -log p = sum_i (1 - p)^i/i"),
+    _entry("MAE", r"2 (1 - p)", of_log_p(lambda s: 2 * (1 - jnp.exp(s))), _TIED,
+           source="Ghosh, Kumar and Sastry, AAAI 2017", remark="the 1-norm of e_k - softmax(z)"),
+    _entry("additive margin", r"-\log p(z - e_k)", additive_margin,
+           source="Wang, Cheng, Liu and Liu, IEEE Signal Processing Letters 2018",
+           remark="margin 1 on the logits themselves; there on cosines, which are then scaled"),
+    _entry("temperature CE", r"-\log p(2 z)", temperature, source="Hinton, Vinyals and Dean 2015",
+           remark="temperature 1/2 in training and in use"),
+    _entry("logit-norm CE", r"-\log p(z/\|z\|)", logit_norm, "T1 T3 T4 T6", source="Wei et al., ICML 2022",
+           remark="temperature 1; there a hyperparameter, far below 1"),
     _entry("one-vs-all", r"\log(1+e^{-z_k}) + \sum_{j \ne k} \log(1+e^{z_j})", one_vs_all, "T1",
-           source="Rifkin and Klautau 2004"),
-    _entry("exponential", r"\sum_{j \ne k} e^{z_j - z_k}", exponential, source="Mukherjee and Schapire 2013"),
+           source="Zhang, JMLR 5, 2004",
+           remark="the one-versus-all form with the logistic loss; of networks also: binary cross-entropy"),
+    _entry("exponential", r"\sum_{j \ne k} e^{z_j - z_k}", exponential,
+           source="Mukherjee and Schapire, JMLR 14, 2013"),
     _entry("squared WW hinge", r"\sum_{j \ne k} \max(0, 1 + z_j - z_k)^2", summed_hinge, "T4", False,
-           source="Weston and Watkins 1999"),
+           source="Weston and Watkins, ESANN 1999", remark="squared, margin 1; there plain, margin 2"),
     _entry("squared CS hinge", r"\max_{j \ne k} \max(0, 1 + z_j - z_k)^2",
-           lambda z, k: maximal_hinge(z, k) ** 2, "T4", False, source="Crammer and Singer 2001"),
+           lambda z, k: maximal_hinge(z, k) ** 2, "T4", False,
+           source="Lee and Lin, Neural Computation 25, 2013", remark="Crammer and Singer's, squared"),
     _entry("CS hinge", r"\max_{j \ne k} \max(0, 1 + z_j - z_k)", maximal_hinge, "T4 T5", False,
-           source="Crammer and Singer 2001"),
+           source="Crammer and Singer, JMLR 2, 2001"),
 )  # fmt: skip
 
 
