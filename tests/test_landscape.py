@@ -19,7 +19,7 @@ from tolerances import close
 
 import ufm
 from ufm import Params, Problem, landscape, losses, theory
-from ufm.landscape import _lanczos, hessian, spectrum
+from ufm.landscape import _lanczos, hessian, saddles, spectrum
 from ufm.landscape._structure import structure
 
 REGIMES = {"free": {}, "penalised": {"lam_b": 0.05}, "absent": {"bias": False}}
@@ -135,6 +135,29 @@ def test_products_come_in_batches_and_compile_once(compilations):
     assert compilations() == 0
 
 
+@pytest.mark.parametrize(("relative", "critical"), [(1e-5, False), (1e-7, True)])
+def test_critical_is_a_gradient_small_against_its_parts(relative, critical):
+    """The parts that cancel are written out here; the bound between the two values is 1e-6."""
+    prob = Problem.balanced("ls", K=4, d=6, n=3, lam_W=0.02, lam_H=0.005)
+    optimum, step = theory.global_optimum(prob).params, random_point(prob, 2)
+
+    def moved(t: float) -> tuple[Params, float]:
+        at = Params(*(x + t * y for x, y in zip(optimum, step, strict=True)))
+        G = np.asarray(prob.logit_gradient(at))
+        parts = (G @ at.H.T, 0.02 * at.W, at.W.T @ G, 0.005 * at.H)
+        grad = np.hypot.reduce([np.linalg.norm(x) for x in jax.grad(prob)(at)])
+        return at, grad / sum(np.linalg.norm(x) for x in parts)
+
+    at, got = moved(1e-5 * relative / moved(1e-5)[1])  # the gradient grows linearly
+    assert got == pytest.approx(relative, rel=1e-2)
+    assert hessian.is_critical(prob, at)[0] == critical
+    if critical:
+        assert hessian.check_critical(prob, at) > 0
+    else:
+        with pytest.raises(ValueError, match="expected a critical point"):
+            landscape.escape_direction(prob, at)
+
+
 # --- the whole spectrum -------------------------------------------------------------------------------
 
 
@@ -204,6 +227,19 @@ def test_eigenvalues_at_the_ends(i):
 
 
 @pytest.mark.parametrize("which", ["smallest", "largest"])
+def test_a_slice_converges_cubically(which, monkeypatch):
+    """Bisection alone would take fifty decompositions an eigenvalue; two more count its multiplicity."""
+    prob = problem("ce", "free", LABELS, 6)
+    at = structure(prob, random_point(prob))
+    calls = []
+    once = spectrum._Slicer.__call__
+    monkeypatch.setattr(spectrum._Slicer, "__call__", lambda self, mu: calls.append(mu) or once(self, mu))
+    values, _ = spectrum.slices(at, 4, which)
+    assert len(values) == 4
+    assert len(calls) <= 4 * (18 + 2)
+
+
+@pytest.mark.parametrize("which", ["smallest", "largest"])
 @pytest.mark.parametrize("j", [0, 7, 14])  # random ce, partial ls, solved fl
 def test_lanczos_needs_no_structure(which, j):
     case = cases()[{0: 0, 7: 10, 14: 20}[j]]
@@ -220,6 +256,34 @@ def test_lanczos_repeats_a_degenerate_eigenvalue():
     assert ev.values.shape == (1,)
     assert ev.multiplicities.tolist() == [5]  # of 18: as many as were asked for
     assert ev.values[0] == pytest.approx(-0.161847391838, abs=1e-9)  # A/2 - sqrt(...)
+
+
+def test_lanczos_stays_orthogonal_to_what_is_deflated():
+    """To any vector, not only to an eigenvector, from which rounding alone would lead back."""
+    prob = problem("ce", "free", LABELS, 6)
+    at, sign = random_point(prob), jnp.asarray(1.0)
+    unit = _lanczos._unit(random_point(prob, 9))
+    locked = Params(*(x[None] for x in unit))
+    start = _lanczos._start(prob, at, locked, jnp.asarray(0))
+    zero = jax.tree.map(jnp.zeros_like, start)
+    state = _lanczos._State(zero, start, jnp.zeros(()))
+    basis, alphas, betas = [start], [], []
+    for _ in range(6):
+        state, alpha, beta = _lanczos._advance(prob, at, locked, sign, state, steps=1)
+        basis.append(state.new)
+        alphas, betas = [*alphas, float(alpha[0])], [*betas, float(beta[0])]
+    rows = np.stack([np.asarray(ravel_pytree(v)[0]) for v in basis])
+    close(rows @ np.asarray(ravel_pytree(unit)[0]), np.zeros(7), ulps=64, scale=1.0)
+    close(rows @ rows.T, np.eye(7), ulps=4096, scale=1.0)  # six steps lose few digits
+    T = np.diag(alphas) + np.diag(betas[:-1], 1) + np.diag(betas[:-1], -1)
+    size = prob.size
+    H, V = landscape.dense(prob, at), rows[:6, :size]
+    close(V @ H @ V.T, T, ulps=4096, scale=np.abs(alphas).max())
+    # the second pass makes the same vectors: its sum with the weights s is the Ritz vector V' s
+    s = np.linalg.eigh(T)[1][:, 0]
+    weights = (jnp.asarray(alphas), jnp.asarray(betas), jnp.asarray(s))
+    vector = _lanczos._combine(prob, at, locked, sign, start, weights)[0]
+    close(ravel_pytree(vector)[0][:size], s @ V, ulps=4096, scale=1.0)
 
 
 def test_lanczos_agrees_with_arpack_on_the_same_product():
@@ -305,6 +369,24 @@ def test_inertia_where_blocks_of_samples_are_singular():
     assert tuple(landscape.inertia(singular, at)) == ((values < -1e-9).sum(), 1, (values > 1e-9).sum())
 
 
+@pytest.mark.parametrize("share", [-5e-4, 5e-4])
+def test_inertia_where_a_block_of_samples_is_nearly_singular(share):
+    """Stiff weights hardly couple: a block's small eigenvalue is one of the Hessian, with its sign."""
+    prob = Problem(losses.get("fl", gamma=3.0), LABELS, d=5, lam_W=1e4, lam_H=1.0, bias=False)
+    at = random_point(prob, 4, rank=3)
+    W = 10 * np.asarray(at.W)
+    H = np.array(at.H) / 10
+    H[:, 0] = -0.03 * W[1] / 10  # p_k near 0: the loss is concave there
+    at = Params(jnp.asarray(W), jnp.asarray(H), at.b)
+    curvature = np.linalg.eigvalsh(structure(prob, at).fluctuations - np.eye(3)).min()
+    nearly = prob.replace(lam_H=np.float64(-curvature / (1 - share)))
+    block = np.linalg.eigvalsh(structure(nearly, at).fluctuations)
+    assert block.min() == pytest.approx(share * float(nearly.lam_H), rel=1e-6)
+    values = eigvalsh(landscape.dense(nearly, at))
+    assert np.abs(values).min() > 1e-6
+    assert tuple(landscape.inertia(nearly, at)) == ((values < 0).sum(), 0, (values > 0).sum())
+
+
 @pytest.mark.parametrize("regime", REGIMES)
 def test_accidental_zeros_are_told_from_symmetry(regime):
     """MSE with kappa = 1: truncated spectra are a Grassmannian of critical points (THEORY, section 4)."""
@@ -375,6 +457,28 @@ def test_descent_passes_a_saddle_of_every_rank(name, d):
         close(stop.curvature, values[0], ulps=4000, scale=values[-1])
 
 
+def test_the_road_is_solved_for_class_means_and_keeps_unused_directions_at_zero(monkeypatch):
+    """Exactly zero: what rounding puts into them would grow, past the saddle."""
+    prob = Problem.balanced("ce", K=4, d=7, n=3, lam_W=0.01, lam_H=0.02)
+    solved = []
+
+    def solve(*args: Any, **options: Any) -> Any:
+        solved.append((args[1], ufm.solve(*args, **options)))
+        return solved[-1][1]
+
+    monkeypatch.setattr(saddles, "solve", solve)
+    road = landscape.descend(prob, prob.zeros())
+    assert [stop.rank for stop in road.stops] == [0, 1, 2, 3]
+    assert len(solved) == 3
+    for rank, (start, sol) in enumerate(solved, 1):
+        assert sol.problem.N == 4
+        assert np.any(start.W[:, :rank])
+        assert not np.any(sol.W[:, rank:])
+        assert not np.any(sol.H[rank:])
+        # one sample sqrt(n) h_k with n lam_H: the same objective
+        assert float(sol.objective) == pytest.approx(road.objectives[rank], rel=1e-13)
+
+
 def test_at_the_optimum_there_is_no_way_down():
     prob = Problem.balanced("ls", K=4, d=6, n=2, lam_W=0.01, lam_H=0.02)
     esc = landscape.escape_direction(prob, theory.global_optimum(prob).params)
@@ -392,6 +496,47 @@ def test_descent_from_a_spurious_minimum_stays():
     assert len(road.stops) == 1
     assert road.indices == [0]
     assert not road.certificate.is_global
+
+
+# --- where the singular values of G do not have the smallest eigenvalue ---------------------------------
+
+
+def steep(z, k):
+    """Poly-1 with eps = 4: not convex where p_k < 3/8."""
+    log_p = jax.nn.log_softmax(z)[k]
+    return -log_p + 4 * (1 - jnp.exp(log_p))
+
+
+@functools.cache
+def beyond_G() -> dict[str, Case]:
+    """Critical points at which an assumption of THEORY section 4 (iii) fails: a convex loss, |G| > lam."""
+    loss = losses.custom(steep, shift_invariant=True)
+    c = 0.97 * theory.threshold(Problem.balanced(loss, K=4, d=6, n=2)).C_tie / 3 / np.sqrt(2)
+    concave = Problem.balanced(loss, K=4, d=6, n=2, lam_W=c / 1.4, lam_H=c * 1.4)
+    saddles = landscape.critical_points(concave, families=["ETF + rank one"])
+    saddle = next(p for p in saddles if np.linalg.matrix_rank(p.params.W, tol=1e-6) == 2)
+    convex = Problem.balanced("ce", K=4, d=6, n=2, lam_W=0.01, lam_H=0.02)
+    weak = convex.replace(lam_W=np.float64(0.4), lam_H=np.float64(0.3), lam_b=np.float64(1e-3))
+    return {
+        "convex": Case(concave, "convex", saddle.params),
+        "|G| > lam": Case(weak, "|G| > lam", weak.zeros()),
+        "|G| = lam": Case(convex, "|G| = lam", theory.global_optimum(convex).params),
+    }
+
+
+@pytest.mark.parametrize("assumption", ["convex", "|G| > lam", "|G| = lam"])
+def test_the_smallest_eigenvalue_where_the_theorem_does_not_apply(assumption, monkeypatch):
+    case = beyond_G()[assumption]
+    at, values = structure(case.prob, case.params), case.values
+    times = int((values < values[0] + 1e-9 * values[-1]).sum())
+    wrong = spectrum._through_G(at)
+    assert abs(wrong.values[0] - values[0]) > 1e-4 or wrong.multiplicities[0] != times
+    lowest = spectrum.lowest_pair(case.prob, case.params, at, critical=True)[0]
+    close(lowest, values[0], ulps=200, scale=values[-1])
+    monkeypatch.setattr(spectrum, "DENSE_CORE", 0)  # as if the core were large
+    ev = landscape.eigenvalues(case.prob, case.params, 1)
+    close(ev.values, values[:1], ulps=2000, scale=values[-1])
+    assert ev.multiplicities.tolist() == [times]
 
 
 # --- misuse -------------------------------------------------------------------------------------------

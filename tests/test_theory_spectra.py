@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from test_theory_contrastive import exponential, one_vs_all
 from test_theory_optima import at_share, problem
 from tolerances import close
 
 import ufm
 from ufm import losses, theory
+from ufm.catalogue import exponential, one_vs_all
 from ufm.theory import _sectors, optima, spectra
 from ufm.theory._curvature import CURVATURES, curvature
 from ufm.theory._setting import setting
