@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -37,8 +38,8 @@ def reproduce(
     ufm reproduce --out paper                     the full grid
     ufm reproduce --only theorem-1,lemma-8        two rows
 
-    The folder gets report.html (one self-contained page), report.json and figures. What is finished is
-    kept: the same command goes on where an interrupted run was.
+    The folder gets report.html (one self-contained page), report.json and figures. Interrupted, it has
+    the report of what is finished, and the same command goes on from there.
 
     Exit status: 0 every verdict is the one this package stands for, 1 one is not, 2 misuse, 130 interrupted.
     """
@@ -51,7 +52,9 @@ def reproduce(
     ids = tuple(part.strip() for part in only.split(",") if part.strip())
     folder = out or Path("-".join(["reproduce", *["quick"] * quick, *ids]))
     began = time.perf_counter()
-    with _stopped_kindly(folder):
+    again = ["ufm", "reproduce", *["--quick"] * quick, "--out", str(folder)]
+    again += ["--only", only] * bool(only) + ["--runs", str(runs)] * (runs is not None)
+    with _stopped_kindly(folder, shlex.join(again)):
         made = package.reproduce(
             folder, level="quick" if quick else "full", only=ids, fresh=fresh, runs=runs,
             progress=False if as_json else None,
@@ -63,7 +66,7 @@ def reproduce(
 
 
 @contextmanager
-def _stopped_kindly(folder: Path) -> Iterator[None]:
+def _stopped_kindly(folder: Path, again: str) -> Iterator[None]:
     """SIGTERM as Ctrl-C; both say how to go on."""
 
     def stop(number: int, frame: FrameType | None) -> Any:
@@ -73,9 +76,7 @@ def _stopped_kindly(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(
-            f"ufm: what is finished is kept in {folder}; the same command goes on from there", err=True
-        )
+        click.echo(f"ufm: what is finished is kept in {folder}; to go on: {again}", err=True)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

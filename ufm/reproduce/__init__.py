@@ -5,14 +5,15 @@
 `ufm reproduce` is the command; `reproduce` the function.
 """
 
-from ufm.reproduce._records import Curve, Finding, Instance, Job, Outcome, Panel, Statement, Table
+from ufm.reproduce._records import Curve, Finding, Instance, Job, Outcome, Panel, Statement, Table, Unmeasured
 from ufm.reproduce._report import Reproduction, reproduce
 from ufm.reproduce._schema import SCHEMA, validate
-from ufm.reproduce.statements import STATEMENTS
+from ufm.reproduce.statements import STATEMENTS, UNMEASURED
 
 __all__ = [
     "SCHEMA",
     "STATEMENTS",
+    "UNMEASURED",
     "Curve",
     "Finding",
     "Instance",
@@ -22,6 +23,7 @@ __all__ = [
     "Reproduction",
     "Statement",
     "Table",
+    "Unmeasured",
     "reproduce",
     "validate",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,9 +90,22 @@ def save(finding: Finding, folder: Path) -> Drawn | None:
         return None
     name = finding.statement.id
     files = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    folder.mkdir(parents=True, exist_ok=True)
-    plotting.save(lambda: draw(finding), files)
-    return Drawn(name, finding.statement.measured, *files)
+    _save(lambda: draw(finding), files)
+    return Drawn(name, _caption(finding.statement.panels), *files)
+
+
+def _save(drawing: Callable[[], Figure], files: list[Path]) -> None:
+    """Raises OSError with words that say what is kept: matplotlib's has no file."""
+    try:
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        plotting.save(drawing, files)
+    except OSError as error:
+        raise OSError(f"{files[0]}: {error.strerror or error}; what was measured is kept") from error
+
+
+def _caption(panels: tuple[Panel, ...]) -> str:
+    """What is drawn against what."""
+    return "; ".join(f"{panel.ylabel or panel.name} against {panel.xlabel}" for panel in panels) + "."
 
 
 #: figures of training that are drawn of data sets which the paper does not have
@@ -112,7 +126,6 @@ def save_deep(runs: Path, folder: Path) -> list[Drawn]:
     paper = {number: kind.data for number, kind in shelf.FIGURES.items() if kind.data is not None}
     others = sorted({str(record.config["data"]) for record in found} - set(paper.values()))
     wanted = [(number, None) for number in paper] + [(n, data) for data in others for n in _ANY_DATA]
-    folder.mkdir(parents=True, exist_ok=True)
     made = [_save_one(shelf.draw(n, found, data=data), data, folder) for n, data in wanted]
     return [drawn for drawn in made if drawn is not None]
 
@@ -122,6 +135,6 @@ def _save_one(drawing: Any, data: str | None, folder: Path) -> Drawn | None:
         return None
     name = "-".join(filter(None, ("deep", data, str(drawing.number))))
     files = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    plotting.save(lambda: drawing.figure, files)
+    _save(lambda: drawing.figure, files)
     lack = f"; {len(drawing.missing)} missing" if drawing.missing else ""
     return Drawn(name, f"Figure {drawing.number}: {drawing.title} (runs: {drawing.runs}{lack})", *files)

@@ -14,7 +14,7 @@ _LETTERS = {
 }  # fmt: skip
 _OPERATORS = {
     "le": "≤", "ge": "≥", "ne": "≠", "in": "∈", "to": "→", "sum": "∑", "cdot": "·", "times": "×",
-    "pm": "±", "|": "‖", "ldots": "…", "forall": "∀", "Rightarrow": "⇒", "Leftrightarrow": "⇔",
+    "pm": "±", "ldots": "…", "forall": "∀", "Rightarrow": "⇒", "Leftrightarrow": "⇔",
     "approx": "≈", "succeq": "⪰", "prec": "≺", "ast": "∗", "{": "{", "}": "}", "notin": "∉",
 }  # fmt: skip
 _WORDS = ("min", "max", "log", "exp", "argmin", "rank", "inf", "tr")
@@ -22,6 +22,10 @@ _SPACES = {",": "0.17em", ";": "0.28em", "quad": "1em", "!": "0em"}
 NO_BREAK = "\u00a0"  # MathML trims other spaces
 #: take their scripts above and below
 _UNDER = ("<mo>∑</mo>", "<mi>min</mi>", "<mi>max</mi>", "<mi>argmin</mi>")
+#: what follows log, min, ... at a distance, unless it opens a bracket
+_THIN = '<mspace width="0.17em"/>'
+#: bars are fences on either side: as operators they would stand apart
+_BAR = '<mo lspace="0" rspace="0" stretchy="false">{}</mo>'
 
 
 def mathml(latex: str, *, block: bool = False) -> str:
@@ -48,8 +52,15 @@ def _row(tokens: list[str], end: str | None) -> str:
         if tokens[-1].isspace():
             tokens.pop()
             continue
-        parts.append(_scripted(tokens))
+        word = tokens[-1][1:] in _WORDS
+        parts.append(_scripted(tokens) + (_THIN if word and not _opens(tokens) else ""))
     return f"<mrow>{''.join(parts)}</mrow>"
+
+
+def _opens(tokens: list[str]) -> bool:
+    """A bracket, a separator or nothing is next."""
+    ahead = next((token for token in reversed(tokens) if not token.isspace()), "}")
+    return ahead in ("(", ")", ",", "}", r"\left", r"\right")
 
 
 def _scripted(tokens: list[str]) -> str:
@@ -80,6 +91,8 @@ def _atom(tokens: list[str]) -> str:
         return _command(token[1:], tokens)
     if token[0].isdigit():
         return f"<mn>{token}</mn>"
+    if token == "|":
+        return _BAR.format(token)
     if token.isalpha():
         return f"<mi>{token}</mi>"
     return f"<mo>{html.escape('′' if token == chr(39) else '−' if token == '-' else token)}</mo>"
@@ -88,6 +101,8 @@ def _atom(tokens: list[str]) -> str:
 def _command(name: str, tokens: list[str]) -> str:
     if name in _LETTERS:
         return f"<mi>{_LETTERS[name]}</mi>"
+    if name == "|":
+        return _BAR.format("‖")
     if name in _OPERATORS:
         return f"<mo>{_OPERATORS[name]}</mo>"
     if name in _WORDS:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 Level = Literal["quick", "full"]
-Verdict = Literal["holds", "holds with a correction", "fails", "error"]
+Verdict = Literal["holds", "holds with a correction", "fails", "error", "unfinished"]
 
 #: plain data: text, numbers, lists and dictionaries of them
 Json = Any
@@ -109,6 +109,13 @@ class Statement(NamedTuple):
     panels: tuple[Panel, ...] = ()
 
 
+class Unmeasured(NamedTuple):
+    """What the paper has and no row measures."""
+
+    what: str
+    why: str
+
+
 class Record(NamedTuple):
     """A finished job."""
 
@@ -147,6 +154,7 @@ class Finding(NamedTuple):
 
     statement: Statement
     records: tuple[Record, ...]
+    missing: int = 0  # jobs that an interrupted run did not come to
 
     @property
     def instances(self) -> list[Instance]:
@@ -168,14 +176,20 @@ class Finding(NamedTuple):
         """From the numbers alone: what the package stands for does not enter."""
         if self.failing("ours"):
             return "fails"
-        if self.failing("paper"):
-            return "holds with a correction" if self.statement.correction else "fails"
+        contradicted = bool(self.failing("paper"))
+        if contradicted and not self.statement.correction:
+            return "fails"  # one counterexample is enough, whatever is still to come
+        if self.missing:
+            return "unfinished"
+        if contradicted:
+            return "holds with a correction"
         return "error" if self.errors or not self.instances else "holds"
 
     @property
     def consistent(self) -> bool:
         """The verdict that this package stands for, with every piece of its own evidence in order."""
-        return self.verdict == self.statement.known and not self.failing("ours") and not self.errors
+        expected = self.verdict == self.statement.known and not self.missing
+        return expected and not self.failing("ours") and not self.errors
 
     @property
     def counterexample(self) -> Instance | None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jax
 import numpy as np
@@ -21,8 +21,8 @@ from ufm import _checks
 from ufm._printed import Printed
 from ufm.reproduce import _figures, _html, _runner, _schema
 from ufm.reproduce._figures import Drawn
-from ufm.reproduce._records import Finding, Level, Table
-from ufm.reproduce.statements import chosen
+from ufm.reproduce._records import Finding, Level, Table, Unmeasured, Verdict
+from ufm.reproduce.statements import UNMEASURED, chosen
 
 if TYPE_CHECKING:
     from ufm._report import Sheet
@@ -38,6 +38,17 @@ class Reproduction(Printed):
     seconds: float  # of this run; finished jobs of earlier runs cost nothing
     figures: dict[str, Drawn]
     deep: tuple[Drawn, ...]
+
+    @property
+    def complete(self) -> bool:
+        """No job is missing."""
+        return not any(finding.missing for finding in self.findings)
+
+    @property
+    def unmeasured(self) -> tuple[Unmeasured, ...]:
+        """What the paper has and this report does not."""
+        figures = Unmeasured("Figures 1 to 8", "They show trained networks, and no folder of runs was given.")
+        return UNMEASURED if self.deep else (*UNMEASURED, figures)
 
     @property
     def consistent(self) -> bool:
@@ -64,11 +75,13 @@ class Reproduction(Printed):
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": command(self.level, self.out),
             "seconds": round(self.seconds, 1),
+            "complete": self.complete,
             "consistent": self.consistent,
             "counts": counts(self.findings),
             "machine": machine(),
             "rows": [row_dict(finding, self) for finding in self.findings],
             "deep": [_figure_dict(drawn, self.out) for drawn in self.deep],
+            "unmeasured": [entry._asdict() for entry in self.unmeasured],
         }
         return dict(_runner.plain(data))
 
@@ -83,7 +96,7 @@ def _words(finding: Finding) -> tuple[str, ...]:
 def counts(findings: Iterable[Finding]) -> dict[str, int]:
     """How many rows have each verdict."""
     found = Counter(finding.verdict for finding in findings)
-    return {name: found[name] for name in ("holds", "holds with a correction", "fails", "error")}
+    return {name: found[name] for name in get_args(Verdict)}
 
 
 def command(level: Level, out: Path | None = None, row: str = "") -> str:
@@ -114,6 +127,7 @@ def row_dict(finding: Finding, of: Reproduction) -> dict[str, Any]:
         "verdict": finding.verdict,
         "consistent": finding.consistent,
         "count": len(finding.instances),
+        "missing": finding.missing,
         **{name: None if instance is None else instance.to_dict() for name, instance in shown.items()},
         "command": command(of.level, None, row.id),
         "seconds": round(finding.seconds, 2),
@@ -167,6 +181,7 @@ def reproduce(
     Raises:
         ValueError: an unknown level or id; a folder that cannot be written or belongs to another version.
         OSError: the disk is full; finished jobs are kept.
+        KeyboardInterrupt: Ctrl-C; the report of what is finished has been written.
     """
     began = time.perf_counter()
     _checks.choice("level", level, ("quick", "full"))
@@ -175,13 +190,20 @@ def reproduce(
     if runs is not None and not Path(runs).is_dir():
         raise ValueError(f"runs: expected a folder of runs of ufm train, got {str(runs)!r}")
     _runner.open_folder(out, fresh=fresh)
-    findings = _runner.run(out, rows, level, progress=progress)
+    findings, stopped = _runner.run(out, rows, level, progress=progress)
     folder = out / "figures"
-    drawn = {f.statement.id: figure for f in findings if (figure := _figures.save(f, folder)) is not None}
-    deep = () if runs is None else tuple(_figures.save_deep(Path(runs), folder))
-    made = Reproduction(tuple(findings), out, level, time.perf_counter() - began, drawn, deep)
+    whole = [finding for finding in findings if not finding.missing]
+    drawn = {f.statement.id: figure for f in whole if (figure := _figures.save(f, folder)) is not None}
+    deep = () if runs is None or stopped else tuple(_figures.save_deep(Path(runs), folder))
+    made = Reproduction(findings, out, level, time.perf_counter() - began, drawn, deep)
+    _write(made)
+    if stopped:
+        raise KeyboardInterrupt
+    return made
+
+
+def _write(made: Reproduction) -> None:
     data = made.to_dict()
     _schema.validate(data)
-    _runner.write_whole(out / "report.json", json.dumps(data, allow_nan=False, indent=1) + "\n")
-    _runner.write_whole(out / "report.html", _html.page(data, out))
-    return made
+    _runner.write_whole(made.out / "report.json", json.dumps(data, allow_nan=False, indent=1) + "\n")
+    _runner.write_whole(made.out / "report.html", _html.page(data, made.out))

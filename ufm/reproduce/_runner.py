@@ -15,9 +15,9 @@ import re
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -50,18 +50,20 @@ def plain(value: Any) -> Any:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file at once: a crash or a full disk leaves the old one.
+    """Write a file at once, in a folder that is made: a crash or a full disk leaves the old one.
 
     Raises:
         OSError: it cannot be written.
     """
     part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(text, encoding="utf-8")
         os.replace(part, file)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OSError(f"{file}: {error.strerror or error}; what was finished before is kept") from error
+    finally:  # a signal may stop us, too
+        part.unlink(missing_ok=True)
 
 
 # --- whose folder -----------------------------------------------------------------------------------
@@ -153,8 +155,15 @@ def measure(row: Statement, job: Job) -> Record:
     return Record.from_dict(plain(record.to_dict()))  # what a resumed run reads
 
 
-def run(out: Path, rows: Sequence[Statement], level: Level, *, progress: bool | None = None) -> list[Finding]:
-    """Every job of the rows that has no record yet.
+class Run(NamedTuple):
+    """What the jobs found."""
+
+    findings: tuple[Finding, ...]
+    stopped: bool  # by Ctrl-C, before the last job
+
+
+def run(out: Path, rows: Sequence[Statement], level: Level, *, progress: bool | None = None) -> Run:
+    """Every job of the rows that has no record yet, until the last one or Ctrl-C.
 
     Raises:
         OSError: a record cannot be written (a full disk); those before are kept.
@@ -168,22 +177,26 @@ def run(out: Path, rows: Sequence[Statement], level: Level, *, progress: bool | 
             waiting.append((row, job))
         else:
             found[row.id].append(record)
-    clock = _Clock([job.cost for _, job in waiting])
+    clock, stopped = _Clock([job.cost for _, job in waiting]), False
     with Progress("reproduce", len(plan), progress) as bar:
-        for i, (row, job) in enumerate(waiting):
-            bar.update(len(plan) - len(waiting) + i, f"{clock.left(i)}  {row.id}: {job.name}")
-            record = measure(row, job)
-            file = file_of(out, level, row, job)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, json.dumps(plain(record.to_dict()), allow_nan=False))
-            found[row.id].append(record)
-    return [Finding(row, tuple(_in_order(row, level, found[row.id]))) for row in rows]
+        try:
+            for i, (row, job) in enumerate(waiting):
+                bar.update(len(plan) - len(waiting) + i, f"{clock.left(i)}  {row.id}: {job.name}")
+                record = measure(row, job)
+                text = json.dumps(plain(record.to_dict()), allow_nan=False)
+                write_whole(file_of(out, level, row, job), text)
+                found[row.id].append(record)
+        except KeyboardInterrupt:
+            stopped = True
+    return Run(tuple(_finding(row, level, found[row.id]) for row in rows), stopped)
 
 
-def _in_order(row: Statement, level: Level, records: list[Record]) -> Iterator[Record]:
-    """As the row lists its jobs, whatever was resumed."""
+def _finding(row: Statement, level: Level, records: list[Record]) -> Finding:
+    """Records as the row lists its jobs, whatever was resumed."""
     by_name = {record.job: record for record in records}
-    yield from (by_name[job.name] for job in row.jobs(level))
+    names = [job.name for job in row.jobs(level)]
+    done = tuple(by_name[name] for name in names if name in by_name)
+    return Finding(row, done, len(names) - len(done))
 
 
 class _Clock:

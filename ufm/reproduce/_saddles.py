@@ -138,6 +138,40 @@ def corollary_1(level: Level) -> Iterator[Job]:
         yield Job(case.name, partial(_claims, case, ("corollary_1", "theorem_2")), 3.0)
 
 
+def global_minima(level: Level) -> Iterator[Job]:
+    """The size of G tells global minima from saddles."""
+    names = ("ce", "mse") if level == "quick" else ("ce", "ls", "mse")
+    for case in _cases(level, *names):
+        yield Job(case.name, partial(_global_minima, case), 2.0)
+
+
+def _global_minima(case: Case) -> Outcome:
+    points, prob = _points(case), case.problem()
+    lowest = float(theory.global_optimum(prob).objective)
+    low_but_large = small_but_high = stable = 0
+    rows = []
+    for point in points:
+        size = float(np.linalg.norm(np.asarray(prob.logit_gradient(point.params)), 2)) / float(prob.lam)
+        values = witness.hessian_eigenvalues(prob, point.params)
+        above = witness.objective(prob, point.params) - lowest
+        small = size <= 1 + 1e-8
+        low_but_large += above <= 1e-12 and not small
+        small_but_high += small and abs(above) > 1e-12
+        stable += not small and bool(values[0] > -1e-9 * (case.lam_W + case.lam_H))
+        rows.append((case.loss, point.family, f"{size:.9f}", f"{above:.3e}", f"{values[0]:.3e}"))
+    config = case.config | {"critical points": len(points)}
+    header = ("loss", "critical point", "|G| / lam", "f - f*", "smallest eigenvalue")
+    return Outcome(
+        (
+            Instance("critical points with |G| <= lam whose f is not f*", config, float(small_but_high), 0.0),
+            Instance("critical points with f = f* and |G| > lam", config, float(low_but_large), 0.0),
+            Instance("critical points with |G| > lam whose dense Hessian has no negative eigenvalue", config,
+                     float(stable), 0.0),
+        ),
+        (Table("The gradient in the logits, lam = sqrt(lam_W lam_H)", header, tuple(rows)),),
+    )  # fmt: skip
+
+
 # --- Corollary 2: where focal loss is convex ------------------------------------------------------
 
 _GAMMAS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-#: raised when a field is renamed, removed or changes its meaning
-VERSION = 1
+#: raised with every change of the fields or of what they mean
+VERSION = 2
 NAME = "ufm-reproduce"
 
 _TEXT, _NUMBER, _COUNT, _YES = (
@@ -14,7 +14,7 @@ _TEXT, _NUMBER, _COUNT, _YES = (
     {"type": "integer"},
     {"type": "boolean"},
 )
-_VERDICT = {"enum": ["holds", "holds with a correction", "fails", "error"]}
+_VERDICT = {"enum": ["holds", "holds with a correction", "fails", "error", "unfinished"]}
 
 
 def _record(**fields: Any) -> dict[str, Any]:
@@ -50,6 +50,7 @@ _ROW = _record(
     known=_VERDICT,
     consistent=_YES,
     count=_COUNT,
+    missing=_COUNT,
     worst=_MAYBE,
     counterexample=_MAYBE,
     command=_TEXT,
@@ -70,11 +71,13 @@ SCHEMA: dict[str, Any] = {
         created=_TEXT,
         command=_TEXT,
         seconds=_NUMBER,
+        complete=_YES,
         consistent=_YES,
         counts={"type": "object"},
         machine={"type": "object"},
         rows=_list(_ROW),
         deep=_list(_FIGURE),
+        unmeasured=_list(_record(what=_TEXT, why=_TEXT)),
     ),
 }
 
