@@ -12,14 +12,15 @@ from ufm.deep import _bridge, figures
 from ufm.deep._run import History
 
 LOSSES = tuple(figures.LOSSES)
+ORDER = (*LOSSES, "poly1")
 
 
 def accuracy(loss, width, epochs, seed):
-    return 0.9 + 0.01 * LOSSES.index(loss) + 0.002 * width + 1e-5 * epochs + 0.001 * seed
+    return 0.9 + 0.01 * ORDER.index(loss) + 0.002 * width + 1e-5 * epochs + 0.001 * seed
 
 
 def nc1(loss, width, epochs, seed):
-    return (1 + LOSSES.index(loss) + 0.1 * seed) / (width * epochs) ** 2
+    return (1 + ORDER.index(loss) + 0.1 * seed) / (width * epochs) ** 2
 
 
 def write(folder, loss, width, epochs, seed, *, data="cifar10", net="wrn50", status="completed", **config):
@@ -166,10 +167,19 @@ def test_another_data_set_is_drawn_alike_and_not_beside_the_paper(tmp_path):
         write(tmp_path, "ce", width, 5, 0, data="digits", net="mlp")
     drawing = figures.draw(3, figures.records(tmp_path), data="digits")
     assert all(n.paper is None for n in drawing.numbers)
-    assert "of digits (mlp" in words(drawing.figure)
+    assert "digits\nmlp on digits" in words(drawing.figure)
     assert {n.name for n in drawing.numbers if n.mean is not None} == {
         "CE, width 0.5, 5 epochs", "CE, width 3, 5 epochs"
     }  # fmt: skip
+
+
+def test_a_loss_of_ones_own_has_a_line_beside_the_others(tmp_path):
+    for loss in ("ls", "poly1"):
+        write(tmp_path, loss, 1.0, 5, 0, data="digits", net="mlp")
+    drawing = figures.draw(1, figures.records(tmp_path), data="digits")
+    assert [line.get_label() for line in drawing.figure.axes[0].lines] == ["LS", "poly1"]
+    assert (drawing.runs, drawing.missing) == (2, ())
+    assert any(n.name.startswith("NC1, poly1") and n.mean is not None for n in drawing.numbers)
 
 
 @pytest.mark.parametrize("which", [n for n, kind in figures.FIGURES.items() if kind.data is not None])

@@ -113,13 +113,12 @@ def draw(
     of_paper = data in (None, kind.data)
     name = kind.data if data is None else _checks_name(data)
     chosen, left_out = family(runs, name, kind.net if of_paper else None)
-    own = kind.title if title is None else title
-    title = own if of_paper else f"{own}, of {name}"
+    title = f"{kind.title if title is None else title}, {_NAMES.get(name, name)}"
     with plotting.style():
         if chosen:
             made = kind.draw(chosen, of_paper)
             notes = [*_compared(made.numbers), *_listed(made.missing), *([left_out] * bool(left_out))]
-            _caption(made, f"{title} ({_settings(chosen)}; {made.runs} runs)", notes)
+            _caption(made, f"{title}\n{_settings(chosen)}; {made.runs} runs", notes)
         else:
             net = kind.net if of_paper else None
             made = Made(_nothing(name, net), missing=(f"all of {name}",))
@@ -188,6 +187,8 @@ def _shown(value: float | None) -> str:
 
 # --- the shelf ------------------------------------------------------------------------------------
 
+#: the paper's data as it writes them
+_NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "miniimagenet": "miniImageNet"}
 _ACCURACIES = functools.partial(grid, "test_accuracy")
 _NC1 = functools.partial(grid, "nc1")
 
@@ -198,12 +199,12 @@ FIGURES: dict[int, Kind] = {
     3: Kind("Test accuracy (%) over width and epochs", "cifar10", "wrn50", _ACCURACIES),
     4: Kind("NC1 over width and epochs", "cifar10", "wrn50", _NC1),
     5: Kind(
-        "NC1, NC2, NC3 and accuracies over training, CIFAR-100", "cifar100", "wrn50",
+        "NC1, NC2, NC3 and accuracies over training", "cifar100", "wrn50",
         functools.partial(evolution, COLLAPSE | ACCURACY),
     ),
-    6: Kind("Test accuracy (%) over width and epochs, CIFAR-100", "cifar100", "wrn50", _ACCURACIES),
-    7: Kind("NC1 over width and epochs, CIFAR-100", "cifar100", "wrn50", _NC1),
-    8: Kind("Test accuracy of the last epoch, miniImageNet", "miniimagenet", "wrn18", ends),
+    6: Kind("Test accuracy (%) over width and epochs", "cifar100", "wrn50", _ACCURACIES),
+    7: Kind("NC1 over width and epochs", "cifar100", "wrn50", _NC1),
+    8: Kind("Test accuracy of the last epoch", "miniimagenet", "wrn18", ends),
     9: Kind(CONTRASTIVE, None, None, phi),
     10: Kind(SCALAR, None, None, profiles),
 }  # fmt: skip

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ufm import plotting
-from ufm.deep.figures._records import COLLAPSE, LOSSES, Cell, Made, Record, last, number_of, runs_of, words
+from ufm.deep.figures._records import (
+    COLLAPSE,
+    LOSSES,
+    Cell,
+    Made,
+    Record,
+    last,
+    looks,
+    number_of,
+    runs_of,
+    words,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,15 +32,17 @@ def evolution(names: dict[str, str], runs: list[Record], of_paper: bool) -> Made
     figure = plotting.new_figure(plotting.WIDTH, 0.5 + 2.0 * rows)
     axes = np.ravel(figure.subplots(rows, 3, squeeze=False))
     missing, numbers = [], []
+    others = {run.config["loss"] for run in runs} - set(LOSSES)
     for ax, (name, label) in zip(axes, names.items(), strict=True):
         ax.set(xlabel="epoch", ylabel=label, yscale="log" if name in COLLAPSE else "linear")
-    for loss, (title, *_) in LOSSES.items():
+    for loss, (title, *look) in looks(runs).items():
         own = runs_of(runs, loss, cell, completed=False)
         if not own:
-            missing.append(f"{title} at {words(cell)}")
+            if of_paper or not others:
+                missing.append(f"{title} at {words(cell)}")
             continue
         for ax, name in zip(axes, names, strict=True):
-            _line(ax, own, name, loss)
+            _line(ax, own, name, title, look)
         for name, label in names.items():
             paper = 1.0 if of_paper and name == "train_accuracy" else None
             numbers.append(number_of(f"{label}, {title}, {words(cell)}", last(own, name), paper))
@@ -49,8 +62,8 @@ def _fullest(runs: Iterable[Record]) -> Cell:
     return max((run.cell for run in runs), key=rank)
 
 
-def _line(ax: Axes, runs: Sequence[Record], name: str, loss: str) -> None:
-    title, colour, dashes, marker = LOSSES[loss]
+def _line(ax: Axes, runs: Sequence[Record], name: str, title: str, look: Sequence[Any]) -> None:
+    colour, dashes, marker = look
     epochs = sorted({int(e) for run in runs for e in run.history.epoch})
     table = np.full((len(runs), len(epochs)), np.nan)
     for row, run in zip(table, runs, strict=True):

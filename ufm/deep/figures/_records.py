@@ -23,6 +23,12 @@ LOSSES = {
     "fl": ("FL", plotting.RED, "-.", "s"),
     "mse": ("MSE", plotting.PINK, ":", "D"),
 }
+#: the looks of losses that the paper does not have
+_OTHERS = (
+    (plotting.ORANGE, (0, (6, 1))),
+    (plotting.SKY, (0, (1, 1))),
+    (plotting.BLACK, (0, (3, 1, 1, 1, 1, 1))),
+)
 #: the paper's grid
 WIDTHS, EPOCHS = (0.25, 0.5, 1.0, 2.0), (100, 200, 400, 800)
 SMALLEST, LARGEST = (WIDTHS[0], EPOCHS[0]), (WIDTHS[-1], EPOCHS[-1])
@@ -111,12 +117,20 @@ def _read(path: Path) -> Record | None:
         return None
 
 
+def looks(runs: Iterable[Record]) -> dict[str, tuple[str, str, Any, str]]:
+    """`LOSSES`, and after them the other losses of these runs: title, colour, dashes and marker."""
+    others = sorted({run.config["loss"] for run in runs} - set(LOSSES))
+    more = {loss: (loss, *_OTHERS[i % len(_OTHERS)], "v") for i, loss in enumerate(others)}
+    return {**LOSSES, **more}
+
+
 def family(runs: Sequence[Record], data: str, net: str | None) -> tuple[list[Record], str]:
     """The largest set of runs that differ in loss, width, epochs and seed alone; the paper's net first.
 
-    And in words what is left out.
+    And in words what is left out: where there is a net of the paper, losses that it does not have.
     """
-    own = [run for run in runs if _is_of(run.config["data"], data) and run.config["loss"] in LOSSES]
+    own = [run for run in runs if _is_of(run.config["data"], data)]
+    own = [run for run in own if net is None or run.config["loss"] in LOSSES]
     pool = [run for run in own if run.config["net"] == net] or own
     groups: dict[str, list[Record]] = {}
     for run in pool:
