@@ -43,7 +43,8 @@ def collapse(ax: Any) -> None:
             label=f"class {k}",
         )
     ax.set_aspect("equal", adjustable="datalim")
-    ax.set(ylim=(-3.4, 2.4), xlabel="$h_1$", ylabel="$h_2$", title="features collapse to a simplex")
+    ax.margins(y=0.25)
+    ax.set(xlabel="$h_1$", ylabel="$h_2$", title="features collapse to a simplex")
     ax.legend(loc="lower right", handletextpad=0.1)
 
 
