@@ -9,7 +9,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from ufm import reproduce
 from ufm.claims import STATEMENTS
+from ufm.deep import figures
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -89,8 +91,25 @@ def test_the_readme_lists_every_claim():
     assert set(re.findall(r"`(\w+)`", table)) >= {row.name for row in STATEMENTS}
 
 
+def test_the_readme_has_every_verdict_of_the_shelf():
+    table = README[README.index("## The paper on one page") : README.index("## A first solution")]
+    rows = [f"| {row.section} | {row.title} | {row.known} |" for row in reproduce.STATEMENTS]
+    assert [line for line in table.splitlines() if line in rows] == rows
+
+
+def test_the_readme_has_the_numbers_of_the_records():
+    runs = figures.records(ROOT / "benchmarks" / "runs" / "mnist")
+    assert {run.config["loss"] for run in runs} == set(figures.LOSSES)
+    for run in runs:
+        h, title = run.history, figures.LOSSES[run.config["loss"]][0]
+        assert (h.train_accuracy[-1], h.nc4[-1]) == (1, 1)
+        assert h.nc1[-1] < 1e-2
+        numbers = f"{h.test_accuracy[-1]:.1%} | {h.nc1[-1]:.1e} | {h.nc2[-1]:.3f} | {h.nc3[-1]:.3f}"
+        assert f"| {title} | 100 % | {numbers.replace('%', ' %')} | 100 % |" in README
+
+
 def test_the_readme_has_the_two_commands_that_ci_runs():
     commands = [line for line in README.splitlines() if line.startswith("python3 -m venv ")]
     assert len(commands) == 2
-    assert commands[0].endswith("ufm verify --loss all")
+    assert commands[0].endswith("ufm reproduce --quick")
     assert ".venv/bin/pytest" in commands[1]
