@@ -236,6 +236,29 @@ def test_a_finished_run_goes_on_for_more_epochs(tmp_path):
     assert run.history.epoch.tolist() == list(range(1, 9))
 
 
+@pytest.mark.parametrize("kind", ["killed", "corrupt"])
+def test_a_finished_run_that_went_on_goes_on_again(tmp_path, monkeypatch, kind):
+    how = {"epochs": 8, "checkpoint_seconds": 3600}
+    for folder in ("one", "two"):
+        train(tmp_path / folder)
+    wanted = train(tmp_path / "one", resume="changed", **how)
+    if kind == "killed":  # before its first checkpoint
+        interrupt(tmp_path / "two", monkeypatch, after=6, resume="changed", **how)
+    else:
+        train(tmp_path / "two", resume="changed", **how)
+        (tmp_path / "two" / "checkpoints" / "epoch-000008.npz").write_bytes(b"")
+    run = train(tmp_path / "two", **how)
+    assert (run.status, run.epoch) == (deep.Status.COMPLETED, 8)
+    assert bits(run) == bits(wanted)
+    assert [note for note in run.notes if "refused" not in note] == list(wanted.notes)
+
+
+def test_a_change_is_told_though_the_next_process_is_killed_at_once(tmp_path, monkeypatch):
+    interrupt(tmp_path, monkeypatch)
+    interrupt(tmp_path, monkeypatch, learning_rate=0.02, resume="changed")
+    assert train(tmp_path, learning_rate=0.02).notes == ("changed after epoch 4: learning_rate: 0.1 -> 0.02",)
+
+
 def test_other_code_is_refused(tmp_path, monkeypatch, whole):
     interrupt(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:

@@ -50,7 +50,9 @@ def begin(plan: Plan, folder: Folder | None, resume: bool | str) -> Position:
     changes = _checkpoint.check_same(folder, plan.config.to_dict(), may_change=resume == "changed")
     checkpoint, refused = folder.newest()
     position = _fresh(plan) if checkpoint is None else _restored(plan, checkpoint, folder, refused)
-    if position.status is not Status.RUNNING and not changes:
+    # of a process that went on and was killed before its first checkpoint, the record alone tells
+    told = tuple(note for note in folder.record.get("notes", ()) if note not in position.notes)
+    if position.status is not Status.RUNNING and not (changes or told):
         return position
     changes += _other_code(folder, may_change=resume == "changed")
     if position.epoch > plan.config.epochs or (
@@ -64,7 +66,7 @@ def begin(plan: Plan, folder: Folder | None, resume: bool | str) -> Position:
     notes = tuple(f"changed after epoch {position.epoch}: {change}" for change in changes)
     state = position.state._replace(failed=jnp.full((), -1, jnp.int32))
     position = position._replace(
-        state=state, notes=position.notes + notes, status=Status.RUNNING, message="still running"
+        state=state, notes=position.notes + told + notes, status=Status.RUNNING, message="still running"
     )
     folder.open(run_at(plan, position, None).to_dict())
     return position
