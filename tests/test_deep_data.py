@@ -124,6 +124,14 @@ def test_mnist_from_idx_files(tmp_path):
     assert {image.tobytes() for image in both} == {i.tobytes() for i in random_images(10, (28, 28), seed=10)}
 
 
+def test_mnist_labels_that_are_not_one_an_image_are_refused(tmp_path):
+    write_mnist(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(7, np.uint8)))
+    for name in ("mnist", "mnist10k"):
+        with pytest.raises(ValueError, match=r"t10k-labels-idx1-ubyte, got \(7,\) for 10 images; fetch"):
+            datasets.get(name, data_dir=tmp_path)
+
+
 @pytest.mark.parametrize("cut", [3, 10, 100, -1])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_truncated_idx_file_is_refused(tmp_path, cut, packed):

@@ -80,6 +80,15 @@ def broken_folders(root, kind):
     if kind == "truncated":
         path = root / "train" / "cat" / "000.png"
         path.write_bytes(path.read_bytes()[:60])
+    if kind == "text":
+        (root / "train" / "cat" / "000.png").write_text("no image")
+    if kind == "bomb":  # a header that claims 2^40 pixels
+        Image.new("L", (1, 1)).save(root / "train" / "cat" / "z.bmp")
+        content = bytearray((root / "train" / "cat" / "z.bmp").read_bytes())
+        content[18:26] = np.array([1 << 20, 1 << 20], "<u4").tobytes()
+        (root / "train" / "cat" / "z.bmp").write_bytes(content)
+    if kind == "float":
+        Image.fromarray(np.ones((6, 5), np.float32)).save(root / "train" / "cat" / "z.tif")
     if kind == "class":
         write_image(root / "train" / "emu" / "0.png", random_images(1, (6, 5, 3))[0])
     if kind == "part":
@@ -91,6 +100,9 @@ def broken_folders(root, kind):
     [
         ("size", r"images of one size, got .*6x5x3 and .*z.png of 7x5x3; resize"),
         ("truncated", "000.png: expected an image"),
+        ("text", "000.png: expected an image, got a file of no known format; remove"),
+        ("bomb", "z.bmp: expected an image, got Image size"),
+        ("float", "z.tif: expected an image, got 32 bits a pixel"),
         ("class", "got none of emu in one"),
         ("part", "expected the folders train and test"),
     ],
@@ -99,6 +111,18 @@ def test_broken_class_folders_are_refused(tmp_path, kind, message):
     broken_folders(tmp_path / "pets", kind)
     with pytest.raises(ValueError, match=message):
         datasets.get(tmp_path / "pets")
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_sixteen_bits_a_pixel_keep_their_scale(tmp_path, kind):
+    values = np.arange(30, dtype=np.uint16).reshape(6, 5)
+    for part in ("train", "test"):
+        path = tmp_path / "grey" / part / "a" / f"0.{kind}"
+        write_image(path, values * 2000)
+        with Image.open(path) as image:
+            assert image.mode.startswith("I;16")
+    data = datasets.get(tmp_path / "grey")
+    assert np.array_equal(data.train_images[0, ..., 0], values * 2000 // 256)
 
 
 def test_no_images_and_no_tar(tmp_path):

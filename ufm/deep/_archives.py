@@ -21,7 +21,7 @@ import numpy as np
 from ufm._progress import Progress
 
 #: part of the key of a decoded copy: raised when the decoding changes
-VERSION = 1
+VERSION = 2
 IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 #: folder names above the classes: what a data set calls its parts
 PARTS = {
@@ -233,13 +233,22 @@ def _files(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
 
 def _decode(content: bytes, name: str, grey: bool | None) -> tuple[np.ndarray, bool]:
     """Pixels (h, w, c); the first image decides whether the set is grey (c = 1) or in colour (c = 3)."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(io.BytesIO(content))
-        grey = image.mode in ("1", "L", "I;16") if grey is None else grey
+        image: Image.Image = Image.open(io.BytesIO(content))
+        deep = image.mode.startswith("I;16")
+        grey = deep or image.mode in ("1", "L") if grey is None else grey
+        if image.mode in ("I", "F"):
+            raise ValueError("32 bits a pixel, which have no scale")
+        if deep:  # Pillow would cut values off at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"{name}: expected an image, got a file of no known format; remove the file or fetch it anew"
+        ) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{name}: expected an image, got {error}; remove the file or fetch it anew"
         ) from error

@@ -188,7 +188,13 @@ def _mnist_file(name: str, folder: Path) -> np.ndarray:
 def _mnist_part(part: str, data_dir: Path | None) -> tuple[np.ndarray, np.ndarray]:
     folder = data_dir or cache_dir() / "mnist"
     images = _mnist_file(f"{part}-images-idx3-ubyte", folder)
-    return images[..., None], _mnist_file(f"{part}-labels-idx1-ubyte", folder).astype(np.int32)
+    labels = _mnist_file(f"{part}-labels-idx1-ubyte", folder).astype(np.int32)
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{folder}: expected one label an image in {part}-labels-idx1-ubyte, got {labels.shape} for "
+            f"{len(images)} images; fetch both anew"
+        )
+    return images[..., None], labels
 
 
 def mnist(data_dir: Path | None = None) -> Dataset:
