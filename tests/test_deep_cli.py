@@ -7,7 +7,7 @@ import pytest
 from test_cli import answer, run
 
 from ufm import deep, losses
-from ufm._cli import _deep
+from ufm._cli import _deep, _options
 from ufm.deep import figures
 
 SMALL = ("--net", "mlp", "--width", "0.125", "--preset", "small")
@@ -190,6 +190,20 @@ def test_misuse_of_train_is_one_line(args, message, tmp_path):
     out = tmp_path / "out"
     refused(train(*(out if arg == "OUT" else arg for arg in args)), message)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "args", [("train", *TINY), ("train", *TINY, "--loss", "ce,ls"), ("figures",), ("solve",)]
+)
+def test_an_out_that_cannot_be_made_is_named(args, tmp_path):
+    (tmp_path / "file").write_text("")
+    place = tmp_path / "file" / "out"
+    refused(run(*args, "--out", place), f"out: expected a folder that can be written, got {str(place)!r} (")
+
+
+def test_a_figure_that_cannot_be_written_is_refused_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(_options.os, "access", lambda *_: False)
+    refused(train("--plot", tmp_path / "a.png"), "'--plot': expected a folder that can be written")
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):

@@ -400,6 +400,7 @@ def test_what_is_not_finite_stops_with_the_last_good_state():
         ({"weight_decay": -1e-4}, "weight_decay: expected a finite number >= 0"),
         ({"dtype": "float16"}, "dtype: expected one of float32, bfloat16"),
         ({"seed": -1}, "seed: expected an integer >= 0"),
+        ({"seed": 2**63}, "seed: expected an integer >= 0 and <= 9"),
         ({"metrics_every": 0}, "metrics_every: expected an integer >= 1"),
         ({"max_train": 0}, "max_train: expected an integer >= 1"),
         ({"augment": 1}, "augment: expected True or False"),

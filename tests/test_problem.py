@@ -358,6 +358,7 @@ def test_wrong_params_are_refused(params: Any, message: str) -> None:
     [
         ({"seed": -1}, "^seed: "),
         ({"seed": 0.5}, "^seed: "),
+        ({"seed": 2**63}, "^seed: expected an integer >= 0 and <= 9"),
         ({"scale": 0.0}, "^scale: "),
         ({"scale": np.nan}, "^scale: "),
     ],

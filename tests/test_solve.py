@@ -310,6 +310,7 @@ BAD = [
     (lambda: ufm.solve(problem(bias=False), START._replace(b=jnp.ones(4))), r"b: expected zeros"),
     (lambda: ufm.solve_sweep(problem(), lam=[1]), r"axis: expected one of lam_W"),
     (lambda: ufm.solve_sweep(problem(), lam_W=[1, 0]), r"lam_W: expected a finite number > 0, got .*0"),
+    (lambda: ufm.solve_sweep(problem(), seeds=[2**63]), r"seeds: expected an integer >= 0 and <= 9"),
     (lambda: ufm.solve_sweep(problem(), seeds=[]), r"seeds: expected at least one"),
     (lambda: ufm.solve_sweep(problem(), lam_W=[1, 2], lam_H=[1, 2, 3]), r"lam_W, lam_H: expected axes that"),
     (lambda: ufm.solve_sweep(problem(bias=False), lam_b=[1e-2]), r"lam_b: expected 0 where bias=False"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import tempfile
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +22,14 @@ def integer(name: str, value: Any, *, least: int) -> int:
         raise ValueError(f"{name}: expected an integer >= {least}, got {value!r}") from None
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name}: expected an integer >= {least}, got {value!r}")
+    return number
+
+
+def seed(name: str, value: Any) -> int:
+    """`value` as an int >= 0 that an integer of JAX holds."""
+    number, most = integer(name, value, least=0), int(np.iinfo(jax.numpy.result_type(int)).max)
+    if number > most:
+        raise ValueError(f"{name}: expected an integer >= 0 and <= {most}, got {value!r}")
     return number
 
 
@@ -74,3 +84,19 @@ def choice(name: str, value: Any, known: Iterable[str], also: Mapping[str, str] 
     near = difflib.get_close_matches(str(value).lower(), spellings, n=1, cutoff=0.4)
     hint = f"; did you mean {spellings[near[0]]!r}?" if near else ""
     raise ValueError(f"{name}: expected one of {', '.join(names)}, got {value!r}{hint}")
+
+
+def folder(name: str, path: Path) -> None:
+    """Make a folder, and sure that it can be written to.
+
+    Raises:
+        OSError: it cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise OSError(
+            f"{name}: expected a folder that can be written, got {str(path)!r} ({error.strerror or error}); "
+            "choose another folder"
+        ) from error

@@ -247,6 +247,6 @@ def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Param
     with lam = 0.2/(K sqrt n) and with the penalties 5e-3 and 1e-5; six seeds).
     """
     if not isinstance(seed, jax.core.Tracer):
-        _checks.integer("seed", seed, least=0)
+        _checks.seed("seed", seed)
     scale = _checks.real("scale", scale, above=0.0)
     return _normal(seed, scale, K=prob.K, d=prob.d, N=prob.N)

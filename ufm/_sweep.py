@@ -193,7 +193,7 @@ def solve_sweep(
     tol = float(_checks.real("tol", tol, above=0.0))
     max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
     check_reduced(prob, reduced)
-    seeds = np.array([_checks.integer("seeds", s, least=0) for s in np.ravel(np.asarray(seeds))])
+    seeds = np.array([_checks.seed("seeds", s) for s in np.ravel(np.asarray(seeds))])
     if seeds.size == 0:
         raise ValueError("seeds: expected at least one seed, got none")
     scale = _checks.real("scale", scale, above=0.0)

@@ -18,7 +18,7 @@ from typing import Any
 import click
 import jax
 
-from ufm import deep, losses, plotting
+from ufm import _checks, deep, losses, plotting
 from ufm._cli._options import HYPERPARAMETERS, Command, Output, figure_file, grid, parsed, users_of
 from ufm._cli._output import tell
 from ufm._report import dumps
@@ -185,6 +185,8 @@ def _sweep(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
     axes = axes if "epochs" in axes else axes | {"epochs": [deep.presets.get(given["preset"])[1].epochs]}
     plan = plan_sweep(output.out, **{_AXES[name]: values for name, values in axes.items()}, **given)
     plan.share(how.get("shard"))  # refused before anything is measured
+    if not status:
+        _checks.folder("out", plan.out)
     found = sweep_status(plan)
     if status:
         return _told(found, output)
@@ -243,7 +245,7 @@ def figures(
         if number not in shelf.FIGURES:
             raise ValueError(f"figure: expected one of {', '.join(map(str, shelf.FIGURES))}, got {number}")
     found = shelf.records(*runs)
-    out.mkdir(parents=True, exist_ok=True)
+    _checks.folder("out", out)
     drawings = []
     for number in chosen:
         drawing = shelf.draw(number, found, data=data)

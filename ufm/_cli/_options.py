@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 import numpy as np
 
 import ufm
-from ufm import losses, solvers
+from ufm import _checks, losses, solvers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -81,6 +82,8 @@ def figure_file(text: str) -> Path:
         raise ValueError(f"expected a file name ending in {', '.join(FORMATS)}, got {path.name!r}")
     if not path.parent.is_dir():
         raise ValueError(f"no folder {str(path.parent)!r}")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"expected a folder that can be written, got {str(path.parent)!r}")
     return path
 
 
@@ -158,7 +161,7 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], Output]:
     """What was given, as arguments of `solve_ufm`, and where the answer goes."""
     output = Output(options.pop("as_json"), options.pop("plot"), options.pop("out"), time.perf_counter())
     if output.out is not None:
-        output.out.mkdir(parents=True, exist_ok=True)
+        _checks.folder("out", output.out)
     given = {name: value for name, value in options.items() if value is not None}
     given["bias"] = not given.pop("no_bias")
     lam = given.pop("lam", None)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ufm import _checks
 from ufm.deep import _config
 
 FORMAT = "ufm run 1"
@@ -193,7 +194,8 @@ class Folder:
         """Make the folder and say what it is for, before anything is computed."""
         if not self.writes:
             return
-        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        for made in (self.path, self.path / "checkpoints"):
+            _checks.folder("out", made)
         for left in (*self.path.glob("*.part"), *(self.path / "checkpoints").glob("*.part")):
             left.unlink(missing_ok=True)  # of a process that was killed
         self._write_record(record)

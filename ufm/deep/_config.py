@@ -125,7 +125,7 @@ def plan(
     name, chosen = presets.get(preset)
     chosen = _replaced(chosen, given)
     dtype = _checks.choice("dtype", dtype, DTYPES)
-    seed = _checks.integer("seed", seed, least=0)
+    seed = _checks.seed("seed", seed)
     function = losses.get(loss, **hyperparameters)
     if not isinstance(net, Net):
         _checks.choice("net", net, nets.NETS)  # before a data set is read or downloaded

@@ -318,7 +318,7 @@ def _write(plan: SweepPlan) -> None:
     points = _together(plan)
     if jax.process_index() != 0:
         return
-    plan.out.mkdir(parents=True, exist_ok=True)
+    _checks.folder("out", plan.out)
     runs = [point._asdict() | {"operations": point.operations._asdict()} for point in points]
     _checkpoint.write_json(plan.out / FILE, {"format": FORMAT, "settings": plan.settings, "runs": runs})
 
