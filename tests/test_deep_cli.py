@@ -134,6 +134,8 @@ def test_figures_are_drawn_from_what_train_wrote(tmp_path):
     assert last == json.loads((out / "record.json").read_text())["last"]["test_accuracy"]
     told = run(*args)
     assert "1 runs, 3 missing: " in told.stdout
+    assert "--data" not in told.stdout
+    assert "add --data digits to draw" in run("figures", out, "--figure", "1", "--out", tmp_path / "f").stdout
 
 
 def test_without_runs_figures_are_drawn_all_the_same(tmp_path, monkeypatch):

@@ -256,8 +256,11 @@ def figures(
             _say(drawing)
     if as_json:
         click.echo(dumps({"records": len(found), "figures": drawings}))
-    else:
-        click.echo(f"written: {out}")
+        return 0
+    click.echo(f"written: {out}")
+    others = sorted({run.config["data"] for run in found})
+    if others and not any(drawing["runs"] for drawing in drawings):
+        click.echo(f"the runs are of {', '.join(others)}: add --data {others[0]} to draw them")
     return 0
 
 

@@ -266,7 +266,7 @@ def check_same(folder: Folder, config: dict[str, Any], *, may_change: bool) -> l
     if changes and not may_change:
         raise ValueError(
             f"out: {folder.path} holds another run ({'; '.join(changes)}); choose another folder, or pass "
-            "resume='changed' to continue that run with the new values"
+            "resume='changed' (--resume changed) to continue that run with the new values"
         )
     check_shapes(folder, config)
     return changes

@@ -45,7 +45,8 @@ def begin(plan: Plan, folder: Folder | None, resume: bool | str) -> Position:
         return position
     if resume is False:
         raise ValueError(
-            f"out: {folder.path} holds a run already; choose another folder, or drop resume=False"
+            f"out: {folder.path} holds a run already; choose another folder, or drop resume=False "
+            "(--resume no)"
         )
     changes = _checkpoint.check_same(folder, plan.config.to_dict(), may_change=resume == "changed")
     checkpoint, refused = folder.newest()
@@ -77,7 +78,7 @@ def _other_code(folder: Folder, *, may_change: bool) -> list[str]:
     if changes and not may_change:
         raise ValueError(
             f"out: {folder.path} was begun by other code ({'; '.join(changes)}) and would not end as it "
-            "would have; finish it with that code, or pass resume='changed'"
+            "would have; finish it with that code, or pass resume='changed' (--resume changed)"
         )
     return [f"code, {change}" for change in changes]
 
