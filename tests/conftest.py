@@ -14,6 +14,13 @@ from jaxtyping import install_import_hook
 
 install_import_hook("ufm", "shapes.check")
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files in order: by default those with few tests come last, and the notebooks have few and take long."""
+    if hasattr(config.option, "loadscopereorder"):  # xdist's
+        config.option.loadscopereorder = False
+
+
 _COMPILED: list[str] = []
 
 
