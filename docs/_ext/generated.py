@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,8 +58,11 @@ def write(root: Path, docs: Path) -> None:
         _update(parts / f"readme-{name}.md", text)
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
         _update(parts / name, _relinked((root / name).read_text()))
-    results = (root / "benchmarks" / "results.md").read_text()
-    _update(parts / "results.md", results.removeprefix("# Benchmarks\n").replace("\n## ", "\n### "))
+    measured = root / "benchmarks"
+    results = (measured / "results.md").read_text().removeprefix("# Benchmarks\n").replace("\n## ", "\n### ")
+    for picture in re.findall(r"!\[.*?\]\((\w+\.png)\)", results):
+        shutil.copy(measured / picture, parts)
+    _update(parts / "results.md", re.sub(r"\]\((\w+\.png)\)", r"](/_generated/\1)", results))
     _update(parts / "statements.md", _statements())
     _update(parts / "cli.md", _help())
     _update(parts / "modules.md", _modules())
