@@ -1,4 +1,4 @@
-"""`ufm reproduce`: verdicts follow from numbers, runs go on where they stopped, the page is whole."""
+"""`ufm reproduce`: runs go on where they stopped, the page is whole and shows in a browser."""
 
 from __future__ import annotations
 
@@ -17,32 +17,25 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ufm import Problem, catalogue, reproduce, theory
+from ufm import catalogue, reproduce
 from ufm._cli import main
 from ufm.reproduce import (
     SCHEMA,
     STATEMENTS,
     Curve,
-    Finding,
     Instance,
     Job,
     Outcome,
     Panel,
     Statement,
     Table,
-    _bounds,
-    _collapse,
     _figures,
     _runner,
-    _saddles,
-    _scalar,
     statements,
     validate,
 )
 from ufm.reproduce._mathml import mathml
 from ufm.reproduce._prose import prose
-from ufm.reproduce._records import Record
-from ufm.reproduce._witness import Shape
 
 QUICK_AND_FULL = ("quick", "full")
 
@@ -95,125 +88,6 @@ def test_formulas_of_latex():
     assert "<mspace" not in mathml(r"\log ( p )") + mathml(r"\log \left( p \right)")
     with pytest.raises(ValueError, match=r"got \\unknown"):
         mathml(r"\unknown")
-
-
-# --- verdicts -------------------------------------------------------------------------------------------
-
-
-def measured(*jobs: Job, row: str = "figure-9") -> Finding:
-    """The row's finding from these jobs alone."""
-    (statement,) = statements.chosen((row,))
-    return Finding(statement, tuple(_runner.measure(statement, job) for job in jobs))
-
-
-def scaled(function, field: str, factor: float = 1 + 1e-6):
-    """`function` whose result has one field a millionth off."""
-
-    def wrong(*args, **kwargs):
-        found = function(*args, **kwargs)
-        value = getattr(found, field)
-        moved = (lambda a: value(a) * factor) if callable(value) else value * factor
-        return found._replace(**{field: moved})
-
-    return wrong
-
-
-#: row, a job of it, and the closed form that is put a millionth off
-CLOSED_FORMS = {
-    "phi": ("figure-9", partial(_scalar._figure_9, "ls", 10), "scalar_profile", "value"),
-    "phi of mse": ("figure-9", partial(_scalar._figure_9, "mse", 10), "scalar_profile", "value"),
-    "slope of phi": ("figure-9", partial(_scalar._figure_9, "fl", 10), "scalar_profile", "slope"),
-    "margin": ("figure-10", partial(_scalar._figure_10, "fl", 10, (0.3,)), "global_optimum", "margin"),
-    "value": ("figure-10", partial(_scalar._figure_10, "ce", 10, (0.3,)), "global_optimum", "objective"),
-    "p_min": ("region", partial(_saddles._region, 3.0), "convexity_region", "p_min"),
-    "tie": ("tie", partial(_collapse._two_minima, 3.0, 50), "threshold", "a_tie"),
-    "threshold": ("tie", partial(_collapse._two_minima, 3.0, 50), "threshold", "C_tie"),
-    "partial": ("partial-collapse", partial(_collapse._partial, 3.0, 20), "global_optimum", "objective"),
-    "spectrum": (
-        "spectrum",
-        partial(_saddles._spectrum, _saddles.Case("ls", Shape(3, 4, 2), lam_b=0.02)),
-        "hessian_spectrum",
-        "values",
-    ),
-    "theorem 1": (
-        "theorem-1",
-        partial(_collapse._theorem_1, "ce", Shape(3, 4, 2), True, 0.01, (0.2,), (0,)),
-        "global_optimum",
-        "objective",
-    ),
-    "global minima": (
-        "global-minima",
-        partial(_saddles._global_minima, _saddles.Case("ce", Shape(3, 4, 2), lam_b=0.02)),
-        "global_optimum",
-        "objective",
-    ),
-    "lemma 8": ("lemma-8", partial(_bounds._intermediate, 3, 0.05), "global_optimum", "objective"),
-}
-
-
-@pytest.mark.parametrize("name", CLOSED_FORMS)
-def test_a_closed_form_off_by_a_millionth_fails(name, monkeypatch):
-    row, measure, function, field = CLOSED_FORMS[name]
-    _collapse._tie.cache_clear()
-    right = measured(Job("it", measure), row=row)
-    assert not right.errors
-    assert not right.failing("ours")
-    assert right.verdict == right.statement.known
-    _collapse._tie.cache_clear()
-    monkeypatch.setattr(theory, function, scaled(getattr(theory, function), field))
-    wrong = measured(Job("it", measure), row=row)
-    _collapse._tie.cache_clear()
-    assert not wrong.errors
-    assert wrong.verdict == "fails"
-    assert not wrong.consistent
-    assert wrong.counterexample is not None
-
-
-def test_a_penalty_of_the_nuclear_norm_off_by_a_millionth_fails(monkeypatch):
-    job = Job("it", partial(_bounds._nuclear_norm, 4, 6, 8, 50))
-    assert measured(job, row="nuclear-norm").consistent
-    right = Problem.lam.fget
-    monkeypatch.setattr(Problem, "lam", property(lambda self: right(self) * (1 + 1e-6)))
-    wrong = measured(job, row="nuclear-norm")
-    assert not wrong.errors
-    assert wrong.verdict == "fails"
-
-
-def an_instance(deviation: float, about: str = "paper", tolerance: float = 1e-9) -> Instance:
-    return Instance("a deviation", {"K": 3}, deviation, tolerance, about)
-
-
-FAILS = STATEMENTS[0]._replace(correction="", known="fails")
-
-
-def a_finding(*instances: Instance, correction: str = "", error: str = "", missing: int = 0) -> Finding:
-    row = STATEMENTS[0]._replace(correction=correction)
-    return Finding(row, (Record(row.id, "job", 0.1, Outcome(instances), error),), missing)
-
-
-def test_verdicts_follow_from_the_instances_alone():
-    good, bad = an_instance(0.0), an_instance(1e-6)
-    wrong, right = an_instance(1e-6, "ours"), an_instance(0.0, "ours")
-    nan = an_instance(float("nan"), "ours")
-    assert a_finding(good, right).verdict == "holds"
-    assert a_finding(bad, right).verdict == "fails"
-    assert a_finding(bad, right, correction="so").verdict == "holds with a correction"
-    assert a_finding(bad, wrong, correction="so").verdict == "fails"
-    assert a_finding(good, wrong, correction="so").verdict == "fails"
-    assert a_finding(good, nan).verdict == "fails"
-    assert a_finding(good, error="Traceback").verdict == "error"
-    assert a_finding(bad, error="Traceback").verdict == "fails"
-    assert a_finding().verdict == "error"
-    assert a_finding(good, right, missing=1).verdict == "unfinished"
-    assert a_finding(bad, right, missing=1).verdict == "fails"
-    assert a_finding(bad, right, correction="so", missing=1).verdict == "unfinished"
-    assert a_finding(good, wrong, correction="so", missing=1).verdict == "fails"
-    assert not a_finding(bad, right, missing=1)._replace(statement=FAILS).consistent
-    assert a_finding(bad, an_instance(1e-3)).counterexample.deviation == 1e-3
-    assert a_finding(bad, wrong).counterexample.about == "ours"
-    assert a_finding(good, an_instance(5e-10), bad).worst.deviation == 5e-10
-    assert not a_finding(bad, wrong, correction="so").consistent
-    assert a_finding(bad, right, correction="so").consistent
 
 
 # --- running, resuming, refusing --------------------------------------------------------------------------
