@@ -11,7 +11,7 @@ import pytest
 from tolerances import Traced, close, eps
 
 import ufm
-from ufm import Params, Problem, losses
+from ufm import Params, Problem, landscape, losses
 
 K, D = 4, 6
 COUNTS = (3, 2, 5, 2)
@@ -376,3 +376,69 @@ def test_the_tolerances_can_fail() -> None:
         close(np.ones(2), 1.0)
     with pytest.raises(AssertionError, match="not finite"):
         close(np.nan, 1.0)
+
+
+# --- starts of any floating dtype ---------------------------------------------------------------------------
+
+
+def _torch(x, **options):
+    import torch
+
+    return torch.tensor(np.asarray(x), **options)
+
+
+KINDS = {
+    "float32": lambda x: np.asarray(x, np.float32),
+    "float16": lambda x: np.asarray(x, np.float16),
+    "bfloat16": lambda x: jnp.asarray(x, jnp.bfloat16),
+    "long double": lambda x: np.asarray(x, np.longdouble),
+    "big-endian": lambda x: np.asarray(x, ">f8"),
+    "big-endian float32": lambda x: np.asarray(x, ">f4"),
+    "list": lambda x: np.asarray(x).tolist(),
+    "not contiguous": lambda x: np.repeat(np.asarray(x), 2, axis=0)[::2],
+    "torch": _torch,
+    "torch with gradient": lambda x: _torch(x, requires_grad=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mixed", [False, True], ids=["all", "W alone"])
+def test_a_start_of_any_floating_dtype_is_the_problem_in_its_precision(kind, mixed):
+    """float32 starts failed inside the compiled loop; W alone in float32 rounded the penalties to float32:
+    objective .14902322958755 instead of .14902323154557, with a gradient norm of another function."""
+    prob = Problem.balanced("ce", K=4, d=5, n=3)
+    narrow = KINDS[kind]
+    start = ufm.init(prob)
+    start = Params(narrow(start.W), *(start[1:] if mixed else map(narrow, start[1:])))
+    for solver in ("newton", "lbfgs"):
+        sol = ufm.solve(prob, start, solver=solver)
+        assert {str(x.dtype) for x in sol.params} == {"float64"}
+        assert float(sol.objective) == pytest.approx(0.14902323154557, abs=1e-13)
+        assert abs(float(_gradient_norm(prob, sol.params)) - float(sol.grad_norm)) <= 1e-12
+    for found in (landscape.eigenvalues(prob, start), landscape.eigenvalues(prob, start, method="lanczos")):
+        assert np.isfinite(found.values).all()
+    origin = Params(*(narrow(np.zeros(np.shape(x))) for x in start))
+    assert landscape.descend(prob, origin).certificate.is_global
+    assert landscape.inertia(prob, origin).neg > 0
+
+
+def _gradient_norm(prob, params):
+    return jnp.sqrt(sum(jnp.sum(g * g) for g in jax.grad(prob)(params)))
+
+
+def test_a_batch_of_directions_may_be_float32():
+    prob = Problem.balanced("ce", K=4, d=5, n=3)
+    at, rng = ufm.init(prob), np.random.default_rng(0)
+    directions = Params(*(rng.normal(size=(2, *x.shape)).astype(np.float32) for x in at))
+    images = landscape.hvp(prob, at, directions)
+    assert images.W.dtype == np.float64
+    one = landscape.hvp(prob, at, jax.tree.map(lambda x: x[1], directions))
+    np.testing.assert_allclose(images.H[1], one.H, rtol=1e-12, atol=1e-14)
+
+
+def test_a_start_that_is_too_large_for_the_precision_is_named():
+    prob = Problem.balanced("ce", K=4, d=5, n=3)
+    huge = prob.zeros()._replace(W=np.full((4, 5), np.longdouble("1e4000")))
+    if np.isfinite(huge.W).all():  # long double is wider than double here
+        with pytest.raises(ValueError, match="W: expected finite values"):
+            ufm.solve(prob, huge)

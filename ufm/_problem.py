@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 
 from ufm import _checks, losses
 from ufm._pytree import pytree_dataclass, replace, static
+from ufm.metrics._inputs import foreign
 
 
 class Params(NamedTuple):
@@ -157,25 +158,23 @@ class Problem:
         return replace(self, **changes)
 
     def check_params(self, params: Any) -> Params:
-        """`params` as `Params` of this problem's shapes.
+        """`params` as `Params` of this problem's shapes in its precision.
+
+        Any floating dtype of jax, numpy or torch is converted here, at the door: float64, or float32 where
+        JAX's 64-bit mode is off. A solver that ran in the dtype of its start would round the penalties to
+        it, minimise another function and report a gradient norm that is not the problem's.
 
         Raises:
-            ValueError: a wrong shape, an integer dtype, or a value that is not finite.
+            ValueError: a wrong shape, a dtype that is not floating, or a value that is not finite in that
+                precision.
         """
         try:
             W, H, b = params
         except (TypeError, ValueError):
             raise ValueError(f"params: expected Params(W, H, b), got {type(params).__name__}") from None
         expected = {"W": (self.K, self.d), "H": (self.d, self.N), "b": (self.K,)}
-        for (name, shape), value in zip(expected.items(), (W, H, b), strict=True):
-            if np.shape(value) != shape:
-                raise ValueError(f"{name}: expected shape {shape}, got {np.shape(value)}")
-            dtype = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
-            if not jnp.issubdtype(dtype, jnp.floating):
-                raise ValueError(f"{name}: expected a floating dtype, got {dtype}; convert it with float()")
-            if not isinstance(value, jax.core.Tracer) and not np.isfinite(np.asarray(value)).all():
-                raise ValueError(f"{name}: expected finite values, got NaN or infinity in the start")
-        return Params(jnp.asarray(W), jnp.asarray(H), jnp.asarray(b))
+        pairs = zip(expected.items(), (W, H, b), strict=True)
+        return Params(*(_check_array(name, value, shape) for (name, shape), value in pairs))
 
     def __repr__(self) -> str:
         if isinstance(self.labels, jax.core.Tracer):
@@ -191,6 +190,23 @@ class Problem:
 def _short(value: Any) -> str:
     traced = isinstance(value, jax.core.Tracer)
     return f"{float(value):g}" if np.ndim(value) == 0 and not traced else f"array{np.shape(value)}"
+
+
+def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
+    """An array of that shape in the precision of problems."""
+    array = foreign(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name}: expected a floating dtype, got {array.dtype}; convert it with float()")
+    precision = jnp.result_type(float)
+    if isinstance(array, np.ndarray):  # JAX knows neither foreign byte orders nor extended precision
+        with np.errstate(over="ignore"):  # reported below, with the name of the argument
+            array = array.astype(precision)
+    array = jnp.asarray(array, precision)
+    if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
+        raise ValueError(f"{name}: expected finite values, got NaN or infinity in the start as {precision}")
+    return array
 
 
 def _check_labels(labels: Any) -> np.ndarray:

@@ -78,7 +78,8 @@ def hvp(prob: Problem, params: Any, direction: Any) -> Params:
     """
     params = prob.check_params(params)
     if _is_batch(prob, direction):
-        return _many_products(prob, params, Params(*(jnp.asarray(x) for x in direction)))
+        rows = [prob.check_params(row) for row in zip(*direction, strict=True)]
+        return _many_products(prob, params, jax.tree.map(lambda *x: jnp.stack(x), *rows))
     return _one_product(prob, params, prob.check_params(direction))
 
 
@@ -87,11 +88,7 @@ def _is_batch(prob: Problem, direction: Any) -> bool:
     shapes = [(prob.K, prob.d), (prob.d, prob.N), (prob.K,)]
     given = [np.shape(x) for x in direction]
     leading = {shape[:1] for shape in given}
-    if len(given) != 3 or len(leading) != 1 or [shape[1:] for shape in given] != shapes:
-        return False
-    for row in zip(*direction, strict=True):
-        prob.check_params(row)
-    return True
+    return len(given) == 3 and len(leading) == 1 and [shape[1:] for shape in given] == shapes
 
 
 def dense(prob: Problem, params: Any) -> Float[np.ndarray, "size size"]:

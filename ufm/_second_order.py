@@ -1,0 +1,150 @@
+"""Second-order conditions where a solver stopped: is there a way down, and where does it lead.
+
+With G the gradient of the mean loss in the logits (K, N), lam = sqrt(lam_W lam_H), and an orthonormal set of
+feature directions x_i that W and H do not use (W x_i = 0, x_i'H = 0), the step
+
+    dW = (lam_H/lam_W)^(1/4) sum_i u_i x_i',   dH = -(lam_W/lam_H)^(1/4) sum_i x_i v_i',
+
+with G v_i = sigma_i u_i, changes f by t^2 sum_i (lam - sigma_i) + O(t^4): it leads down wherever
+|G|_op > lam.  Conversely, where |G|_op <= lam and the loss is convex in the logits of every sample, the
+Hessian is positive semidefinite, because both parts of
+
+    D^2 f = (1/N) sum_j D^2 L_j [dz_j, dz_j] + (2 <G, dW dH> + lam_W |dW|^2 + lam_H |dH|^2)
+
+are non-negative.
+
+These two cheap tests decide almost every solution.  The rest needs the smallest eigenvalue of the Hessian.
+
+Source: Zhou et al. 2022, Theorem 2 and its proof; Zhu et al. 2021, Theorem 3.2.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
+
+from ufm._problem import Params, Problem
+from ufm.solvers import noise
+
+#: curvature above -RELATIVE lam counts as zero: what float64 resolves of |G|_op - lam at a converged point
+RELATIVE = 1e-6
+
+
+class Evidence(NamedTuple):
+    """What the compiled solver measures at its last point for the two cheap tests."""
+
+    gram: Float[Array, "*sweep K K"]  # G G'
+    convex: Bool[Array, "*sweep"]  # the loss is convex in z at the logits of every sample
+
+    def operator_norm(self) -> np.ndarray:
+        """|G|_op, one value for each point of a batch."""
+        gram = np.asarray(self.gram)
+        finite = np.isfinite(gram).all(axis=(-2, -1))
+        largest = np.linalg.eigvalsh(np.where(finite[..., None, None], gram, 0.0))[..., -1]
+        return np.where(finite, np.sqrt(np.maximum(largest, 0.0)), np.nan)
+
+
+def resolution(lam: ArrayLike, grad_norm: ArrayLike) -> np.ndarray:
+    """How far below zero a curvature must be to count at a point where |grad f| = `grad_norm`.
+
+    An approximate second-order point (Nesterov and Polyak 2006) has curvature of at least
+    -sqrt(Lipschitz constant x gradient norm); the constant is of the order of lam here.
+    """
+    lam, grad_norm = np.asarray(lam), np.asarray(grad_norm)
+    relative = max(RELATIVE, 1e3 * float(np.finfo(grad_norm.dtype).eps))
+    return np.maximum(relative * lam, np.sqrt(grad_norm * lam))
+
+
+def may_be_saddle(evidence: Evidence, lam: ArrayLike, grad_norm: ArrayLike) -> np.ndarray:
+    """Where the cheap tests do not prove that the Hessian is positive semidefinite (within `resolution`)."""
+    excess = evidence.operator_norm() - lam
+    return ~np.asarray(evidence.convex) | (excess > resolution(lam, grad_norm))
+
+
+def way_down(prob: Problem, params: Params, grad_norm: ArrayLike) -> Params | None:
+    """A point below a strict saddle, reached along directions of negative curvature; None where none is.
+
+    Unused feature directions are tried first, all the singular vectors of G with sigma_i > lam at once, so
+    that several classes separate in one step; else the eigenvector of the Hessian's smallest eigenvalue.
+    A direction counts only if f falls along it by more than rounding.
+    """
+    floor = float(resolution(prob.lam, grad_norm))
+    for find in (_through_unused, _lowest_eigenvector):
+        direction = find(prob, params, floor)
+        below = None if direction is None else _lowest(prob, params, direction)
+        if below is not None:
+            return below
+    return None
+
+
+@jax.jit
+def _logit_gradient(prob: Problem, params: Params) -> Array:
+    return prob.logit_gradient(params)
+
+
+def _through_unused(prob: Problem, params: Params, floor: float) -> Params | None:
+    """The module's step for all sigma_i > lam that find an unused direction; None where there is none."""
+    W, H = np.asarray(params.W), np.asarray(params.H)
+    U, sigma, Vt = np.linalg.svd(np.asarray(_logit_gradient(prob, params)), full_matrices=False)
+    X = _unused(W, H)
+    m = min(int((sigma > float(prob.lam) + floor).sum()), X.shape[1])
+    if m == 0:
+        return None
+    root = (float(prob.lam_H) / float(prob.lam_W)) ** 0.25
+    weight = np.sqrt(sigma[:m] - float(prob.lam))
+    dW = root * (U[:, :m] * weight) @ X[:, :m].T
+    dH = -(X[:, :m] * weight) @ Vt[:m] / root
+    return Params(jnp.asarray(dW), jnp.asarray(dH), jnp.zeros_like(params.b))
+
+
+def _unused(W: np.ndarray, H: np.ndarray) -> np.ndarray:
+    """(d, m): an orthonormal basis of the feature directions x with W x = 0 and x'H = 0, to rounding."""
+    scale_W, scale_H = np.linalg.norm(W), np.linalg.norm(H)
+    seen = W.T @ W / (scale_W**2 or 1.0) + H @ H.T / (scale_H**2 or 1.0)
+    square, basis = np.linalg.eigh(seen)
+    cut = 1e-12 if W.dtype == np.float64 else 1e-5  # squares: directions below 1e-6 (3e-3) of the norm
+    return basis[:, square <= cut]
+
+
+def _lowest_eigenvector(prob: Problem, params: Params, floor: float) -> Params | None:
+    from ufm.landscape._structure import structure
+    from ufm.landscape.spectrum import lowest_pair
+
+    value, direction, _ = lowest_pair(prob, params, structure(prob, params), critical=False)
+    return direction if value < -floor else None
+
+
+@jax.jit
+def heights(prob: Problem, params: Params, direction: Params, ts: Array) -> Array:
+    """f at params + t direction for each t."""
+
+    def height(t: Array) -> Array:
+        return prob(Params(*(x + t * y for x, y in zip(params, direction, strict=True))))
+
+    return jax.lax.map(height, ts)
+
+
+def steps_along(params: Params) -> np.ndarray:
+    """Step lengths of both signs on a geometric grid around zero, for a direction of norm 1."""
+    size = 1.0 + float(np.sqrt(sum(np.vdot(x, x) for x in params)))
+    grid = size * 2.0 ** -np.arange(0.0, 16.0, 0.5)
+    return np.concatenate([-grid, [0.0], grid[::-1]])
+
+
+def _lowest(prob: Problem, params: Params, direction: Params) -> Params | None:
+    """The lowest point of a geometric grid on the line, if it lies below `params` by more than rounding."""
+    size = float(np.sqrt(sum(np.vdot(x, x) for x in direction)))
+    direction = Params(*(jnp.asarray(x, params.W.dtype) / size for x in direction))
+    ts = steps_along(params)
+    at = np.asarray(heights(prob, params, direction, jnp.asarray(ts, params.W.dtype)))
+    lowest = int(np.nanargmin(at))
+    here = at[ts == 0.0][0]
+    if not at[lowest] < here - float(noise(jnp.asarray(here))):
+        return None
+    return Params(*(x + ts[lowest] * y for x, y in zip(params, direction, strict=True)))
