@@ -172,13 +172,15 @@ def test_a_loss_without_finite_values_is_a_status_and_the_point_is_kept(solver):
     assert all(bool(jnp.isfinite(x).all()) for x in sol.params)
 
 
-def test_the_origin_is_a_critical_point_and_the_certificate_says_which():
+def test_the_origin_is_a_strict_saddle_that_is_left_unless_the_user_says_so():
     prob = problem("ce")
-    sol = ufm.solve(prob, prob.zeros())
-    assert sol.converged
-    assert int(sol.steps) == 0
-    assert not sol.certificate.is_global
-    assert ufm.solve(prob, ufm.init(prob)).certificate.is_global
+    stays = ufm.solve(prob, prob.zeros(), escape=False)
+    assert stays.status is Status.STRICT_SADDLE
+    assert not stays.converged
+    assert int(stays.steps) == 0
+    assert not stays.certificate.is_global
+    assert "escape=True" in stays.status.message
+    assert ufm.solve(prob, prob.zeros()).certificate.is_global
 
 
 # --- symmetries -----------------------------------------------------------------------------------

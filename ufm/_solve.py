@@ -25,15 +25,20 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from ufm import _checks, losses, metrics, solvers
+from ufm import _checks, _second_order, losses, metrics, solvers
 from ufm._printed import Printed
 from ufm._problem import Params, Problem, init
 from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass, static
-from ufm.solvers import Point, Solver, dot
+from ufm._second_order import Evidence
+from ufm.solvers import Point, Solver, dot, noise
 
 #: rows that a recorded trajectory holds at most; longer ones are recorded every so many steps
 HISTORY_ROWS = 10_000
+#: strict saddles that one solve leaves at most; each is lower than the one before
+MAX_ESCAPES = 100
+#: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
+SATURATED = 100.0
 
 
 class Status(enum.IntEnum):
@@ -45,6 +50,7 @@ class Status(enum.IntEnum):
     STALLED = solvers.STALLED
     NON_FINITE = 4
     NOT_EXPANDABLE = 5
+    STRICT_SADDLE = 6
 
     @property
     def message(self) -> str:
@@ -62,6 +68,8 @@ _MESSAGES = {
     "smaller scale of the start, or check the loss at large logits",
     Status.NOT_EXPANDABLE: "the class-mean solution, expanded, is no critical point of the full problem; "
     "solve with reduced=False",
+    Status.STRICT_SADDLE: "the gradient is within tol, but the Hessian has a negative eigenvalue: this is a "
+    "strict saddle and no minimum; solve with escape=True and more max_steps",
 }
 
 
@@ -89,12 +97,16 @@ class _View(NamedTuple):
     stretch: Array  # W = y_W Q' / stretch, F = stretch y_F Q'
     Q: Array | None  # (d, K) orthonormal, None: the identity
 
-    def objective(self, y: Any) -> Array:
+    def logits(self, y: Any) -> Array:
+        """(m, K)."""
         W, F, b = y
         Z = F @ W.T
         Z = Z if self.spread is None else self.spread[:, None] * Z
-        Z = Z if b is None else Z + b
-        fit = jnp.sum(self.weight * jax.vmap(self.loss)(Z, self.labels))
+        return Z if b is None else Z + b
+
+    def objective(self, y: Any) -> Array:
+        W, F, b = y
+        fit = jnp.sum(self.weight * jax.vmap(self.loss)(self.logits(y), self.labels))
         f = fit + self.pen_W / 2 * jnp.sum(W * W) + self.pen_F / 2 * jnp.sum(F * F)
         return f if b is None else f + self.lam_b / 2 * jnp.sum(b * b)
 
@@ -103,6 +115,29 @@ class _View(NamedTuple):
         W, F, b = g
         square = self.stretch**2 * jnp.sum(W * W) + jnp.sum(F * F) / self.stretch**2
         return jnp.sqrt(square if b is None else square + jnp.sum(b * b))
+
+
+def _first_point(view: _View, y: Any) -> Point:
+    """The start; with logits above `SATURATED` it is shrunk along its ray, if that lowers the objective.
+
+    Where every softmax is saturated, gradients and Hessians say nothing of the loss: Newton's step leads to
+    the origin, and a trust region that follows a piecewise linear loss takes hundreds of steps.
+    """
+    largest = jnp.max(jnp.abs(view.logits(y)))
+    t = jnp.sqrt(SATURATED / jnp.maximum(largest, SATURATED))
+
+    def attempt(state: tuple[Array, Point]) -> tuple[Array, Point]:
+        i, best = state
+        r = jnp.where(i == 0, 1.0, t).astype(t.dtype)
+        W, F, b = y
+        at = solvers.evaluate(view.objective, (r * W, r * F, None if b is None else r**2 * b))
+        better = (i == 0) | (at.f < best.f)
+        return i + 1, jax.tree.map(lambda new, old: jnp.where(better, new, old), at, best)
+
+    # a loop, so that the objective is compiled once for both attempts
+    tries = jnp.where(largest > SATURATED, 2, 1)
+    nothing = (jnp.asarray(0), Point(y, jnp.zeros_like(t), y))
+    return jax.lax.while_loop(lambda state: state[0] < tries, attempt, nothing)[1]
 
 
 def _view(prob: Problem, params: Params, solver: Solver, reduced: bool) -> tuple[_View, Any]:
@@ -166,10 +201,12 @@ class _Run(NamedTuple):
     status: Array
     grad_norm: Array
     within: Array  # the gradient norm was within tol a step ago
+    best: tuple[Array, Array]  # the lowest objective and gradient norm so far
+    idle: Array  # steps since either fell by more than rounding
     history: History | None
 
 
-class _Outcome(NamedTuple):
+class Outcome(NamedTuple):
     """What a run says to the host."""
 
     params: Params
@@ -178,9 +215,17 @@ class _Outcome(NamedTuple):
     status: Array
     steps: Array
     history: History | None
+    evidence: Evidence  # of the second-order conditions
 
 
-class _Options(NamedTuple):
+class _Before(NamedTuple):
+    """What earlier runs of the same solve leave to one that starts from a new point."""
+
+    steps: Array | int = 0
+    history: History | None = None
+
+
+class Options(NamedTuple):
     """What is compiled in."""
 
     solver: Solver
@@ -190,11 +235,19 @@ class _Options(NamedTuple):
 
 
 def _run(
-    prob: Problem, params: Params, run: _Run | None, tol: Array, limit: Array, last: Array, options: _Options
-) -> tuple[_Outcome, _Run]:
+    prob: Problem,
+    params: Params,
+    run: _Run | None,
+    before: _Before,
+    tol: Array,
+    limit: Array,
+    last: Array,
+    options: Options,
+) -> tuple[Outcome, _Run]:
     """From a start, or on from `run`, until converged or `limit` steps; `last` is the user's max_steps."""
     solver, reduced = options.solver, options.reduced
     view, y = _view(prob, params, solver, reduced)
+    patience = getattr(solver, "patience", solver.max_steps)
 
     def record(history: History | None, at: Point, steps: Array, norm: Array) -> History | None:
         if history is None:
@@ -202,17 +255,19 @@ def _run(
         return _written(history, _params(prob, view, at.y, reduced), prob, steps, at.f, norm, options)
 
     if run is None:
-        at = solvers.evaluate(view.objective, y)
-        norm, steps = view.grad_norm(at.g), jnp.asarray(0)
+        at = _first_point(view, y)
+        norm, steps = view.grad_norm(at.g), jnp.asarray(before.steps)
         empty = jnp.full(options.rows, jnp.nan, at.f.dtype)
-        history = None
+        history = before.history
         if options.rows:  # the first row is the start as it was given, not as the view has it
             f, g = jax.value_and_grad(prob)(params)
-            history = History(jnp.zeros(options.rows, steps.dtype), *[empty] * 5)
+            if history is None:
+                history = History(jnp.zeros(options.rows, steps.dtype), *[empty] * 5)
             history = _written(history, params, prob, steps, f, jnp.sqrt(dot(g, g)), options)
         far = jnp.asarray(False)
         status = _judged(at, norm, jnp.asarray(0), far, steps >= last, tol, solver)
-        run = _Run(at, solver.init(view.objective, at), steps, status, norm, far, history)
+        best, idle = (at.f, norm), jnp.asarray(0)
+        run = _Run(at, solver.init(view.objective, at), steps, status, norm, far, best, idle, history)
 
     def step(run: _Run) -> _Run:
         at, memory, flag = solver.step(view.objective, run.at, run.memory)
@@ -222,14 +277,25 @@ def _run(
             at = jax.tree.map(lambda old, new: jnp.where(worse, old, new), run.at, at)
             norm = jnp.where(worse, run.grad_norm, norm)
         history = record(run.history, at, steps, norm)
+        best, progress = _progress(run.best, at.f, norm)
+        idle = jnp.where(progress, 0, run.idle + 1)
+        flag = jnp.where(idle >= patience, Status.STALLED, flag)
         status = _judged(at, norm, flag, within, steps >= last, tol, solver)
-        return _Run(at, memory, steps, status, norm, within, history)
+        return _Run(at, memory, steps, status, norm, within, best, idle, history)
 
     def going(run: _Run) -> Array:
         return (run.status == Status.RUNNING) & (run.steps < limit)
 
     run = jax.lax.while_loop(going, step, run)
     return _outcome(prob, view, run, tol, reduced), run
+
+
+def _progress(best: tuple[Array, Array], f: Array, norm: Array) -> tuple[tuple[Array, Array], Array]:
+    """The best objective and gradient norm so far, and whether one of them fell by more than rounding."""
+    lowest, smallest = best
+    falls, shrinks = f < lowest - noise(lowest), norm < 0.99 * smallest
+    best = jnp.where(falls, f, lowest), jnp.where(shrinks, norm, smallest)
+    return best, falls | shrinks
 
 
 def _judged(
@@ -245,7 +311,7 @@ def _judged(
 
 
 def _written(
-    history: History, at: Params, prob: Problem, steps: Array, f: Array, norm: Array, options: _Options
+    history: History, at: Params, prob: Problem, steps: Array, f: Array, norm: Array, options: Options
 ) -> History:
     """The trajectory with a row more, if one is due."""
     nc = metrics.of_params(at, prob.labels)
@@ -255,18 +321,27 @@ def _written(
     return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
 
 
-def _outcome(prob: Problem, view: _View, run: _Run, tol: Array, reduced: bool) -> _Outcome:
-    params = _params(prob, view, run.at.y, reduced)
-    objective, norm, status = run.at.f, run.grad_norm, run.status
+def _outcome(prob: Problem, view: _View, run: _Run, tol: Array, reduced: bool) -> Outcome:
+    params, spread = _params(prob, view, run.at.y, reduced), view.spread
+    objective, norm, status, y = run.at.f, run.grad_norm, run.status, run.at.y
     if reduced:  # the answer counts only if it is one of the full problem
-        W, F, b = run.at.y
-        full = view._replace(labels=prob.labels, weight=jnp.asarray(1 / prob.N, W.dtype), spread=None)
-        at = solvers.evaluate(full.objective, (W, (view.spread[:, None] * F)[prob.labels], b))  # type: ignore[index]
-        objective, norm = at.f, full.grad_norm(at.g)
+        W, F, b = y
+        view = view._replace(labels=prob.labels, weight=jnp.asarray(1 / prob.N, W.dtype), spread=None)
+        y = (W, (spread[:, None] * F)[prob.labels], b)  # type: ignore[index]
+        at = solvers.evaluate(view.objective, y)
+        objective, norm = at.f, view.grad_norm(at.g)
         floor = 100 * np.finfo(norm.dtype).eps * jnp.sqrt(dot(params, params))
         failed = (status == Status.CONVERGED) & (norm > 2 * tol + floor)
         status = jnp.where(failed, Status.NOT_EXPANDABLE, status)
-    return _Outcome(params, objective, norm, status, run.steps, run.history)
+    return Outcome(params, objective, norm, status, run.steps, run.history, _evidence(view, y))
+
+
+def _evidence(view: _View, y: Any) -> Evidence:
+    """The measurements of the second-order conditions, in the view of all samples."""
+    Z = view.logits(y)
+    G = view.weight * jax.vmap(jax.grad(view.loss))(Z, view.labels)
+    convex = jnp.all(jax.vmap(view.loss.convex_at)(Z, view.labels))
+    return Evidence(G.T @ G, convex)
 
 
 _compiled_run = jax.jit(_run, static_argnames=("options",))
@@ -274,10 +349,9 @@ _compiled_run = jax.jit(_run, static_argnames=("options",))
 
 def run_once(
     prob: Problem, params: Params, tol: Array, last: Array, solver: Solver, reduced: bool
-) -> tuple[Params, Array, Array, Array, Array]:
-    """(params, objective, grad_norm, status, steps) of a whole run: the sweep's traced body."""
-    outcome, _ = _run(prob, params, None, tol, last, last, _Options(solver, reduced, 0, 1))
-    return outcome[:5]
+) -> Outcome:
+    """A whole run without a record: the sweep's traced body."""
+    return _run(prob, params, None, _Before(), tol, last, last, Options(solver, reduced, 0, 1))[0]
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -354,9 +428,13 @@ def solve(
     max_steps: int | None = None,
     record: bool = False,
     reduced: bool = False,
+    escape: bool = True,
     progress: bool | None = None,
 ) -> Solution:
-    """Minimise f(W, H, b) of equation (7) from a start until |grad f| <= tol.
+    """Minimise f(W, H, b) of equation (7) from a start to a second-order point with |grad f| <= tol.
+
+    Where the gradient is small the solver looks for negative curvature, leaves a strict saddle along it and
+    goes on. A start whose logits exceed `SATURATED` is first scaled down along its ray.
 
     Args:
         prob: the problem.
@@ -369,6 +447,7 @@ def solve(
         reduced: solve for the class means in min(d, K) dimensions, weighted by the counts, and expand.
             Exact where the loss is convex in z: f is then strictly convex in each h_j, so that all samples
             of a class coincide at every critical point.  The answer is checked on the full problem.
+        escape: leave strict saddles. With False the solver stops at one, with the status STRICT_SADDLE.
         progress: True shows a bar, False none, None one after two seconds where somebody looks.
 
     The labels' order, penalties, hyperparameters, start, `tol` and `max_steps` (unless recorded) compile
@@ -387,23 +466,61 @@ def solve(
         raise ValueError("b: expected zeros where bias=False, got a nonzero start; drop it or set bias=True")
     stride = -(-max_steps // HISTORY_ROWS)
     rows = max_steps // stride + 1 if record else 0
-    options = _Options(method, reduced, rows, stride)
+    options = Options(method, reduced, rows, stride)
 
-    run: _Run | None = None
-    chunk = _first_chunk(prob, method, reduced)
-    done = 0
     with Progress(f"{method.name}", max_steps, progress) as bar:
-        while True:
-            began = time.perf_counter()
-            limit = min(done + chunk, max_steps)
-            outcome, run = _compiled_run(prob, params, run, tol, limit, max_steps, options)
-            if limit == max_steps or int(outcome.status) != Status.RUNNING:
-                break
-            done = limit
-            bar.update(done, f"|grad| {float(outcome.grad_norm):.1e} (to {tol:.0e})")
-            # about half a second between looks, whatever a step costs
-            seconds = time.perf_counter() - began
-            chunk = max(1, int(chunk * min(8.0, 0.5 / max(seconds, 1e-3))))
+        outcome = _minimised(prob, params, _Before(), tol, max_steps, options, bar)
+        outcome = to_second_order(prob, outcome, tol, max_steps, options, escape, bar)
+    return _solution(prob, outcome, tol, options)
+
+
+def to_second_order(
+    prob: Problem, outcome: Outcome, tol: float, last: int, options: Options, escape: bool, bar: Progress
+) -> Outcome:
+    """Leave strict saddles, each lower than the one before, until none is left, or say that one is."""
+    for _ in range(MAX_ESCAPES):
+        below = _way_down(prob, outcome)
+        if below is None:
+            return outcome
+        if not escape or int(outcome.steps) >= last:
+            break
+        bar.update(int(outcome.steps), "leaving a strict saddle")
+        outcome = _minimised(prob, below, _Before(outcome.steps, outcome.history), tol, last, options, bar)
+    saddle = outcome.status == Status.CONVERGED
+    return outcome._replace(status=jnp.where(saddle, Status.STRICT_SADDLE, outcome.status))
+
+
+def _way_down(prob: Problem, outcome: Outcome) -> Params | None:
+    """A point below, where the solver has stopped at a strict saddle."""
+    if int(outcome.status) not in (Status.CONVERGED, Status.STALLED):
+        return None
+    if not _second_order.may_be_saddle(outcome.evidence, prob.lam, outcome.grad_norm):
+        return None
+    return _second_order.way_down(prob, outcome.params, outcome.grad_norm)
+
+
+def _minimised(
+    prob: Problem, params: Params, before: _Before, tol: float, last: int, options: Options, bar: Progress
+) -> Outcome:
+    """One run of the compiled loop, in chunks between which the host looks and shows progress."""
+    run: _Run | None = None
+    chunk = _first_chunk(prob, options.solver, options.reduced)
+    done = int(before.steps)
+    while True:
+        began = time.perf_counter()
+        limit = min(done + chunk, last)
+        outcome, run = _compiled_run(prob, params, run, before, tol, limit, last, options)
+        if limit == last or int(outcome.status) != Status.RUNNING:
+            return outcome
+        done = limit
+        bar.update(done, f"|grad| {float(outcome.grad_norm):.1e} (to {tol:.0e})")
+        # about half a second between looks, whatever a step costs
+        seconds = time.perf_counter() - began
+        chunk = max(1, int(chunk * min(8.0, 0.5 / max(seconds, 1e-3))))
+
+
+def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options) -> Solution:
+    history = outcome.history
     return Solution(
         problem=prob,
         params=outcome.params,
@@ -412,9 +529,9 @@ def solve(
         code=outcome.status,
         steps=outcome.steps,
         tol=tol,
-        history=_trim(outcome.history, int(outcome.steps), stride) if record else None,
-        solver=method,
-        reduced=reduced,
+        history=None if history is None else _trim(history, int(outcome.steps), options.stride),
+        solver=options.solver,
+        reduced=options.reduced,
     )
 
 

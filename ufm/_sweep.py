@@ -20,13 +20,13 @@ from ufm._printed import Printed
 from ufm._problem import Params, Problem, check_penalties, init
 from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass, replace, static
-from ufm._solve import Solution, Status, check_reduced, run_once
+from ufm._second_order import may_be_saddle
+from ufm._solve import Options, Outcome, Solution, Status, check_reduced, run_once, to_second_order
 from ufm.solvers import Solver
 
 #: problems that one call of the compiled program solves: enough to hide its dispatch, few enough to share
 #: among the cores and to show progress
 CHUNK = 32
-#: what `run_once` returns, in its order
 _MEASURED = ("params", "objective", "grad_norm", "code", "steps")
 
 
@@ -149,8 +149,8 @@ def _chunks(seeds: np.ndarray, flat: dict[str, np.ndarray]) -> Iterator[tuple[An
 def _program(
     prob: Problem, scale: Any, seeds: Any, leaves: dict[str, Any], *, tol: Any, last: Any, solver: Solver,
     reduced: bool, together: bool,
-) -> tuple[Params, Array, Array, Array, Array]:  # fmt: skip
-    def one(each: tuple[Any, dict[str, Any]]) -> tuple[Params, Array, Array, Array, Array]:
+) -> Outcome:  # fmt: skip
+    def one(each: tuple[Any, dict[str, Any]]) -> Outcome:
         seed, leaf = each
         problem = with_leaves(prob, leaf)
         return run_once(problem, init(problem, seed=seed, scale=scale), tol, last, solver, reduced)
@@ -167,6 +167,7 @@ def solve_sweep(
     tol: float = 1e-10,
     max_steps: int | None = None,
     reduced: bool = False,
+    escape: bool = True,
     progress: bool | None = None,
     **axes: Any,
 ) -> Sweep:
@@ -205,15 +206,29 @@ def solve_sweep(
         _program, prob, scale, tol=tol, last=max_steps, solver=method, reduced=reduced,
         together=jax.default_backend() != "cpu",
     )  # fmt: skip
-    parts: list[Any] = []
+    parts: list[Outcome] = []
     chunks = list(_chunks(each, flat))
     with Progress("sweep", each.size, progress) as bar, _workers() as pool:
         for part in pool.map(lambda c: jax.device_get(program(*c)), chunks):
             parts.append(part)
             bar.update(min(len(parts) * len(chunks[0][0]), each.size))
-    joined = jax.tree.map(lambda *x: np.concatenate(x)[: each.size], *parts)
+        joined = jax.tree.map(lambda *x: np.concatenate(x)[: each.size], *parts)
+        for i in _suspects(prob, joined, flat):
+            problem = with_leaves(prob, {name: values[i] for name, values in flat.items()})
+            outcome = jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), joined)
+            options = Options(method, reduced, 0, 1)
+            outcome = to_second_order(problem, outcome, tol, max_steps, options, escape, bar)
+            jax.tree.map(lambda x, y, i=i: x.__setitem__(i, y), joined, outcome)
     shaped = jax.tree.map(lambda x: jnp.asarray(x.reshape(*shape, *x.shape[1:])), joined)
     return Sweep(
-        problem=prob, tol=tol, seeds=seeds, swept=grid, solver=method, reduced=reduced,
-        **dict(zip(_MEASURED, shaped, strict=True)),
+        problem=prob, params=shaped.params, objective=shaped.objective, grad_norm=shaped.grad_norm,
+        code=shaped.status, steps=shaped.steps, tol=tol, seeds=seeds, swept=grid, solver=method,
+        reduced=reduced,
     )  # fmt: skip
+
+
+def _suspects(prob: Problem, outcomes: Outcome, leaves: dict[str, np.ndarray]) -> np.ndarray:
+    """Which of the problems may have ended at a strict saddle."""
+    lam = np.sqrt(leaves.get("lam_W", prob.lam_W) * leaves.get("lam_H", prob.lam_H))
+    stopped = np.isin(outcomes.status, (Status.CONVERGED, Status.STALLED))
+    return np.flatnonzero(stopped & may_be_saddle(outcomes.evidence, lam, outcomes.grad_norm))

@@ -102,6 +102,14 @@ class Loss:
         """loss of the logits z (K,) for class k: a scalar."""
         raise NotImplementedError
 
+    def convex_at(self, z: Array, k: ArrayLike) -> Array:
+        """Whether the Hessian in z is known to be positive semidefinite at z (K,): a scalar, True or False.
+
+        A loss that is convex only in a part of its domain overrides it, which spares the solver an
+        eigenvalue of the whole Hessian; False means "not known".
+        """
+        return jnp.asarray(self.convex)
+
     def conjugate(self, u: Array, k: ArrayLike) -> Array:
         """L*(u, k) = sup_z <u, z> - L(z, k) of a slope u (K,) inside its domain: a scalar."""
         raise NotImplementedError
@@ -215,6 +223,17 @@ class Focal(Loss):
         q = log_odds(z, k)
         # sigmoid(q)^gamma through its logarithm: smooth for gamma < 1 too, where p -> (1 - p)^gamma is not
         return jnp.exp(-jnp.asarray(self.gamma, z.dtype) * _softplus(-q)) * _softplus(q)
+
+    def convex_at(self, z: Array, k: ArrayLike) -> Array:
+        """With s = sigmoid(q) and t = softplus(q), as a function of q the loss has the second derivative
+
+            s^gamma (1 - s) [gamma t (gamma (1 - s) - s) + (2 gamma + 1) s],
+
+        and q is convex in z, the loss increasing in q: it is convex in z where the bracket is >= 0.
+        """
+        gamma, q = jnp.asarray(self.gamma, z.dtype), log_odds(z, k)
+        s, t = _sigmoid(q), _softplus(q)
+        return gamma * t * (gamma * _sigmoid(-q) - s) + (2 * gamma + 1) * s >= 0
 
 
 @pytree_dataclass

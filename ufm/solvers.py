@@ -59,6 +59,10 @@ class Solver(Protocol):
     def max_steps(self) -> int:
         """The default limit."""
 
+    @property
+    def patience(self) -> int:
+        """Steps without any progress, beyond rounding, after which the loop gives up."""
+
     def init(self, f: Objective, at: Point) -> Tree:
         """What the method remembers at the start."""
 
@@ -95,7 +99,7 @@ def evaluate(f: Objective, y: Tree) -> Point:
     return Point(y, value, g)
 
 
-def _noise(f: Array) -> Array:
+def noise(f: Array) -> Array:
     """The size below which differences of objectives are rounding."""
     return 10 * np.finfo(f.dtype).eps * jnp.maximum(jnp.abs(f), np.finfo(f.dtype).tiny)
 
@@ -174,18 +178,24 @@ class Newton:
     One linearisation of the gradient a step serves all its products, which reuse the softmax.
     Fast at the end: conjugate gradients are solved to |r| <= |g| clip(|g|^power, least, forcing).
     A step on round-off level is accepted if the gradient shrinks.
+
+    No step takes the variables below `keep` times their norm while that norm is above 1. Where a loss is
+    saturated its curvature vanishes, the Hessian is that of the penalties, and the full step would land
+    on the origin, a strict saddle. Below norm 1 no logit exceeds 1/2 and nothing is saturated.
     """
 
     forcing: float = 0.3
     power: float = 0.5
     least: float = 1e-6
     cg_steps: int = 500  # a step: enough for every conditioning met; the radius and forcing end it sooner
+    keep: float = 0.1  # no ordinary start came below 0.2
     polish: bool = True
     balance: bool = True
     rotate: bool = True
 
     name = "newton"
     max_steps = 1000
+    patience = 200
 
     def init(self, f: Objective, at: Point) -> _Trust:
         return _Trust(jnp.sqrt(dot(at.y, at.y)) + 1.0, jnp.asarray(0))
@@ -194,10 +204,10 @@ class Newton:
         _, hvp = jax.linearize(jax.grad(f), at.y)
         size = jnp.sqrt(dot(at.g, at.g))
         forcing = jnp.clip(size**self.power, self.least, self.forcing)
-        cg = _steihaug(hvp, at.g, memory.radius, size * forcing, self.cg_steps)
+        cg = self._bounded(_steihaug(hvp, at.g, memory.radius, size * forcing, self.cg_steps), at)
         new = evaluate(f, axpy(1.0, cg.p, at.y))
 
-        rounding = cg.decrease <= _noise(at.f)
+        rounding = cg.decrease <= noise(at.f)
         shrinks = dot(new.g, new.g) < dot(at.g, at.g)
         ratio = (at.f - new.f) / jnp.where(cg.decrease > 0, cg.decrease, 1.0)
         finite = jnp.isfinite(new.f) & jnp.isfinite(dot(new.g, new.g))
@@ -214,6 +224,18 @@ class Newton:
         )
         memory = _Trust(radius, memory.products + cg.steps)
         return _select(accept, new, at), memory, jnp.where(stuck, STALLED, 0)
+
+    def _bounded(self, cg: _CG, at: Point) -> _CG:
+        """The step, shortened to t p where y + p would be shorter than `keep` |y| (see the class).
+
+        The model's decrease at t p is -t g'p + t^2 (m + g'p), with m the decrease at p.
+        """
+        yy = dot(at.y, at.y)
+        short = (yy > 1.0) & (yy + 2 * dot(at.y, cg.p) + cg.pp < self.keep**2 * yy)
+        t = jnp.where(short, 1.0 - self.keep, 1.0)
+        slope = dot(at.g, cg.p)
+        decrease = jnp.where(short, -t * slope + t**2 * (cg.decrease + slope), cg.decrease)
+        return cg._replace(p=scale(t, cg.p), decrease=decrease)
 
 
 # --- L-BFGS ---------------------------------------------------------------------------------------
@@ -255,6 +277,7 @@ class LBFGS:
     balance = True
     rotate = True
     max_steps = 20_000
+    patience = 200
 
     def init(self, f: Objective, at: Point) -> _Pairs:
         ring = jax.tree.map(lambda x: jnp.zeros((self.history, *x.shape), x.dtype), at.y)
@@ -317,7 +340,7 @@ class LBFGS:
             slope_t = dot(new.g, p)
             finite = jnp.isfinite(new.f) & jnp.isfinite(slope_t)
             enough = new.f <= at.f + 1e-4 * s.t * slope
-            enough |= (new.f <= at.f + _noise(at.f)) & (slope_t <= -(1 - 2e-4) * slope)
+            enough |= (new.f <= at.f + noise(at.f)) & (slope_t <= -(1 - 2e-4) * slope)
             enough &= finite & (slope < 0)
             flat = slope_t >= 0.9 * slope
             low = jnp.where(enough & ~flat, s.t, s.low)
@@ -378,6 +401,7 @@ class FirstOrder:
     balance = False
     rotate = False
     max_steps = 1_000_000
+    patience = 50_000  # ten half-lives of Adam's rate
 
     def init(self, f: Objective, at: Point) -> _Descent:
         rate = jnp.asarray(self.learning_rate, at.f.dtype) if self.learning_rate else 1 / _sharpness(f, at.y)
@@ -387,7 +411,7 @@ class FirstOrder:
         transform = self.transform()
         direction, state = transform.update(at.g, memory.state, at.y)
         new = evaluate(f, axpy(-memory.rate, direction, at.y))
-        accept = new.f <= memory.ceiling + _noise(at.f)  # False for NaN
+        accept = new.f <= memory.ceiling + noise(at.f)  # False for NaN
         rate = jnp.where(accept, memory.rate * 0.5 ** (1 / self.half_life), memory.rate / 2)
         memory = _Descent(
             rate,

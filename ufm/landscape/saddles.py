@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from ufm import _checks
 from ufm._problem import Params, Problem
 from ufm._progress import Progress
+from ufm._second_order import heights, steps_along
 from ufm._solve import solve
 from ufm.landscape._inertia import Inertia, count
 from ufm.landscape._polish import polish
@@ -179,32 +178,22 @@ def descend(
             bar.update(len(stops), f"objective {objective:.6g}, index {stops[-1].inertia.neg}")
             if not escape.strict or len(stops) == max_stops:
                 break
-            start, heights = _downhill(prob, params, escape.direction)
+            start, profile = _downhill(prob, params, escape.direction)
             reached = _minimise_within(prob, start, tol)
             norm = check_critical(prob, reached)
             if not float(prob(reached)) < objective:
                 break
-            climb.append(heights)
+            climb.append(profile)
             params = reached
     return Descent(prob, tuple(stops), certificate(prob, params), tuple(climb))
 
 
-@jax.jit
-def _heights(prob: Problem, params: Params, direction: Params, ts: Array) -> Array:
-    def height(t: Array) -> Array:
-        return prob(Params(*(x + t * y for x, y in zip(params, direction, strict=True))))
-
-    return jax.lax.map(height, ts)
-
-
 def _downhill(prob: Problem, params: Params, direction: Params) -> tuple[Params, np.ndarray]:
     """The lowest point on the line through the saddle, on a geometric grid of both signs."""
-    size = 1.0 + float(np.sqrt(sum(np.vdot(x, x) for x in params)))
-    grid = size * 2.0 ** -np.arange(0.0, 16.0, 0.5)
-    ts = np.concatenate([-grid, [0.0], grid[::-1]])
-    heights = np.asarray(_heights(prob, params, direction, jnp.asarray(ts)))
-    t = ts[int(np.nanargmin(heights))]
-    return Params(*(x + t * y for x, y in zip(params, direction, strict=True))), np.stack([ts, heights])
+    ts = steps_along(params)
+    f = np.asarray(heights(prob, params, direction, jnp.asarray(ts)))
+    t = ts[int(np.nanargmin(f))]
+    return Params(*(x + t * y for x, y in zip(params, direction, strict=True))), np.stack([ts, f])
 
 
 def _minimise_within(prob: Problem, params: Params, tol: float) -> Params:
@@ -221,7 +210,7 @@ def _minimise_within(prob: Problem, params: Params, tol: float) -> Params:
         F = at.h[at.cluster]
     start = Params(jnp.asarray(np.pad(at.W, pad)), jnp.asarray(np.pad(F, pad).T), params.b)
     # in these coordinates: a rotation would put rounding into those that must stay zero
-    sol = solve(small, start, solver=Newton(rotate=False), tol=tol, progress=False)
+    sol = solve(small, start, solver=Newton(rotate=False), tol=tol, escape=False, progress=False)
     W, F = np.asarray(sol.W)[:, : at.r], np.asarray(sol.H)[: at.r].T
     F = F[np.asarray(prob.labels)] if collapsed else F
     reached = Params(jnp.asarray(W @ at.Q.T), jnp.asarray((F @ at.Q.T).T), sol.b)
