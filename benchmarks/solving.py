@@ -13,7 +13,7 @@ import ufm
 from benchmarks.machine import Row, absent, alone, floor, timed
 from benchmarks.peers import PEERS, SECOND_ORDER, Solve
 from ufm import losses, solvers, theory
-from ufm._solve import _compiled_run, _Options
+from ufm._solve import Before, Options, compiled_run
 
 NEWTON = solvers.get("newton")
 #: what every side's gradient norm must reach
@@ -51,6 +51,25 @@ def accuracy(quick: bool) -> Iterator[Row]:
                 "worst NC2": float(nc.nc2.max()),
                 "worst NC3": float(nc.nc3.max()),
             }
+
+
+# --- starts of every size -------------------------------------------------------------------------
+
+
+def starts(quick: bool) -> Iterator[Row]:
+    """The fraction of starts that end at the global minimum, from tiny ones to saturated ones."""
+    seeds = range(3 if quick else 20)
+    for loss in losses.LOSSES:
+        for lam in (1e-2, 1e-5):
+            prob = ufm.Problem.balanced(loss, K=10, d=64, n=10, lam_W=2 * lam, lam_H=lam / 2)
+            best = theory.global_optimum(prob).objective
+            fractions, steps = {}, 0
+            for scale in (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0):
+                sweep = ufm.solve_sweep(prob, seeds=seeds, scale=scale, progress=False)
+                there = jnp.abs(sweep.objective - best) <= 1e-10 * (1 + abs(best))
+                fractions[f"{scale:g}"] = float(jnp.mean(there & (sweep.status == ufm.Status.CONVERGED)))
+                steps = max(steps, int(sweep.steps.max()))
+            yield {"loss": loss, "lam": lam, "seeds": len(seeds)} | fractions | {"most steps": steps}
 
 
 # --- time to a gradient norm ----------------------------------------------------------------------
@@ -167,9 +186,9 @@ def floors(quick: bool) -> Iterator[Row]:
     """What a Newton solve computes and moves, at the measured peaks, against the time it took."""
     for K, d, n in ((10, 64, 10), (10, 64, 100), *(() if quick else ((100, 512, 100),))):
         prob = problem(K, d, n)
-        arguments = (prob, ufm.init(prob), None, TOL, 1000, 1000, _Options(NEWTON, False, 0, 1))
+        arguments = (prob, ufm.init(prob), None, Before(), TOL, 1000, 1000, Options(NEWTON, False, 0, 1))
         seconds, (outcome, run) = timed(
-            lambda arguments=arguments: jax.block_until_ready(_compiled_run(*arguments)), most=20
+            lambda arguments=arguments: jax.block_until_ready(compiled_run(*arguments)), most=20
         )
         products, steps = int(run.memory.products), int(outcome.steps)
         row: Row = {"K": K, "d": d, "n": n, "case": "A", "products": products, "steps": steps}

@@ -43,6 +43,13 @@ TABLES: dict[str, Table] = {
         """## Accuracy
 `solve_ufm` at K=10, d=64, n=10 with its default tolerance (1e-10), against the closed form f*.""",
     ),
+    "starts": Table(
+        solving.starts,
+        """## Starts of every size
+The fraction of Gaussian starts that `solve_sweep` (Newton, default options) takes to the global minimum, to
+1e-10, at K=10, d=64, n=10 with lam = sqrt(lam_W lam_H) and lam_W = 4 lam_H. The other columns are named after
+the standard deviation of the start's entries. From 100 on every softmax is saturated.""",
+    ),
     "time": Table(
         solving.times,
         """## Time to |grad f| <= 1e-8

@@ -218,7 +218,7 @@ class Outcome(NamedTuple):
     evidence: Evidence  # of the second-order conditions
 
 
-class _Before(NamedTuple):
+class Before(NamedTuple):
     """What earlier runs of the same solve leave to one that starts from a new point."""
 
     steps: Array | int = 0
@@ -238,7 +238,7 @@ def _run(
     prob: Problem,
     params: Params,
     run: _Run | None,
-    before: _Before,
+    before: Before,
     tol: Array,
     limit: Array,
     last: Array,
@@ -344,14 +344,14 @@ def _evidence(view: _View, y: Any) -> Evidence:
     return Evidence(G.T @ G, convex)
 
 
-_compiled_run = jax.jit(_run, static_argnames=("options",))
+compiled_run = jax.jit(_run, static_argnames=("options",))
 
 
 def run_once(
     prob: Problem, params: Params, tol: Array, last: Array, solver: Solver, reduced: bool
 ) -> Outcome:
     """A whole run without a record: the sweep's traced body."""
-    return _run(prob, params, None, _Before(), tol, last, last, Options(solver, reduced, 0, 1))[0]
+    return _run(prob, params, None, Before(), tol, last, last, Options(solver, reduced, 0, 1))[0]
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -469,7 +469,7 @@ def solve(
     options = Options(method, reduced, rows, stride)
 
     with Progress(f"{method.name}", max_steps, progress) as bar:
-        outcome = _minimised(prob, params, _Before(), tol, max_steps, options, bar)
+        outcome = _minimised(prob, params, Before(), tol, max_steps, options, bar)
         outcome = to_second_order(prob, outcome, tol, max_steps, options, escape, bar)
     return _solution(prob, outcome, tol, options)
 
@@ -485,7 +485,7 @@ def to_second_order(
         if not escape or int(outcome.steps) >= last:
             break
         bar.update(int(outcome.steps), "leaving a strict saddle")
-        outcome = _minimised(prob, below, _Before(outcome.steps, outcome.history), tol, last, options, bar)
+        outcome = _minimised(prob, below, Before(outcome.steps, outcome.history), tol, last, options, bar)
     saddle = outcome.status == Status.CONVERGED
     return outcome._replace(status=jnp.where(saddle, Status.STRICT_SADDLE, outcome.status))
 
@@ -500,7 +500,7 @@ def _way_down(prob: Problem, outcome: Outcome) -> Params | None:
 
 
 def _minimised(
-    prob: Problem, params: Params, before: _Before, tol: float, last: int, options: Options, bar: Progress
+    prob: Problem, params: Params, before: Before, tol: float, last: int, options: Options, bar: Progress
 ) -> Outcome:
     """One run of the compiled loop, in chunks between which the host looks and shows progress."""
     run: _Run | None = None
@@ -509,7 +509,7 @@ def _minimised(
     while True:
         began = time.perf_counter()
         limit = min(done + chunk, last)
-        outcome, run = _compiled_run(prob, params, run, before, tol, limit, last, options)
+        outcome, run = compiled_run(prob, params, run, before, tol, limit, last, options)
         if limit == last or int(outcome.status) != Status.RUNNING:
             return outcome
         done = limit
