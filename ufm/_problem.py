@@ -194,6 +194,7 @@ def _short(value: Any) -> str:
 
 
 def _check_labels(labels: Any) -> np.ndarray:
+    labels = _checks.unmasked("labels", labels)
     try:
         array = np.asarray(labels)
     except ValueError as error:

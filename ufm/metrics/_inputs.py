@@ -18,6 +18,7 @@ def foreign(name: str, value: Any) -> Any:
     """A jax or numpy array; torch is told by its methods and never imported."""
     if isinstance(value, jax.Array):
         return value
+    value = _checks.unmasked(name, value)
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if "bfloat16" in str(value.dtype) else value  # numpy has no such dtype
