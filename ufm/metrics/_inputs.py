@@ -33,6 +33,11 @@ def widest(*arrays: Array) -> Any:
     return jnp.dtype("float64" if any(X.dtype == "float64" for X in arrays) else "float32")
 
 
+def eps(X: Array) -> float:
+    """What one rounding of X's values is relative to."""
+    return float(np.finfo(X.dtype).eps)
+
+
 def array(name: str, value: Any, *axes: str | int) -> Array:
     """A floating jax array of >= 32 bits; an axis is a size to match or a name that any size > 0 fits."""
     X = foreign(name, value)
