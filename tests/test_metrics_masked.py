@@ -1,4 +1,4 @@
-"""Masked arrays of numpy: masked values are refused, wherever an array is accepted; none masked is an array."""
+"""Masked arrays of numpy: masked values are refused wherever an array is accepted."""
 
 import numpy as np
 import pytest
