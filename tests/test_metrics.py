@@ -51,13 +51,15 @@ def etf(k: int) -> np.ndarray:
 
 
 class Dense:
-    def __init__(self, X, y, W, b=None):
+    """Counts, means and scatter as every source has them; `even` is Papyan's and rhubarbwu's centre."""
+
+    def __init__(self, X, y, W, b=None, *, even=False):
         X, W = np.asarray(X, np.float64), np.asarray(W, np.float64)
         self.X, self.y, self.W, self.K = X, y, W, len(W)
         self.b = np.zeros(self.K) if b is None else np.asarray(b, np.float64)
         self.means = np.array([X[y == k].mean(axis=0) for k in range(self.K)])
         self.mean = X.mean(axis=0)
-        self.centred = self.means - self.mean
+        self.centred = self.means - (self.means.mean(axis=0) if even else self.mean)
         self.mean_logit_norm = np.linalg.norm(W @ self.mean + self.b)
 
     def trace(self):
@@ -80,44 +82,60 @@ class Dense:
         return hits / len(self.X)
 
 
-WITNESS = {
-    "paper": lambda w: (
+def paper(X, y, W, b):
+    """Zhou et al. 2022, Section 4: h_G is the mean of all samples."""
+    w = Dense(X, y, W, b)
+    return (
         w.trace() / w.K,
         w.etf_distance(w.W @ w.W.T),
         w.etf_distance(w.W @ w.centred.T),
         w.agreement(w.b),
-    ),
-    "nc_loss": lambda w: (
-        w.trace() / w.K,
-        w.etf_distance((w.W - w.W.mean(0)) @ (w.W - w.W.mean(0)).T),
-        w.etf_distance((w.W - w.W.mean(0)) @ w.centred.T),
-        w.agreement(w.b),
-    ),
-    "papyan": lambda w: (
-        w.trace(),
-        w.etf_distance(w.W @ w.W.T),
-        np.linalg.norm(w.W / np.linalg.norm(w.W) - w.centred / np.linalg.norm(w.centred)) ** 2,
-        w.agreement(w.b),
-    ),
-    "rhubarbwu": lambda w: (
+    )
+
+
+def nc_loss(X, y, W, b):
+    """evaluate.py: mu_G is the sum of all features over their number; W minus its mean over classes."""
+    w = Dense(X, y, W, b)
+    C = w.W - w.W.mean(axis=0)
+    return w.trace() / w.K, w.etf_distance(C @ C.T), w.etf_distance(C @ w.centred.T), w.agreement(w.b)
+
+
+def papyan(X, y, W, b):
+    """The notebook's `analysis`: muG is the mean of M's columns; NC1 by the C - 1 leading eigenvalues."""
+    w = Dense(X, y, W, b, even=True)
+    values, vectors = np.linalg.eigh(w.centred.T @ w.centred / w.K)
+    r = min(w.K - 1, len(values))
+    inverse = vectors[:, -r:] / values[-r:] @ vectors[:, -r:].T
+    D = w.X - w.means[w.y]
+    aligned = w.W / np.linalg.norm(w.W) - w.centred / np.linalg.norm(w.centred)
+    nc2 = w.etf_distance(w.W @ w.W.T)  # the notebook has several numbers and none of this form: the paper's
+    return np.trace(D.T @ D / len(D) @ inverse), nc2, np.linalg.norm(aligned) ** 2, w.agreement(w.b)
+
+
+def rhubarbwu(X, y, W, b):
+    """accumulate.py and measure.py: m_G is the mean of the class means, unless `weighted` is asked for."""
+    w = Dense(X, y, W, even=True)
+    return (
         w.trace() / w.K,
         w.etf_distance(w.centred @ w.centred.T),
         w.etf_distance(w.W @ w.centred.T),
         w.agreement(0),
-    ),
-}
+    )
+
+
+WITNESS = {"paper": paper, "nc_loss": nc_loss, "papyan": papyan, "rhubarbwu": rhubarbwu}
 
 
 def assert_witnessed(nc, convention, X, y, W, b):
-    dense = Dense(X, y, W, b)
-    values = dict(zip(NUMBERS, WITNESS[convention](dense), strict=True))
-    want = nc._replace(**values, mean_logit_norm=dense.mean_logit_norm)
+    values = dict(zip(NUMBERS, WITNESS[convention](X, y, W, b), strict=True))
+    want = nc._replace(**values, mean_logit_norm=Dense(X, y, W, b).mean_logit_norm)
     assert_close(nc, want)
 
 
 def test_every_convention_has_a_witness_and_a_source():
     assert set(WITNESS) == set(CONVENTIONS)
-    assert all(rule.source for rule in CONVENTIONS.values())
+    for rule in CONVENTIONS.values():  # with unequal counts the two centres differ
+        assert ("mean of the class means" if rule.even else "mean of all samples") in rule.source
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -129,6 +147,56 @@ def test_agrees_with_the_dense_formulas(convention, b_scale):
     assert 0.3 < nc.nc4 < 0.95  # a test of NC4 needs both outcomes
     assert_witnessed(nc, convention, X, y, W, b)
     assert (nc.rank, nc.present) == (K - 1, K)
+
+
+def test_unequal_counts_by_hand():
+    """Counts 2 and 4: class means (1, 0) and (0, 4), their mean (1/2, 2), that of the samples (1/3, 8/3)."""
+    X = np.array([[0.0, 0], [2, 0], [0, 1], [0, 3], [0, 5], [0, 7]])
+    y, W = np.array([0, 0, 1, 1, 1, 1]), np.eye(2)
+    # Sigma_W = diag(1/3, 10/3) is 161/51 along the difference (-1, 4), whose square is 17; Sigma_B is
+    # 17 (1/4 + 1/4)/2 about the mean of the means and 17 (4/9 + 1/9)/2 about that of the samples
+    even, samples = 161 / 51 / (17 / 4), 161 / 51 / (85 / 18)
+    gram = np.sqrt(2 - np.sqrt(2))  # of W = I: |I/sqrt 2 - (I - 11'/2)|
+    want = {
+        "paper": (samples / 2, gram, 0.61075),
+        "nc_loss": (samples / 2, 0.0, 0.32036),
+        "papyan": (even, gram, 0.78732),
+        "rhubarbwu": (even / 2, 0.0, 0.53387),
+    }
+    np.testing.assert_allclose((samples / 2, even / 2), (0.33426, 0.37140), atol=5e-6)
+    for convention, (nc1, nc2, nc3) in want.items():
+        close(np.array(WITNESS[convention](X, y, W, np.zeros(2))[:2]), np.array([nc1, nc2]), scale=1)
+        for nc in each_way(X, y, W, convention=convention):
+            close(np.array(nc[:2]), np.array([nc1, nc2]), scale=1, name=convention)
+            np.testing.assert_allclose(nc.nc3, nc3, atol=5e-6, err_msg=convention)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("counts", [(2, 3, 40), (60, 1, 4, 9), (1, 2, 3, 4, 5, 30)])
+def test_unequal_counts_every_way(counts, convention):
+    for seed in range(3):
+        X, y, W, b = instance(seed=seed, counts=counts, d=8, spread=1.0, offset=3.0)
+        for nc in each_way(X, y, W, b, convention):
+            assert_witnessed(nc, convention, X, y, W, b)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_the_centre_matters_only_where_counts_differ(convention):
+    X, y, W, b = instance(counts=(7, 7, 7, 7), spread=1.0)
+    other = CONVENTIONS[convention]
+    other = other._replace(even=not other.even)
+    balanced, swapped = (_of_row(X, y, W, b, rule) for rule in (CONVENTIONS[convention], other))
+    assert_close(balanced, swapped)
+    X, y, W, b = instance(spread=1.0)
+    unequal, swapped = (_of_row(X, y, W, b, rule) for rule in (CONVENTIONS[convention], other))
+    assert abs(unequal.nc1 - swapped.nc1) > 1e-3
+    assert unequal.mean_logit_norm == swapped.mean_logit_norm  # of the mean of all samples in each
+
+
+def _of_row(X, y, W, b, row):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONVENTIONS, "row", row)
+        return neural_collapse(X, y, W, b, convention="row")
 
 
 def test_bias_defaults_to_zero():
@@ -189,7 +257,7 @@ def test_known_noise_on_a_known_etf(noise):
     nc = neural_collapse(X, y, P)
     np.testing.assert_allclose(nc.nc1, noise**2 / 4, rtol=1e-12 / noise)
     papyan = neural_collapse(X, y, P, convention="papyan")
-    np.testing.assert_allclose(papyan.nc1, 4 * nc.nc1, rtol=1e-14)
+    np.testing.assert_allclose(papyan.nc1, 4 * nc.nc1, rtol=1e-12 / noise)  # another centre rounds otherwise
 
 
 def test_uncentred_classifier_of_the_protocol():
@@ -455,7 +523,8 @@ def test_no_direction_beyond_K_minus_one():
     rng = np.random.default_rng(0)
     means = jnp.asarray(1e3 * rng.standard_normal(d) + rng.standard_normal((k, d)))
     counts = jnp.asarray(rng.integers(1, 9, k), jnp.int32)
-    span = jax.jit(_core.span_of)(_core.ClassMeans(counts, means, jnp.zeros(d), jnp.max(jnp.abs(means))))
+    noise = np.finfo(np.float64).eps * jnp.max(jnp.abs(means), axis=0)
+    span = jax.jit(_core.span_of)(_core.ClassMeans(counts, means, jnp.zeros(d), noise))
     assert jnp.sum(span.stretch > 0) == k - 1
 
 
@@ -522,7 +591,8 @@ def test_traced_labels_outside_the_classes_count_nowhere():
 
 def test_no_square_matrix_of_features():
     X, y, W, b = instance(counts=(6, 7, 8), d=37)
-    measure = jax.make_jaxpr(lambda *a: _batch._measure(*a, a[-1]))
+    kind = jnp.dtype("float64")
+    measure = jax.make_jaxpr(lambda *a: _batch._measure(*a, a[-1], jnp.asarray(False), kind, 1e-16))
     text = str(measure(X, y.astype(np.int32), W, b))
     assert "f64[21,37]" in text
     assert "37,37" not in text
@@ -594,8 +664,10 @@ def test_float32_stream():
     nc = stream.result(W.astype(np.float64), b)  # the stream's dtype decides
     assert nc.nc1.dtype == np.float32
     assert_close(nc, neural_collapse(X, y, W, b)._replace(nc4=None))
-    assert Stream(K, D).scatter.dtype == np.float64
-    assert Stream(K, D, dtype=jnp.float32).update(X.astype(np.float64), y).scatter.dtype == np.float32
+    assert Stream(K, D).dtype == np.float64
+    wide = Stream(K, D, dtype=jnp.float32).update(X.astype(np.float64), y)
+    assert (wide.dtype, wide.result(W).nc1.dtype) == (np.float32, np.float32)
+    assert wide.scatter.dtype == stream.scatter.dtype == np.float64  # sums are float64
 
 
 def test_streams_merge_in_any_tree():
@@ -615,7 +687,7 @@ def test_streams_merge_in_any_tree():
     for tree in trees.values():
         assert_close(tree.result(W, b), want)
         np.testing.assert_allclose(tree.scatter, trees["left"].scatter, rtol=1e-12, atol=1e-12)
-    for name in ("counts", "means", "origin", "magnitude"):
+    for name in ("counts", "means", "origin", "noise"):
         same = (getattr(s.classes, name) for s in (one, empty.merge(one), one.merge(empty)))
         a, b_, c = map(np.asarray, same)
         assert np.array_equal(a, b_)

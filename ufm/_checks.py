@@ -86,6 +86,25 @@ def choice(name: str, value: Any, known: Iterable[str], also: Mapping[str, str] 
     raise ValueError(f"{name}: expected one of {', '.join(names)}, got {value!r}{hint}")
 
 
+def unmasked(name: str, value: Any) -> Any:
+    """`value`, which may be a masked array of numpy or a list of them as long as nothing is masked.
+
+    A plain array made of one would hold whatever lies under its mask.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        hidden = int(np.sum(np.ma.getmaskarray(value)))
+        if hidden:
+            raise ValueError(
+                f"{name}: expected an array without masked values, got {hidden} masked of {value.size}; "
+                "leave their samples out, or put values there with .filled(...)"
+            )
+        return np.ma.getdata(value)
+    if isinstance(value, list | tuple):
+        for part in value:
+            unmasked(name, part)
+    return value
+
+
 def folder(name: str, path: Path) -> None:
     """Make a folder, and sure that it can be written to.
 

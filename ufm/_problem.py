@@ -210,6 +210,7 @@ def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _check_labels(labels: Any) -> np.ndarray:
+    labels = _checks.unmasked("labels", labels)
     try:
         array = np.asarray(labels)
     except ValueError as error:

@@ -12,13 +12,16 @@ the paper (Zhou et al. 2022, Section 4) measures
     NC4 = share of samples whose nearest class mean is the class that W h + b chooses
 
 Collapse is NC1 = NC2 = NC3 = 0 and NC4 = 1. What other sources mean by the same names is a row of
-`CONVENTIONS`. The centred means have rank <= K - 1 whatever the counts, so NC1 is computed from the
-singular values and vectors of the K means alone: no d x d matrix, and no cut-off that a default chooses.
+`CONVENTIONS`; with unequal counts they differ in the centre of the class means, which for "papyan" and
+"rhubarbwu" is the plain mean of the class means instead of h_G. The centred means have rank <= K - 1
+whatever the counts, so NC1 is computed from the singular values and vectors of the K means alone: no d x d
+matrix, and no cut-off that a default chooses.
 
 Degenerate input has a defined answer:
 
 - one sample in every class: NC1 = 0 exactly;
-- all class means equal up to rounding (relative to the largest |feature|): NC1 = inf whatever the scatter,
+- all class means equal up to rounding (in each coordinate relative to its own largest |feature|, with the
+  epsilon of the features' dtype, float32's for half precisions): NC1 = inf whatever the scatter,
   the centred means count as zero, and NC4 = 0, since no mean is the nearest;
 - a zero matrix stays zero when normalised: its NC2 or NC3 is 1 (W = 0, or no distinct means);
 - a class without samples: every metric is that of the classes present, as if the others were struck out of

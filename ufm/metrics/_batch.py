@@ -2,41 +2,90 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
 
 from ufm._problem import Params
 from ufm.metrics import _core, _inputs
 from ufm.metrics._core import NeuralCollapse
 from ufm.metrics.conventions import Facts, dot
 
+#: the least share of the scatter along an axis in what its coordinates have one by one: where less is left
+#: after cancellation, float32 products would keep fewer than five digits
+_CANCELLED = 1e-4
 
-@jax.jit
+
+@partial(jax.jit, static_argnames=("dtype", "eps"))
 def _measure(
     X: Float[Array, "N d"],
     labels: Int[Array, " N"],
     W: Float[Array, "K d"],
     b: Float[Array, " K"],
     bias: Float[Array, " K"],
+    even: ArrayLike,
+    dtype: Any,
+    eps: float,
 ) -> tuple[Facts, Float[Array, ""]]:
-    """Facts and NC4, whose classifier adds `bias`."""
+    """Facts and NC4, whose classifier adds `bias`; `even` as in `Convention`; `eps` that of W.
+
+    Products are in `dtype`, which is twice as fast in float32, or in float64 where float32 is too short.
+    """
+    measure = partial(_passes, X, labels, W, b, bias, even, eps)
+    facts, nc4, sure = measure(dtype)
+    if dtype == jnp.float64:
+        return facts, nc4
+    return jax.lax.cond(sure, lambda: (facts, nc4), lambda: measure(jnp.dtype("float64"))[:2])
+
+
+def _passes(
+    X: Float[Array, "N d"],
+    labels: Int[Array, " N"],
+    W: Float[Array, "K d"],
+    b: Float[Array, " K"],
+    bias: Float[Array, " K"],
+    even: ArrayLike,
+    eps: float,
+    dtype: Any,
+) -> tuple[Facts, Float[Array, ""], Bool[Array, ""]]:
+    """One pass for the class means and one for what is measured against them; whether `dtype` was enough."""
     K = W.shape[0]
     valid = _core.where_valid(labels, None, K)
-    classes, Y = _core.class_means(X, labels, valid, K)
-    span = _core.span_of(classes)
-    r = span.stretch.shape[0]
-    Q = dot(Y, jnp.concatenate([span.axes, W]).T)  # one pass over the data for NC1 and NC4
-    P, Z = Q[:, :r], Q[:, r:] + (dot(W, classes.origin) + bias)[None, :]
-    # the means of the projections, not the projected means: they cancel to the last digit
-    D = _core.deviations(P, _core.averages(P, labels, valid, K)[1], labels, valid)
-    facts = _core.facts_of(span, classes.counts, jnp.sum(D**2, axis=0), W, b)
-    agree = valid & _core.agreeing(P, Z, span.codes, classes.counts > 0)
-    nc4 = jnp.sum(agree).astype(X.dtype) / jnp.maximum(jnp.sum(valid), 1).astype(X.dtype)
-    return facts, jnp.where(facts.rank > 0, nc4, 0)
+    classes, anchors = _core.class_means(X, labels, valid, K, dtype)
+    span = _core.span_of(classes, even)
+    r, present = span.stretch.shape[0], classes.counts > 0
+    C = W - jnp.mean(W, axis=0, keepdims=True)  # the same choice, without what all logits have in common
+    logits = dot(classes.means, C.T) + (dot(C, classes.origin) + bias)[None, :]  # of the class means
+    axes = span.axes * anchors.unit[None, :]
+    rows, size = _scaled(jnp.concatenate([axes, C * anchors.unit[None, :]]), dtype)
+
+    def term(X: Array, labels: Array, valid: Array) -> tuple[Array, Array, Array]:
+        D = _core.deviations(X, labels, valid, anchors, dtype)
+        Q = dot(D, rows.T).astype(size.dtype) * size[None, :]  # one product for NC1 and NC4
+        P, Z = Q[:, :r], Q[:, r:] + logits[labels]
+        agree = valid & _core.agreeing(P + span.codes[labels], Z, span.codes, present)
+        return jnp.sum(P**2, axis=0), jnp.sum(D**2, axis=0).astype(P.dtype), jnp.sum(agree, dtype=jnp.int32)
+
+    scatter, each, agreed = _core.summed(term, X, labels, valid=valid)
+    facts = _core.facts_of(span, classes.counts, scatter, W, b, eps)
+    nc4 = agreed.astype(scatter.dtype) / jnp.maximum(jnp.sum(valid), 1).astype(scatter.dtype)
+    sure = jnp.all((scatter >= _CANCELLED * dot(axes**2, each)) | (span.stretch == 0))
+    return facts, jnp.where(facts.rank > 0, nc4, 0), sure
+
+
+def _scaled(rows: Float[Array, "p d"], dtype: Any) -> tuple[Float[Array, "p d"], Float[Array, " p"]]:
+    """Rows over their largest entry, which a shorter dtype can hold, and that entry."""
+    size = jnp.max(jnp.abs(rows), axis=1)
+    if dtype == rows.dtype:
+        return rows, jnp.ones_like(size)
+    size = jnp.where(size > 0, size, 1)
+    return (rows / size[:, None]).astype(dtype), size
 
 
 def neural_collapse(
@@ -50,13 +99,15 @@ def neural_collapse(
         W: (K, d) classifier, one row a class.  b: (K,) bias; None is zero.
         convention: a name of `CONVENTIONS`.  Default: the paper's formulas.
 
-    float64 is computed in float64 and float32 in float32; half precisions are raised to float32, and mixed
-    input to its widest. Fit for jit and vmap: there shapes are checked and values are not, and a sample
+    The result has the widest dtype given, at least float32. Whatever is subtracted or summed over samples is
+    float64, so that a coordinate with a large offset costs the others no digits. Class means count as equal
+    where the rounding of the features' own dtype can have made the difference. A masked array is refused if
+    anything in it is masked. Fit for jit and vmap: there shapes are checked and values are not, and a sample
     whose label is outside 0..K-1 counts nowhere.
 
     Raises:
         ValueError: wrong shapes; a label that is no integer or outside 0..K-1; features, W or b that are
-            not floating or not finite; an unknown convention.
+            not floating or not finite; masked values; an unknown convention.
 
     Source: Zhou et al. 2022, Section 4; Papyan, Han & Donoho 2020; the others as `CONVENTIONS` says.
 
@@ -66,17 +117,25 @@ def neural_collapse(
     >>> [round(abs(float(x)), 12) for x in (nc.nc1, nc.nc2, nc.nc3, nc.nc4)]
     [0.0, 0.0, 0.0, 1.0]
     """
-    rule = _inputs.convention(convention)
-    X = _inputs.features(features)
-    W, b = _inputs.classifier(W, b, X.shape[1])
-    y = _inputs.labels(labels, X.shape[0], W.shape[0])
-    dtype = _inputs.widest(X, W, b)
-    X, W, b = X.astype(dtype), W.astype(dtype), b.astype(dtype)
-    facts, nc4 = _measure(X, y, W, b, b if rule.bias else jnp.zeros_like(b))
-    return _core.read(facts, nc4, rule)
+    return _of_rows(features, labels, W, b, convention, jnp.result_type(float))
 
 
 def of_params(params: Params, labels: Any, *, convention: str = "paper") -> NeuralCollapse:
     """`neural_collapse` of `Params(W, H, b)`, whose features are the columns of H (d, N)."""
     W, H, b = params
-    return neural_collapse(_inputs.array("H", H, "d", "N").T, labels, W, b, convention=convention)
+    rows = _core.in_float64(lambda: _inputs.array("H", H, "d", "N").T)()
+    return _of_rows(rows, labels, W, b, convention, jnp.result_type(float))
+
+
+@_core.in_float64
+def _of_rows(features: Any, labels: Any, W: Any, b: Any, convention: str, own: Any) -> NeuralCollapse:
+    """The metrics in the widest dtype given, or in JAX's `own` float where that is shorter."""
+    rule = _inputs.convention(convention)
+    X = _inputs.features(features)
+    W, b = _inputs.classifier(W, b, X.shape[1])
+    y = _inputs.labels(labels, X.shape[0], W.shape[0])
+    dtype, eps = _inputs.widest(X, W, b), _inputs.eps(W)
+    W, b = W.astype(jnp.float64), b.astype(jnp.float64)
+    bias = b if rule.bias else jnp.zeros_like(b)
+    facts, nc4 = _measure(X, y, W, b, bias, np.bool_(rule.even), dtype, eps)
+    return _core.read(facts, nc4, rule, dtype if own == jnp.float64 else jnp.dtype("float32"))

@@ -18,6 +18,7 @@ def foreign(name: str, value: Any) -> Any:
     """A jax or numpy array; torch is told by its methods and never imported."""
     if isinstance(value, jax.Array):
         return value
+    value = _checks.unmasked(name, value)
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if "bfloat16" in str(value.dtype) else value  # numpy has no such dtype
@@ -30,6 +31,11 @@ def foreign(name: str, value: Any) -> Any:
 def widest(*arrays: Array) -> Any:
     """The dtype to compute in: float64 where one is, float32 otherwise, half precisions included."""
     return jnp.dtype("float64" if any(X.dtype == "float64" for X in arrays) else "float32")
+
+
+def eps(X: Array) -> float:
+    """What one rounding of X's values is relative to."""
+    return float(np.finfo(X.dtype).eps)
 
 
 def array(name: str, value: Any, *axes: str | int) -> Array:

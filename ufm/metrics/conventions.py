@@ -16,24 +16,33 @@ dot = partial(jnp.matmul, precision="highest")
 
 
 class Facts(NamedTuple):
-    """What a convention reads; rows of absent classes are zero."""
+    """What a convention reads, in float64; rows of absent classes are zero."""
 
     W: Float[Array, "K d"]
-    M: Float[Array, "K d"]  # centred class means h_k - h_G; zero where all are equal up to rounding
+    noise: Float[Array, " d"]  # what rounding makes of each column of W: eps of its dtype, times max |W|
+    M: Float[
+        Array, "K d"
+    ]  # class means minus the convention's centre; zero where all are equal up to rounding
     present: Bool[Array, " K"]
-    trace: Float[Array, ""]  # tr(Sigma_W pinv(Sigma_B)); inf where all means are equal
+    trace: Float[Array, ""]  # tr(Sigma_W pinv(M'M / K)); inf where all means are equal
     rank: Int[Array, ""]  # of M
-    mean_logit_norm: Float[Array, ""]  # |W h_G + b|
+    mean_logit_norm: Float[Array, ""]  # |W h_G + b|, h_G the mean of all samples
 
 
 class Convention(NamedTuple):
-    """How one source reads the names NC1-NC4."""
+    """How one source reads the names NC1-NC4.
+
+    Sources that agree on balanced classes differ in the centre of the class means where counts are unequal:
+    the mean of all samples, sum_k n_k h_k / N, or the plain mean of the class means, sum_k h_k / K. Sigma_W
+    weighs every sample the same, 1/N, in all of them.
+    """
 
     source: str
     nc1: Callable[[Facts], Array]
     nc2: Callable[[Facts], Array]
     nc3: Callable[[Facts], Array]
     bias: bool = True  # whether the classifier of NC4 adds b
+    even: bool = False  # whether the centre is the plain mean of the class means
 
 
 def unit(X: Float[Array, "p q"]) -> Float[Array, "p q"]:
@@ -47,8 +56,9 @@ def centred_classifier(f: Facts) -> Float[Array, "K d"]:
     """W minus the mean of its rows; zero where the rows are equal up to rounding."""
     K = jnp.maximum(jnp.sum(f.present.astype(f.W.dtype)), 1)
     C = jnp.where(f.present[:, None], f.W - jnp.sum(f.W, axis=0, keepdims=True) / K, 0)
-    noise = np.finfo(C.dtype).eps * K * jnp.max(jnp.abs(f.W))
-    return jnp.where(jnp.max(jnp.abs(C)) > noise, C, 0)
+    # column by column: one with a large common entry hides nothing in the others
+    noise = 2 * f.noise + np.finfo(C.dtype).eps * K * jnp.max(jnp.abs(f.W), axis=0)
+    return jnp.where(jnp.any(jnp.abs(C) > noise[None, :]), C, 0)
 
 
 def distance_from_etf(A: Float[Array, "K d"], B: Float[Array, "K d"], f: Facts) -> Float[Array, ""]:
@@ -67,7 +77,8 @@ def distance_from_dual(f: Facts) -> Float[Array, ""]:
 
 
 _PAPER = Convention(
-    "Zhou et al., NeurIPS 2022, Section 4: the formulas at the head of ufm.metrics",
+    "Zhou et al., NeurIPS 2022, Section 4: the formulas at the head of ufm.metrics; class means centred at "
+    "the mean of all samples",
     nc1=lambda f: f.trace / jnp.maximum(jnp.sum(f.present.astype(f.trace.dtype)), 1),
     nc2=lambda f: distance_from_etf(f.W, f.W, f),
     nc3=lambda f: distance_from_etf(f.W, f.M, f),
@@ -77,20 +88,25 @@ _PAPER = Convention(
 CONVENTIONS: dict[str, Convention] = {
     "paper": _PAPER,
     "nc_loss": _PAPER._replace(
-        source="the paper's released code, jinxinzhou/nc_loss: W centred over classes in NC2 and NC3 "
-        "(its fourth metric is the field mean_logit_norm, whatever the convention)",
+        source="the paper's released code, jinxinzhou/nc_loss: W centred over classes in NC2 and NC3; class "
+        "means centred at the mean of all samples (its fourth metric is the field mean_logit_norm, whatever "
+        "the convention)",
         nc2=lambda f: distance_from_etf(centred_classifier(f), centred_classifier(f), f),
         nc3=lambda f: distance_from_etf(centred_classifier(f), f.M, f),
     ),
     "papyan": _PAPER._replace(
-        source="Papyan, Han & Donoho, PNAS 2020: NC1 not divided by K, NC3 = |W/|W|_F - M/|M|_F|_F^2 "
-        "with the centred means M; NC2 as the paper's",
+        source="Papyan, Han & Donoho, PNAS 2020, as in the authors' notebook neuralcollapse/neuralcollapse: "
+        "class means centred at the plain mean of the class means M; NC1 not divided by K, "
+        "NC3 = |W/|W|_F - M/|M|_F|_F^2; NC2 as the paper's",
         nc1=lambda f: f.trace,
         nc3=distance_from_dual,
+        even=True,
     ),
     "rhubarbwu": _PAPER._replace(
-        source="the package rhubarbwu/neural-collapse: NC2 of the centred means, NC4 without bias",
+        source="the package rhubarbwu/neural-collapse: class means centred at the plain mean of the class "
+        "means; NC2 of the centred means, NC4 without bias",
         nc2=lambda f: distance_from_etf(f.M, f.M, f),
         bias=False,
+        even=True,
     ),
 }
