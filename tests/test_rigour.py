@@ -182,7 +182,7 @@ def test_the_optimum_is_proved(name: str, regime: str, K: int) -> None:
 
 
 def _optimal_value(prob: Problem, margin: float | None = None) -> Any:
-    """The closed forms at 60 digits, from the exact values of the penalties; focal loss's from near `margin`."""
+    """The closed forms at 60 digits, from the exact penalties; focal loss starts at `margin`."""
     K, c = prob.K, mp.sqrt(prob.n * mp.mpf(float(prob.lam_W)) * mp.mpf(float(prob.lam_H)))
     h = {name: mp.mpf(float(value)) for name, value in prob.loss.hyperparameters.items()}
     if prob.loss.name in ("ce", "ls"):
@@ -474,7 +474,7 @@ def _exact_value(prob: Problem, params: Params) -> Any:
 
 
 def _assert_collapse(prob: Problem, proof: rigour.Proof) -> None:
-    """The ball of the least value of neural collapse contains the value, found by Newton's method at 60 digits."""
+    """The ball of neural collapse's least value contains it, as found by Newton's method at 60 digits."""
     low, high = (float(x) for x in proof.bound("margin")[2:])
     with mp.workdps(DPS):
         assert contains(proof.bound("collapse"), _optimal_value(prob, margin=(low + high) / 2))
