@@ -480,6 +480,7 @@ def _assert_collapse(prob: Problem, proof: rigour.Proof) -> None:
         assert contains(proof.bound("collapse"), _optimal_value(prob, margin=(low + high) / 2))
 
 
+@pytest.mark.processor
 def test_the_counterexample_of_20_classes() -> None:
     """Sub-ETFs of 17 and of 18 classes below neural collapse, which is at 2.568462507026."""
     lam = 1.20108 / 19
