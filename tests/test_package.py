@@ -1,5 +1,6 @@
 """What a release says of itself agrees (version, Pythons, changelog, citation), and none of it is missing."""
 
+import ast
 import importlib.util
 import re
 import tarfile
@@ -53,6 +54,39 @@ def test_the_pythons_that_are_declared_are_those_that_are_tried():
     named = re.findall(r"Python :: (\d\.\d+)", "\n".join(PROJECT["project"]["classifiers"]))
     assert named == list(dict.fromkeys(python for python, _ in versions.CASES))
     assert PROJECT["project"]["requires-python"] == f">={named[0]}"
+
+
+#: Parts with an underscore of libraries that we build on, and parts of JAX that may change at any time.
+PRIVATE = re.compile(
+    r"(jax|jnp|jaxlib|optax|np|numpy|scipy|matplotlib|plt|click|rich|flint)(\.\w+)*\._[a-z]"
+    r"|jax\.(interpreters|lib|extend)\b|jax\.core\.(?!Tracer\b)"
+)
+
+
+def names(source):
+    """What is imported or read from something, with its dots."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import jax._src.core", "from jax._src import api", "from jax import _src", "jax.core.eval_jaxpr(j)",
+     "x = np._core.umath", "from jax.interpreters import xla", "optax._src.base.scale()", "import jax.lib"],
+)  # fmt: skip
+def test_a_private_name_is_told(line):
+    assert any(map(PRIVATE.match, names(line)))
+
+
+@pytest.mark.parametrize("folder", ["ufm", "benchmarks", "docs", "tests"])
+def test_no_private_names_of_other_libraries(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not list(filter(PRIVATE.match, names(path.read_text("utf-8")))), path.name
 
 
 def contents():
