@@ -114,7 +114,7 @@ def attempt(python: str, libraries: str, log: Path, select: tuple[str, ...]) -> 
             command = [inside, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(select or TESTS)]
             subprocess.run(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, check=False)
         last = log.read_text().strip().splitlines()[-1]
-        return found | {"tests": re.sub(r" in [\d.]+s.*| deselected", "", last).strip("= ")}
+        return found | {"tests": re.sub(r", \d+ deselected| in [\d.]+s.*", "", last).strip("= ")}
 
 
 def table(record: dict[str, Outcome]) -> str:
@@ -124,7 +124,7 @@ def table(record: dict[str, Outcome]) -> str:
         "|---" * (len(SHOWN) + 4) + "|",
     ]
     for python, libraries in CASES:
-        row = record.get(f"{python} {libraries}", {"tests": "not tried: no interpreter at hand"})
+        row = record.get(f"{python} {libraries}", {"tests": "not tried yet"})
         words = libraries if libraries in ("oldest", "newest") else f"JAX {libraries}"
         cells = [python, words, *(row.get(name, "") for name in (*SHOWN, "tests", "date"))]
         lines.append("| " + " | ".join(cells) + " |")
