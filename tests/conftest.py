@@ -21,6 +21,32 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
+#: Files that test words, files and processes, not numbers.
+PROSE = (
+    "benchmarks", "cli", "deep_cli", "deep_data", "deep_devices", "deep_figures", "deep_folders",
+    "deep_sweep", "docs", "notebooks", "package", "processors", "report", "reproduce",
+)  # fmt: skip
+#: So many tests of a file run again as on older processors; both lanes then take minutes, not a suite each.
+AGAIN = 4
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks `processor`, for `.ci/processors`: of each file of numbers the first case of four tests.
+
+    They are spread evenly over the file, so that what stands together because it is alike is seen once. The
+    docstrings count as one file. More are marked by hand: what has once depended on rounding.
+    """
+    cases: dict[str, dict[str, pytest.Item]] = {}
+    for item in items:
+        file = item.path.stem if item.path.stem.startswith("test_") else "docstrings"
+        if file.removeprefix("test_") not in PROSE and not item.get_closest_marker("long"):
+            cases.setdefault(file, {}).setdefault(item.nodeid.partition("[")[0], item)
+    for tests in map(list, map(dict.values, cases.values())):
+        for i in range(min(AGAIN, len(tests))):
+            tests[i * len(tests) // min(AGAIN, len(tests))].add_marker("processor")
+
+
 _COMPILED: list[str] = []
 
 

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from test_deep_train import flat, tiny
+from tolerances import HANG
 
 from ufm import deep
 from ufm.deep import _process
@@ -32,7 +33,7 @@ def start(devices, *arguments):
 
 def finish(*children):
     for child in children:
-        _, words = child.communicate(timeout=300)
+        _, words = child.communicate(timeout=HANG)
         assert child.returncode == 0, words
 
 
@@ -129,7 +130,7 @@ def command(*arguments, **environment):
 
 
 def told(child):
-    out, words = child.communicate(timeout=300)
+    out, words = child.communicate(timeout=HANG)
     assert child.returncode == 0, words
     return out
 
@@ -158,7 +159,7 @@ def test_a_place_among_processes_that_is_none(place):
 
 def test_no_cluster_is_told():
     child = command("--distributed", "auto")
-    _, words = child.communicate(timeout=300)
+    _, words = child.communicate(timeout=HANG)
     assert child.returncode == 2
     assert words.startswith("ufm: distributed: expected processes that find each other, got")
 
@@ -183,7 +184,7 @@ print(faults if kept else -1)
 
 
 def test_freed_memory_is_taken_again_without_page_faults():
-    out = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=300).stdout
+    out = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, timeout=HANG).stdout
     if int(out) < 0:
         pytest.skip("a C library without mallopt")
     assert int(out) < 100  # 32,768 pages

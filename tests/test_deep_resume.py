@@ -78,6 +78,7 @@ def finish(out, cache):
     return deep.load(out)
 
 
+@pytest.mark.long
 def test_a_run_killed_at_random_times_ends_bit_for_bit_like_one_that_was_not(tmp_path):
     cache, out, rng = tmp_path / "cache", tmp_path / "killed", random.Random()
     expected = finish(tmp_path / "whole", cache)

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from test_deep_train import same_run, tiny
+from tolerances import HANG
 
 from ufm import deep
 from ufm.deep import _config, _standing, _sweep, datasets, nets, presets
@@ -235,7 +236,8 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_end(tmp_path):
     plan = planned(tmp_path, epochs=(300,), metrics_every=50)
     path = tmp_path / plan.points[0].name / "checkpoints"
     began = time.monotonic()
-    while len(list(path.glob("*.npz"))) < 2 and time.monotonic() - began < 120:
+    while len(list(path.glob("*.npz"))) < 2 and time.monotonic() - began < HANG:
+        assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()

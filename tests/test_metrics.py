@@ -402,6 +402,11 @@ def test_jax_numpy_torch_and_lists_agree():
     [("float64", "float64"), ("float32", "float32"), ("float16", "float32"), ("bfloat16", "float32")],
 )
 def test_dtypes(given, computed):
+    try:
+        jnp.ones(1, given).astype(computed).block_until_ready()
+    except jax.errors.JaxRuntimeError:  # "Symbols not found: [ __extendhfsf2 ]"
+        assert given == "float16"
+        pytest.skip("XLA cannot convert float16 on a processor without F16C")
     X, y, W, b = instance()
     nc = neural_collapse(*(jnp.asarray(a).astype(given) if a is not y else y for a in (X, y, W, b)))
     assert {str(x.dtype) for x in nc[:5]} == {computed}
@@ -550,11 +555,12 @@ def test_zero_classifier(convention):
         np.testing.assert_allclose((nc.nc2, nc.nc3, nc.nc4), (1, 1, 0), rtol=1e-12)
 
 
+@pytest.mark.processor
 def test_equal_rows_of_the_classifier_are_centred_to_zero():
     X, y, W, _ = instance()
     W = np.tile(W[0] / 3, (K, 1)) * (1 + np.finfo(np.float64).eps * np.sign(W))
     nc = neural_collapse(X, y, W, convention="nc_loss")
-    assert (nc.nc2, nc.nc3) == (1, 1)
+    close((nc.nc2, nc.nc3), (1.0, 1.0))  # 0.75 and 1.52 were the rounding not cut off
 
 
 # --- as part of a program -------------------------------------------------------------------------

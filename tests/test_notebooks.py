@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from tolerances import HANG
 
 from ufm import reproduce
 from ufm.claims import STATEMENTS
@@ -32,14 +33,15 @@ class Here(KernelSpecManager):
         return KernelSpec(argv=argv, display_name=name, language="python")
 
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, km=AsyncKernelManager(kernel_spec_manager=Here()), timeout=300).execute()
+kernel, limit = AsyncKernelManager(kernel_spec_manager=Here()), int(sys.argv[2])
+NotebookClient(notebook, km=kernel, timeout=limit, startup_timeout=limit).execute()
 print(nbformat.writes(notebook))
 """
 
 
 def execute(path):
     env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # figures are shown
-    command = [sys.executable, "-c", EXECUTE, str(path)]
+    command = [sys.executable, "-c", EXECUTE, str(path), str(HANG)]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tolerances import HANG
 
 from ufm import catalogue, reproduce
 from ufm._cli import main
@@ -450,7 +451,7 @@ def browse(pages: dict[str, tuple[str, int]], folder: Path, *, dark: bool) -> di
 def in_chromium(folder: Path, dark: bool, *what: str) -> subprocess.CompletedProcess[str]:
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     command = [str(CHROMIUM), *QUIET, scheme, f"--user-data-dir={folder / 'user'}", *what]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG)
 
 
 @needs_a_browser

@@ -1,4 +1,4 @@
-"""What the tests share: one tolerance policy, from the dtype, and a count of traces."""
+"""What the tests share: one tolerance policy, from the dtype, one time limit, and a count of traces."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
+
+#: Seconds after which another process counts as hung. It only ends a hang: the slowest takes two minutes on a
+#: quiet machine, and a busy one may be ten times slower.
+HANG = 3600
 
 
 def eps(*arrays: Any) -> float:

@@ -35,7 +35,7 @@ if _TYPE_CHECKING:
     from ufm import deep, landscape, theory
     from ufm._verify import Claim, Report, verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # its one home: pyproject.toml reads it here
 
 __all__ = [
     "Claim",

@@ -115,7 +115,9 @@ def write(path: Path, checkpoint: Checkpoint, run: str) -> None:
     identity = {"format": FORMAT, "run": run, "epoch": checkpoint.epoch, "names": sorted(checkpoint.arrays)}
     facts = identity | checkpoint.facts
     text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    write_file(path, lambda stream: np.savez(stream, allow_pickle=False, facts=text, **checkpoint.arrays))
+    # no allow_pickle=False: numpy 2.0 would store it as one more array, and the checkpoint could not be read
+    arrays: dict[str, Any] = {"facts": text} | checkpoint.arrays
+    write_file(path, lambda stream: np.savez(stream, **arrays))
 
 
 def read(path: Path, run: str) -> Checkpoint:

@@ -82,7 +82,7 @@ def train(
             metrics stay float32.
         data_dir: where the data set's files are, or are downloaded to.
         out: a folder for the record and the checkpoints. A finished run that is there is returned, an
-            interrupted one continued, bit by bit as if it had not been interrupted.
+            interrupted one continued, on the same machine bit by bit as if it had not been interrupted.
         resume: False refuses a folder that holds a run; "changed" continues one of another configuration or
             code with the new values, which its notes then tell.
         checkpoint_seconds: at least so long between checkpoints, which are written in the background at the

@@ -54,7 +54,7 @@ def array(name: str, value: Any, *axes: str | int) -> Array:
 
 
 @jax.jit
-def _all_finite(X: Float[Array, ...], mask: Bool[Array, " N"] | None) -> Bool[Array, ""]:
+def _all_finite(X: Float[Array, "*shape"], mask: Bool[Array, " N"] | None) -> Bool[Array, ""]:
     return jnp.isfinite(jnp.max(jnp.abs(X if mask is None else jnp.where(mask[:, None], X, 0))))
 
 
