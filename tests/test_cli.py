@@ -92,6 +92,56 @@ def test_labels_come_from_a_file(tmp_path):
     assert "balanced" in found["theory"]["why"] or "equally many" in found["theory"]["why"]
 
 
+LABELS = [2, 0, 1, 1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"2\n0\n1\n1\n0\n2\n",
+        b"\xef\xbb\xbf2\r\n0\r\n1\r\n1\r\n0\r\n2",  # Windows: a byte-order mark, carriage returns
+        "2\n0\n1\n1\n0\n2\n".encode("utf-16"),  # PowerShell
+        b"2,0,1,1,0,2",
+        b"2, 0, 1, 1, 0, 2,\n",
+        b"2;0;1;1;0;2\n",
+        b"2\t0\t1\t1\t0\t2\n",
+        b"\xef\xbb\xbf2,0,1,1,0,2\r\n",
+        b"2,\n0,\n1,\n1,\n0,\n2\n",
+        b"\n2\n0\n\n1\n1\n0\n+2\n\n",
+        b"2 0 1 1\n0 2\n",
+    ],
+)
+def test_labels_as_programs_write_them(tmp_path, content):
+    (tmp_path / "labels.txt").write_bytes(content)
+    assert _options.labels_of(str(tmp_path / "labels.txt")).tolist() == LABELS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"0 2\n1 0\n2 1\n",
+            "one label a line, or all labels in one line, got 2 columns in .*keep the column",
+        ),
+        (b"0,2\n1,0\n2,1\n", "got 2 columns"),
+        (b"0;2;9\n1;0;9\n", "got 3 columns"),
+        (b"a.png,2\nb.png,0\n", "integers, got 'a.png'"),
+        (b"label\n2\n0\n", "integers, got 'label'"),
+        (b"2\n0.5\n", "integers, got '0.5'"),
+        (b"2,,0", "integers, got ''"),
+        ("2\n²\n".encode(), "integers, got '²'"),
+        (b"99999999999999999999", "integers, got '99999999999999999999'"),
+        (b"", "integers, got nothing"),
+        (b"\xef\xbb\xbf\r\n", "integers, got nothing"),
+        (b"\x93NUMPY\x01\xff\xfe", "which is no text"),
+    ],
+)
+def test_label_files_that_are_something_else_are_refused(tmp_path, content, message):
+    (tmp_path / "labels.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        _options.labels_of(str(tmp_path / "labels.txt"))
+
+
 def test_not_converged_is_status_one():
     result = run("solve", *SIZES, "--max-steps", 1)
     assert result.exit_code == 1

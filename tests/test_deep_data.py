@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import threading
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -84,6 +85,46 @@ def small(**changes):
     ],
 )
 def test_a_wrong_record_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small(**changes)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.uint8, ">i8", "jax"])
+def test_labels_may_be_any_sequence_of_integers(kind):
+    labels = np.array([0, 1, 0, 1, 1, 0])
+    if kind == "jax":
+        given = jnp.asarray(labels)
+    else:
+        given = kind(labels.tolist()) if kind in (list, tuple) else labels.astype(kind)
+    data = small(train_labels=given, classes=["a", "b"])
+    assert data.train_labels.dtype == np.int32
+    assert data.train_labels.tolist() == labels.tolist()
+    assert data.classes == ("a", "b")
+    assert data.digest == small().digest
+
+
+def test_images_may_be_a_list_of_arrays():
+    data = small(train_images=list(random_images(6, (5, 4, 3))))
+    assert data.digest == small().digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_labels": [0, 1]}, r"train_labels: expected 6 integers, one an image, got int64 \(2,\)"),
+        ({"train_labels": [0, 1, 0, 2, 1, 0]}, r"train_labels: expected classes in 0\.\.1, got 2 at image 3"),
+        ({"train_labels": [0.0, 1.0, 0.0, 1.0, 1.0, 0.0]}, "train_labels: expected 6 integers.*float64"),
+        ({"train_labels": ["a", "b", "a", "b", "b", "a"]}, "train_labels: expected 6 integers.*<U1"),
+        ({"train_labels": [[0], [1, 0]]}, "train_labels: expected 6 integers, one an image, got list"),
+        ({"train_labels": [True, False] * 3}, "train_labels: expected 6 integers.*bool"),
+        ({"train_labels": None}, "train_labels: expected 6 integers"),
+        ({"test_labels": np.ma.array([1, 0], mask=[0, 1])}, "test_labels: .*got 1 that are masked; take"),
+        ({"train_images": [[1, 2], [3]]}, "train_images: expected uint8 images .*, got list"),
+        ({"train_images": random_images(6, (5, 4, 3)).tolist()}, r"train_images: .*got int64 \(6, 5, 4, 3\)"),
+        ({"std": (0.5,)}, r"std: expected one a channel \(3\), got \(0\.5,\)"),
+    ],
+)
+def test_what_is_no_labels_or_images_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         small(**changes)
 

@@ -63,7 +63,7 @@ def _training_options(command: Command) -> Command:
     several: dict[str, Any] = {"metavar": "LIST", "show_default": True}
     options = [
         option("--data", default="digits", show_default=True,
-               help=f"{', '.join(deep.datasets.DATASETS)}, or a folder or tar of class folders."),
+               help=f"{', '.join(deep.datasets.DATASETS)}, or a folder, tar or zip of class folders."),
         option("--data-dir", type=_FOLDER, help="Where the data's files are, or are downloaded to."),
         option("--net", default="small_resnet", show_default=True, help=f"{', '.join(deep.nets.NETS)}."),
         option("--width", callback=parsed(numbers), default="1", help="Factor of the channels.", **several),

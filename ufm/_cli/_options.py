@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,11 +70,31 @@ def seeds(text: str) -> list[int]:
 
 
 def labels_of(path: str) -> np.ndarray:
-    """The integers of a text file, separated by any white space."""
-    words = Path(path).read_text().split()
-    if not all(word.removeprefix("-").isdigit() for word in words):
-        raise ValueError(f"expected a text file of integers, got {path!r}")
-    return np.array(words, dtype=np.int64)
+    """The integers of a text file, separated by commas, semicolons, white space or lines, but no table."""
+    lines = [re.split(r"\s*[,;]\s*|\s+", line.strip().rstrip(",;").strip()) for line in _lines(path)]
+    words = [word for line in lines for word in line]
+    wrong = [word for word in words if not re.fullmatch(r"[+-]?[0-9]{1,18}", word)]
+    if wrong or not words:
+        got = f"{wrong[0][:40]!r} in " if wrong else "nothing in "
+        raise ValueError(f"expected a text file of integers, got {got}{path!r}")
+    columns = {len(line) for line in lines}
+    if len(lines) > 1 and columns != {1} and len(columns) == 1:  # as many in each line: names or indices, too
+        raise ValueError(
+            f"expected one label a line, or all labels in one line, got {len(lines[0])} columns in {path!r}; "
+            "keep the column of the labels only"
+        )
+    return np.array([int(word) for word in words], dtype=np.int64)
+
+
+def _lines(path: str) -> list[str]:
+    """The lines that are not empty, without the byte-order mark that Windows programs write."""
+    raw = Path(path).read_bytes()
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = raw.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"expected a text file of integers, got {path!r}, which is no text") from None
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def figure_file(text: str) -> Path:

@@ -1,37 +1,27 @@
-"""Files of images -> uint8 arrays (N, h, w, c) and labels: idx, pickles, folders and tars of classes."""
+"""Official files of data sets -> arrays: idx files and pickles, each read by its name."""
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
-import io
 import lzma
-import os
 import pickle
+import re
+import struct
 import tarfile
-import tempfile
+import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ufm._progress import Progress
-
-#: part of the key of a decoded copy: raised when the decoding changes
-VERSION = 2
-IMAGES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-#: folder names above the classes: what a data set calls its parts
-PARTS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test",
-    "val": "val", "valid": "val", "validation": "val",
-}  # fmt: skip
-#: where a data set has no test part, every sixth image of a class is kept for testing (CIFAR's share)
-TEST_EVERY = 6
 #: what reading a broken archive may raise
-BROKEN = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, pickle.UnpicklingError)
+BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
+    pickle.UnpicklingError, struct.error, OverflowError,
+)  # fmt: skip
 
 
 class Arrays(NamedTuple):
@@ -42,9 +32,21 @@ class Arrays(NamedTuple):
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: tuple[str, ...]
+    note: str = ""  # what was skipped, in words
 
 
-# --- pickles and idx ------------------------------------------------------------------------------
+def md5(path: Path) -> str:
+    """The checksum that the sources publish."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+# --- pickles --------------------------------------------------------------------------------------
+
+
+def _dtype(kind: Any, align: Any = False, copy: Any = True) -> np.dtype[Any]:
+    """Pickles of old NumPy, the official CIFAR files among them, give 0 and 1, of which NumPy 2.4 warns."""
+    return np.dtype(kind, bool(align), bool(copy))
 
 
 class _Plain(pickle.Unpickler):
@@ -67,6 +69,8 @@ class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no data")
+        if name == "dtype":
+            return _dtype
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
@@ -90,6 +94,71 @@ def words(names: Iterable[Any]) -> tuple[str, ...]:
     return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
 
 
+def read_members(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The pickles of these names in a tar, by their file names; no other member is looked into.
+
+    Raises:
+        ValueError: not a tar, truncated, or a pickle that is none or holds more than data.
+    """
+    wanted = {PurePosixPath(name) for name in names}
+    content: dict[str, dict[str, Any]] = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                stream = archive.extractfile(member) if PurePosixPath(member.name) in wanted else None
+                if stream is not None:
+                    name = PurePosixPath(member.name).name
+                    content[name] = unpickle(stream, f"{path}, {member.name}")
+    except (*BROKEN, OSError) as error:
+        raise ValueError(f"{path}: expected a tar of pickles, got {error}; fetch it anew") from error
+    return content
+
+
+# --- idx ------------------------------------------------------------------------------------------
+
+
+def idx_names(name: str) -> tuple[str, ...]:
+    """The names under which an unpacked idx file is found: some programs unpack `-idx3-` to `.idx3-`.
+
+    >>> from ufm.deep import _archives
+    >>> _archives.idx_names("t10k-labels-idx1-ubyte")
+    ('t10k-labels-idx1-ubyte', 't10k-labels.idx1-ubyte')
+    """
+    return name, re.sub(r"-(idx\d-ubyte)$", r".\1", name)
+
+
+def find_idx(name: str, places: Iterable[Path]) -> np.ndarray | None:
+    """The array of an unpacked idx file or of one in a zip, in the first of the folders that has it.
+
+    Raises:
+        ValueError: truncated or not an idx file, a zip that is none.
+    """
+    names = idx_names(name)
+    for folder in places:
+        for path in (folder / each for each in names):
+            if path.is_file():
+                return read_idx(path)
+        for path in sorted(folder.glob("*.zip")):
+            found = _idx_in_zip(path, {each + ending for each in names for ending in ("", ".gz")})
+            if found is not None:
+                return found
+    return None
+
+
+def _idx_in_zip(path: Path, names: set[str]) -> np.ndarray | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                name = PurePosixPath(info.filename.replace("\\", "/"))
+                if name.name in names and not info.is_dir():
+                    raw = archive.read(info)
+                    raw = gzip.decompress(raw) if name.suffix == ".gz" else raw
+                    return _idx(raw, f"{path}, {name}")
+    except (*BROKEN, OSError, RuntimeError) as error:  # RuntimeError: encrypted
+        raise ValueError(f"{path}: expected a zip of idx files, got {error}; fetch it anew") from error
+    return None
+
+
 def read_idx(path: Path) -> np.ndarray:
     """The array of an idx file of unsigned bytes, gzipped or not.
 
@@ -100,201 +169,16 @@ def read_idx(path: Path) -> np.ndarray:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (*BROKEN, OSError) as error:
         raise ValueError(f"{path}: expected a gzipped idx file, got {error}; fetch it anew") from error
+    return _idx(raw, str(path))
+
+
+def _idx(raw: bytes, source: str) -> np.ndarray:
     rank = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
     shape = tuple(np.frombuffer(raw, ">u4", rank, 4).tolist()) if len(raw) >= 4 + 4 * rank else ()
     values = np.frombuffer(raw, np.uint8, offset=min(4 + 4 * rank, len(raw)))
     if not rank or values.size != int(np.prod(shape)):
         raise ValueError(
-            f"{path}: expected an idx file of {shape or 'unsigned bytes'}, got {len(raw)} bytes; "
+            f"{source}: expected an idx file of {shape or 'unsigned bytes'}, got {len(raw)} bytes; "
             "fetch it anew"
         )
     return values.reshape(shape)
-
-
-# --- class folders --------------------------------------------------------------------------------
-
-
-class Picture(NamedTuple):
-    """One image file: which part and class it belongs to."""
-
-    part: str  # "train", "test", "val" or ""
-    label: str
-    path: str
-    pixels: np.ndarray  # (h, w, c) uint8
-
-
-def read_class_folders(source: Path) -> Arrays:
-    """`<part>/<class>/<image>` or `<class>/<image>` in a folder or tar; classes in alphabetical order.
-
-    Parts are train and test; `val` is the test part where there is no other, and training data otherwise.
-    Where there are no parts, every sixth image of a class is for testing.
-
-    Raises:
-        ValueError: no images, a file that is no image, images of different sizes, a part without a class.
-    """
-    pictures = _checked_pictures(source)
-    parts = _parts(pictures, source)
-    classes = tuple(sorted({p.label for p in pictures}))
-    arrays: list[np.ndarray] = []
-    for part in parts:
-        absent = set(classes) - {p.label for p in part}
-        if absent:
-            raise ValueError(
-                f"{source}: expected every class in train and in test, got none of {min(absent)} in one"
-            )
-        arrays += [
-            np.stack([p.pixels for p in part]),
-            np.array([classes.index(p.label) for p in part], np.int32),
-        ]
-    return Arrays(arrays[0], arrays[1], arrays[2], arrays[3], classes)
-
-
-def read_classes(source: Path) -> dict[str, np.ndarray]:
-    """Images of each class in a folder or tar of class folders, in the order of their paths, parts merged.
-
-    Raises:
-        ValueError: no images, a file that is no image, images of different sizes.
-    """
-    found: dict[str, list[Picture]] = {}
-    for p in sorted(_checked_pictures(source), key=lambda p: p.path):
-        found.setdefault(p.label, []).append(p)
-    return {label: np.stack([p.pixels for p in pictures]) for label, pictures in found.items()}
-
-
-def _checked_pictures(source: Path) -> list[Picture]:
-    pictures = list(_pictures(source))
-    if not pictures:
-        raise ValueError(f"{source}: expected images in class folders (train/<class>/0001.png), got none")
-    first = pictures[0]
-    for p in pictures:
-        if p.pixels.shape != first.pixels.shape:
-            raise ValueError(
-                f"{source}: expected images of one size, got {_size(first)} and {_size(p)}; resize them first"
-            )
-    return pictures
-
-
-def _size(p: Picture) -> str:
-    return f"{p.path} of {'x'.join(map(str, p.pixels.shape))}"
-
-
-def _parts(pictures: list[Picture], source: Path) -> tuple[list[Picture], list[Picture]]:
-    """Training and test pictures, each in the order of their paths."""
-    found = {p.part for p in pictures}
-    ordered = sorted(pictures, key=lambda p: (p.label, p.path))
-    if found == {""}:
-        count: dict[str, int] = {}
-        parts: tuple[list[Picture], list[Picture]] = [], []
-        for p in ordered:
-            count[p.label] = count.get(p.label, 0) + 1
-            parts[count[p.label] % TEST_EVERY == 0].append(p)
-        return parts
-    test = "test" if "test" in found else "val"
-    if "" in found or not {"train", test} <= found:
-        got = ", ".join(sorted(part or "<class>" for part in found))
-        raise ValueError(
-            f"{source}: expected the folders train and test (or val), or only classes, got {got}"
-        )
-    return [p for p in ordered if p.part != test], [p for p in ordered if p.part == test]
-
-
-def _pictures(source: Path) -> Iterator[Picture]:
-    grey: bool | None = None
-    with Progress(f"decode {source.name}", 0) as bar:
-        for done, (path, content) in enumerate(_files(source)):
-            pixels, grey = _decode(content, str(path), grey)
-            part = PARTS.get(path.parts[-3].lower(), "") if len(path.parts) > 2 else ""
-            yield Picture(part, path.parts[-2], str(path), pixels)
-            bar.update(0, f"{done + 1:,} images")
-
-
-def _is_picture(path: PurePosixPath) -> bool:
-    return path.suffix.lower() in IMAGES and not path.name.startswith(".") and len(path.parts) > 1
-
-
-def _files(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
-    """Name and content of every image file of a folder or tar, in the order in which they lie there."""
-    if source.is_dir():
-        for file in sorted(source.rglob("*")):
-            path = PurePosixPath(file.relative_to(source).as_posix())
-            if file.is_file() and _is_picture(path):
-                yield path, file.read_bytes()
-        return
-    try:
-        with tarfile.open(source) as archive:
-            for member in archive:
-                path = PurePosixPath(member.name)
-                stream = archive.extractfile(member) if member.isfile() and _is_picture(path) else None
-                if stream is not None:
-                    yield path, stream.read()
-    except (*BROKEN, OSError) as error:
-        raise ValueError(f"{source}: expected a tar of class folders, got {error}; fetch it anew") from error
-
-
-def _decode(content: bytes, name: str, grey: bool | None) -> tuple[np.ndarray, bool]:
-    """Pixels (h, w, c); the first image decides whether the set is grey (c = 1) or in colour (c = 3)."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        image: Image.Image = Image.open(io.BytesIO(content))
-        deep = image.mode.startswith("I;16")
-        grey = deep or image.mode in ("1", "L") if grey is None else grey
-        if image.mode in ("I", "F"):
-            raise ValueError("32 bits a pixel, which have no scale")
-        if deep:  # Pillow would cut values off at 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except UnidentifiedImageError:
-        raise ValueError(
-            f"{name}: expected an image, got a file of no known format; remove the file or fetch it anew"
-        ) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{name}: expected an image, got {error}; remove the file or fetch it anew"
-        ) from error
-    return (pixels[:, :, None] if grey else pixels), grey
-
-
-# --- decoded copies -------------------------------------------------------------------------------
-
-
-def md5(path: Path) -> str:
-    """The checksum that the sources publish."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def fingerprint(source: Path) -> str:
-    """What tells one state of a file or folder from another: names, sizes and times."""
-    listed = sorted(p for p in source.rglob("*") if p.is_file()) if source.is_dir() else [source]
-    digest = hashlib.sha256(f"{VERSION} {source.resolve()}".encode())
-    for path in listed:
-        facts = path.stat()
-        digest.update(f"{path} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def cached(source: Path, cache: Path, read: Callable[[Path], Arrays]) -> Arrays:
-    """`read(source)`, or its decoded copy from the last time; a broken copy is made anew."""
-    copy = cache / "decoded" / f"{source.name.split('.')[0]}-{fingerprint(source)}.npz"
-    with contextlib.suppress(Exception):  # a broken file may raise anything
-        with copy.open("rb") as stream, np.load(stream, allow_pickle=False) as held:
-            arrays = [held[name] for name in Arrays._fields]
-        return Arrays(arrays[0], arrays[1], arrays[2], arrays[3], tuple(map(str, arrays[4])))
-    arrays_read = read(source)
-    # no copy where none can be written: the next start decodes again
-    with contextlib.suppress(OSError):
-        _store(copy, arrays_read)
-    return arrays_read
-
-
-def _store(copy: Path, arrays: Arrays) -> None:
-    """Written beside its place and renamed: whoever reads sees all of it or nothing."""
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=copy.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **(arrays._asdict() | {"classes": np.array(arrays.classes)}))
-        os.replace(name, copy)
-    finally:
-        Path(name).unlink(missing_ok=True)

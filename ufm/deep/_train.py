@@ -70,7 +70,8 @@ def train(
     """Train a network with SGD and measure neural collapse along the way.
 
     Args:
-        data: a name of `datasets.DATASETS`, the path of a folder or tar of class folders, or a `Dataset`.
+        data: a name of `datasets.DATASETS`, the path of a folder, tar or zip of class folders, or a
+            `Dataset`.
         net: a name of `nets.NETS`, with `width`, or a `Net`.
         loss: as in `solve_ufm`: a name, with its hyperparameters as keywords, a `Loss` or a function.
         preset: a name of `presets.PRESETS`, or a `Preset`; epochs, batch, learning_rate, weight_decay and

@@ -1,4 +1,11 @@
-"""SHELF of data sets: a name, a folder or a tar -> one `Dataset` of uint8 images and labels.
+"""SHELF of data sets: a name, a folder, a tar or a zip -> one `Dataset` of uint8 images and labels.
+
+What the official files hold, and what of it is read:
+
+- MNIST and Fashion-MNIST: four idx files each (`train-images-idx3-ubyte`, ...), see `mnist`.
+- CIFAR-10 and CIFAR-100: a tar of pickles of Python 2 with other files between them, see `cifar10`.
+- miniImageNet: pickles, csv files beside a folder of images, or class folders, see `miniimagenet`.
+- Tiny ImageNet and all other folders of images: see `class_folders`.
 
 Images stay uint8 until the training step, which crops, flips and normalises on the device. Everything that
 is read from a file of images is kept decoded in a cache folder, so that the second start takes a second.
@@ -8,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tarfile
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from ufm import _checks
-from ufm.deep import _archives
+from ufm.deep import _archives, _cifar, _class_folders, _mini
 from ufm.deep._archives import Arrays
+from ufm.deep._decoded import cached
 from ufm.deep._download import Archive, cache_dir, fetch
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of each channel, of pixels in [0, 1]
@@ -28,6 +36,7 @@ CIFAR10: Constants = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CIFAR100: Constants = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 IMAGENET: Constants = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MNIST: Constants = (0.1307,), (0.3081,)
+FASHION_MNIST: Constants = (0.2860,), (0.3530,)
 
 #: the seed of the paper's code for its validation images
 SPLIT_SEED = 1
@@ -41,6 +50,7 @@ class Dataset:
 
     Attributes:
         train_images, test_images: (N, h, w, c) uint8.  train_labels, test_labels: (N,) int32 in 0..K-1.
+            Lists and arrays of other libraries are taken, too, and kept as arrays of NumPy.
         classes: the K names.
         mean, std: of each channel, for pixels in [0, 1]; subtracted and divided by.
         pad: pixels of zeros around an image of which a random crop is taken; 0: no crop.
@@ -65,11 +75,12 @@ class Dataset:
     source: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
         for part in ("train", "test"):
-            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
-            _check_images(f"{part}_images", images)
-            _check_labels(f"{part}_labels", labels, len(images), len(self.classes))
-            object.__setattr__(self, f"{part}_labels", np.asarray(labels, np.int32))
+            images = _images(f"{part}_images", getattr(self, f"{part}_images"))
+            labels = _labels(f"{part}_labels", getattr(self, f"{part}_labels"), len(images), self.K)
+            object.__setattr__(self, f"{part}_images", images)
+            object.__setattr__(self, f"{part}_labels", labels)
         if self.test_images.shape[1:] != self.image_shape:
             raise ValueError(
                 f"test_images: expected images of {self._size}, the size of train_images, got "
@@ -77,7 +88,8 @@ class Dataset:
             )
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.image_shape[2]:
-                raise ValueError(f"{name}: expected one a channel ({self.image_shape[2]}), got {self.mean}")
+                got = getattr(self, name)
+                raise ValueError(f"{name}: expected one a channel ({self.image_shape[2]}), got {got}")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -105,19 +117,35 @@ class Dataset:
         return f"{self.name}: {N} images of {self._size}, {self.K} classes"
 
 
-def _check_images(name: str, images: np.ndarray) -> None:
-    if images.ndim != 4 or images.dtype != np.uint8 or not images.size:
-        got = f"{images.dtype} {images.shape}"
-        raise ValueError(f"{name}: expected uint8 images (N, height, width, channels), got {got}")
+def _array(name: str, values: Any, expected: str) -> np.ndarray:
+    """Lists, arrays of other libraries and arrays, as an array of NumPy without a mask."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        count = int(np.ma.getmaskarray(values).sum())
+        raise ValueError(f"{name}: expected {expected}, got {count} that are masked; take those samples out")
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:  # lists of different lengths, arrays on another device
+        raise ValueError(f"{name}: expected {expected}, got {type(values).__name__} ({error})") from error
 
 
-def _check_labels(name: str, labels: np.ndarray, N: int, K: int) -> None:
-    if labels.shape != (N,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{name}: expected {N} integers, one an image, got {labels.dtype} {labels.shape}")
-    wrong = np.flatnonzero((labels < 0) | (labels >= K))
+def _images(name: str, images: Any) -> np.ndarray:
+    expected = "uint8 images (N, height, width, channels)"
+    array = _array(name, images, expected)
+    if array.ndim != 4 or array.dtype != np.uint8 or not array.size:
+        raise ValueError(f"{name}: expected {expected}, got {array.dtype} {array.shape}")
+    return array
+
+
+def _labels(name: str, labels: Any, N: int, K: int) -> np.ndarray:
+    expected = f"{N} integers, one an image"
+    array = _array(name, labels, expected)
+    if array.shape != (N,) or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name}: expected {expected}, got {array.dtype} {array.shape}")
+    wrong = np.flatnonzero((array < 0) | (array >= K))
     if wrong.size:
         at = wrong[0]
-        raise ValueError(f"{name}: expected classes in 0..{K - 1}, got {labels[at]} at image {at}")
+        raise ValueError(f"{name}: expected classes in 0..{K - 1}, got {array[at]} at image {at}")
+    return array.astype(np.int32)
 
 
 def split(N: int, fraction: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
@@ -168,44 +196,85 @@ def _digit_names() -> tuple[str, ...]:
     return tuple("0123456789")
 
 
+_MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
 _MNIST_FILES = {
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
     "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
     "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-_MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
+_FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+_FASHION_FILES = {
+    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+}
 
 
-def _mnist_file(name: str, folder: Path) -> np.ndarray:
-    """An idx file, unpacked or gzipped, in the folder or downloaded to it."""
-    unpacked = folder / name
-    if unpacked.exists():
-        return _archives.read_idx(unpacked)
-    return _archives.read_idx(fetch(Archive(f"{_MNIST_URL}/{name}.gz", _MNIST_FILES[name]), folder))
+def _idx_file(name: str, folder: Path, archive: Archive, torchvision: str) -> np.ndarray:
+    """An idx file of the folder under any of its names, or downloaded to it."""
+    # Kaggle's copy has folders with the names of the files, torchvision's lies in <set>/raw
+    inner = (*_archives.idx_names(name), "raw", f"{torchvision}/raw")
+    places = [folder, *(folder / each for each in inner)]
+    found = _archives.find_idx(name, places)
+    if found is not None:
+        return found
+    packed = next((place for place in places if (place / archive.name).is_file()), folder)
+    return _archives.read_idx(fetch(archive, packed))
 
 
-def _mnist_part(part: str, data_dir: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    folder = data_dir or cache_dir() / "mnist"
-    images = _mnist_file(f"{part}-images-idx3-ubyte", folder)
-    labels = _mnist_file(f"{part}-labels-idx1-ubyte", folder).astype(np.int32)
+def _idx_part(part: str, name: str, data_dir: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    url, checksums, torchvision = {
+        "mnist": (_MNIST_URL, _MNIST_FILES, "MNIST"),
+        "fashionmnist": (_FASHION_URL, _FASHION_FILES, "FashionMNIST"),
+    }[name]
+    folder = data_dir or cache_dir() / name
+    images, labels = (
+        _idx_file(file, folder, Archive(f"{url}/{file}.gz", checksums[file]), torchvision)
+        for file in (f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte")
+    )
     if labels.shape != images.shape[:1]:
         raise ValueError(
             f"{folder}: expected one label an image in {part}-labels-idx1-ubyte, got {labels.shape} for "
             f"{len(images)} images; fetch both anew"
         )
-    return images[..., None], labels
+    return images[..., None], labels.astype(np.int32)
 
 
 def mnist(data_dir: Path | None = None) -> Dataset:
-    """MNIST, 60,000 + 10,000 digits of 28x28 pixels, from its four idx files."""
-    train, test = _mnist_part("train", data_dir), _mnist_part("t10k", data_dir)
+    """MNIST, 60,000 + 10,000 digits of 28x28 pixels, from its four idx files.
+
+    The files are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
+    `t10k-labels-idx1-ubyte`. Each is read from `data_dir` gzipped as published (checked by its checksum),
+    unpacked, under the name `train-images.idx3-ubyte` that some programs unpack it to, in a folder of its own
+    name (Kaggle's copy), in `raw` or `MNIST/raw` (torchvision's), or in a zip of the folder. EMNIST's
+    files, of other names, are not read: its images are transposed.
+
+    Source: LeCun, Cortes, Burges, The MNIST database; the checksums are torchvision's.
+    """
+    train, test = _idx_part("train", "mnist", data_dir), _idx_part("t10k", "mnist", data_dir)
     return Dataset("mnist", *train, *test, _digit_names(), *MNIST, source="MNIST (official idx files)")
+
+
+def fashionmnist(data_dir: Path | None = None) -> Dataset:
+    """Fashion-MNIST, 60,000 + 10,000 garments of 28x28 pixels; its files have the names of `mnist`'s.
+
+    Source: Xiao, Rasul, Vollgraf, arXiv:1708.07747; the checksums are torchvision's.
+    """
+    train = _idx_part("train", "fashionmnist", data_dir)
+    test = _idx_part("t10k", "fashionmnist", data_dir)
+    classes = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+               "Ankle boot")  # fmt: skip
+    return Dataset(
+        "fashionmnist", *train, *test, classes, *FASHION_MNIST, flip=True,
+        source="Fashion-MNIST (official idx files)",
+    )  # fmt: skip
 
 
 def mnist10k(data_dir: Path | None = None) -> Dataset:
     """The 10,000 images of MNIST's test file alone, every fifth for testing: real images, 1.6 MB."""
-    images, labels = _mnist_part("t10k", data_dir)
+    images, labels = _idx_part("t10k", "mnist", data_dir)
     train, test = split(len(images), 0.2)
     return Dataset(
         "mnist10k", images[train], labels[train], images[test], labels[test], _digit_names(), *MNIST,
@@ -217,114 +286,101 @@ _CIFAR_URL = "https://www.cs.toronto.edu/~kriz"
 
 
 def cifar10(data_dir: Path | None = None) -> Dataset:
-    """CIFAR-10 from the official python archive, packed or unpacked."""
+    """CIFAR-10 from the official python archive, packed or unpacked.
+
+    `cifar-10-python.tar.gz` holds the folder `cifar-10-batches-py` with `data_batch_1` to `data_batch_5`,
+    `test_batch`, `batches.meta` and `readme.html`. The batches are pickles of Python 2 with `data` (10,000
+    rows of 3x32x32 bytes), `labels`, `filenames` and `batch_label`; `batches.meta` has `label_names`. Only
+    these seven pickles are read.
+
+    Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009; its page gives the
+    checksum.
+    """
     archive = Archive(f"{_CIFAR_URL}/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
     batches = tuple(f"data_batch_{i}" for i in range(1, 6))
-    arrays = _cifar(archive, "cifar-10-batches-py", batches, "test_batch", "labels", data_dir)
-    return Dataset("cifar10", *arrays, *CIFAR10, pad=4, flip=True, source="CIFAR-10 (official archive)")
+    files = _cifar.Layout(
+        "cifar-10-batches-py", (*batches, "test_batch"), "batches.meta", "labels", "label_names", 10
+    )
+    arrays = _cifar_arrays(archive, files, data_dir)
+    return _augmented("cifar10", arrays, CIFAR10, "CIFAR-10 (official archive)")
 
 
 def cifar100(data_dir: Path | None = None) -> Dataset:
-    """CIFAR-100 with its 100 fine labels, from the official python archive, packed or unpacked."""
+    """CIFAR-100 with its 100 fine labels, from the official python archive, packed or unpacked.
+
+    `cifar-100-python.tar.gz` holds the folder `cifar-100-python` with the pickles `train`, `test` (`data`,
+    `fine_labels`, `coarse_labels`, `filenames`, `batch_label`) and `meta` (`fine_label_names`,
+    `coarse_label_names`), which are read, and an editor's backup `file.txt~`.
+
+    Source: as `cifar10`.
+    """
     archive = Archive(f"{_CIFAR_URL}/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85")
-    arrays = _cifar(archive, "cifar-100-python", ("train",), "test", "fine_labels", data_dir)
-    return Dataset("cifar100", *arrays, *CIFAR100, pad=4, flip=True, source="CIFAR-100 (official archive)")
-
-
-def _cifar(
-    archive: Archive, unpacked: str, train: tuple[str, ...], test: str, key: str, data_dir: Path | None
-) -> Arrays:
-    folder = data_dir or cache_dir()
-    for place in (folder / unpacked, folder):
-        if (place / test).is_file():
-            return _cifar_arrays({name: place / name for name in (*train, test)}, place, key)
-    return _archives.cached(
-        fetch(archive, folder), cache_dir(), lambda path: _cifar_tar(path, (*train, test), key)
+    files = _cifar.Layout(
+        "cifar-100-python", ("train", "test"), "meta", "fine_labels", "fine_label_names", 100
     )
+    arrays = _cifar_arrays(archive, files, data_dir)
+    return _augmented("cifar100", arrays, CIFAR100, "CIFAR-100 (official archive)")
 
 
-def _cifar_tar(path: Path, names: tuple[str, ...], key: str) -> Arrays:
-    """The pickles of the packed archive, without unpacking it."""
-    content: dict[str, Any] = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                stream = archive.extractfile(member) if member.isfile() else None
-                if stream is not None:
-                    content[Path(member.name).name] = _archives.unpickle(stream, f"{path}, {member.name}")
-    except (*_archives.BROKEN, OSError) as error:
-        raise ValueError(f"{path}: expected a tar of pickles, got {error}; fetch it anew") from error
-    return _cifar_stack(content, names, path, key)
+def _augmented(name: str, arrays: Arrays, constants: Constants, source: str) -> Dataset:
+    """A set of photographs: random crops, and mirror images are of the same class."""
+    mean, std = constants
+    return Dataset(
+        name, arrays.train_images, arrays.train_labels, arrays.test_images, arrays.test_labels,
+        arrays.classes, mean, std, pad=4, flip=True, source="; ".join(filter(None, (source, arrays.note))),
+    )  # fmt: skip
 
 
-def _cifar_arrays(files: dict[str, Path], place: Path, key: str) -> Arrays:
-    """The unpacked pickles."""
-    content = {}
-    for name in (*files, "batches.meta", "meta"):
-        path = place / name
-        if path.is_file():
-            with path.open("rb") as stream:
-                content[name] = _archives.unpickle(stream, str(path))
-    return _cifar_stack(content, tuple(files), place, key)
-
-
-def _cifar_stack(content: dict[str, Any], names: tuple[str, ...], source: Path, key: str) -> Arrays:
-    images, labels = [], []
-    for name in names:
-        batch = content.get(name)
-        if batch is None or "data" not in batch or key not in batch:
-            raise ValueError(f"{source}: expected {name} with data and {key}, got none; fetch it anew")
-        rows = np.asarray(batch["data"])
-        if rows.ndim != 2 or rows.shape[1] != 3072 or rows.dtype != np.uint8:
-            raise ValueError(
-                f"{source}: expected rows of 3072 bytes (3x32x32) in {name}, got {rows.dtype} {rows.shape}"
-            )
-        images.append(np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)))
-        labels.append(np.asarray(batch[key], np.int32))
-    K = 10 if key == "labels" else 100
-    meta = content.get("batches.meta", content.get("meta", {}))
-    classes = _archives.words(meta.get("label_names", meta.get("fine_label_names", map(str, range(K)))))
-    return Arrays(np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1], classes)
+def _cifar_arrays(archive: Archive, files: _cifar.Layout, data_dir: Path | None) -> Arrays:
+    folder = data_dir or cache_dir()
+    for place in (folder / files.folder, folder):
+        if (place / files.batches[-1]).is_file():
+            return _cifar.read_folder(place, files)
+    return cached(
+        fetch(archive, folder), cache_dir(), files.folder, functools.partial(_cifar.read_tar, files=files)
+    )
 
 
 def miniimagenet(data_dir: Path | None = None) -> Dataset:
     """miniImageNet: 100 classes, the 64 + 16 + 20 of its split merged; 500 + 100 images of each, 84x84.
 
-    From the pickles mini-imagenet-cache-{train,val,test}.pkl or from folders of class folders (with or
-    without train, val and test above them) in `data_dir`.
+    It has no official archive; three layouts are read from `data_dir`:
+
+    - pickles `mini-imagenet-cache-train.pkl`, `-val.pkl` and `-test.pkl`, each with `image_data` (N, 84, 84,
+      3) and `class_dict`, which gives the rows of each class (Ren et al., arXiv:1803.00676);
+    - `train.csv`, `val.csv` and `test.csv` with the columns filename and label, and a folder `images` with
+      those files (Ravi, Larochelle, Optimization as a model for few-shot learning, 2017);
+    - class folders (see `class_folders`) with or without train, val and test above them.
     """
     folder = data_dir or cache_dir() / "miniimagenet"
+    arrays = _mini_split(folder)
+    return _augmented("miniimagenet", arrays, IMAGENET, "miniImageNet")
+
+
+def _mini_split(folder: Path) -> Arrays:
     pickles = [folder / f"mini-imagenet-cache-{part}.pkl" for part in ("train", "val", "test")]
-    missing = [path for path in pickles if not path.is_file()]
-    if len(missing) in (1, 2):
-        raise ValueError(f"{missing[0]}: expected all three pickles of the split, got no such file")
-    if missing and not folder.is_dir():
+    tables = [folder / f"{part}.csv" for part in ("train", "val", "test")]
+    for paths, what in ((pickles, "pickles"), (tables, "csv files")):
+        missing = [path for path in paths if not path.is_file()]
+        if len(missing) in (1, 2):
+            raise ValueError(f"{missing[0]}: expected all three {what} of the split, got no such file")
+    if pickles[0].is_file():
+        return _mini_arrays(_mini.read_pickles(pickles), folder)
+    if tables[0].is_file():
+        return cached(
+            folder, cache_dir(), "mini csv", lambda path: _mini_arrays(_mini.read_tables(tables), path)
+        )
+    if not folder.is_dir():
         raise ValueError(
             f"{folder}: expected mini-imagenet-cache-train.pkl, -val.pkl and -test.pkl or class folders, got "
             "no such folder; there is no official download: pass data_dir, the folder that holds them"
         )
-    arrays = (
-        _mini_arrays(_mini_pickles(pickles), folder)
-        if not missing
-        else _archives.cached(
-            folder, cache_dir(), lambda path: _mini_arrays(_archives.read_classes(path), path)
-        )
-    )
-    return Dataset("miniimagenet", *arrays, *IMAGENET, pad=4, flip=True, source="miniImageNet")
+    return cached(folder, cache_dir(), "mini", _mini_folders)
 
 
-def _mini_pickles(paths: list[Path]) -> dict[str, np.ndarray]:
-    """Images of each class."""
-    found: dict[str, np.ndarray] = {}
-    for path in paths:
-        with path.open("rb") as stream:
-            content = _archives.unpickle(stream, str(path))
-        if not {"image_data", "class_dict"} <= set(content):
-            raise ValueError(f"{path}: expected image_data and class_dict, got {', '.join(content)}")
-        images = np.asarray(content["image_data"])
-        for name, rows in content["class_dict"].items():
-            found[_archives.words([name])[0]] = images[np.asarray(rows)]
-    return found
+def _mini_folders(folder: Path) -> Arrays:
+    found, note = _class_folders.read_classes(folder)
+    return _mini_arrays(found, folder)._replace(note=note)
 
 
 def _mini_arrays(found: dict[str, np.ndarray], source: Path) -> Arrays:
@@ -346,11 +402,32 @@ def _mini_arrays(found: dict[str, np.ndarray], source: Path) -> Arrays:
 
 
 def class_folders(source: Path) -> Dataset:
-    """Any folder or tar of class folders; mean and std are measured on its training images."""
-    arrays = _archives.cached(source, cache_dir(), _archives.read_class_folders)
-    name = source.name.split(".")[0]
+    """Any folder, tar or zip of class folders; mean and std are measured on its training images.
+
+    A folder at the first level is a class, and every image below it, however deep, is of that class:
+    `<class>/.../<image>`. Where the first level has folders called train, test, val, validation and the like
+    (training_set, Test, val_images: `_class_folders.part_of`), the classes are those of each part:
+    `<part>/<class>/.../<image>`. Without test, val is for testing; beside test, val is training data; where
+    there are no parts, every sixth image of a class is for testing. A tar or zip may have one folder around
+    all of that. Links to folders are followed.
+
+    The set is in colour (c = 3) if any image has colour. The orientation of photographs is applied,
+    transparency is dropped, of 16 bits a pixel the upper 8 are kept.
+
+    Hidden files (.ipynb_checkpoints, __MACOSX), files that are no images, and images in no class folder are
+    skipped; how many is said on standard error and in `Dataset.source`. An error names the folder where
+    classes or split would not be what the folders say: a class without images, a part without a class or
+    with one more than train, two folders of one part, classes beside parts, parts below classes.
+
+    Tiny ImageNet is tiny-imagenet-200.zip, or unpacked, with wnids.txt, words.txt,
+    train/<wnid>/images/*.JPEG beside <wnid>_boxes.txt, val/images/*.JPEG with val/val_annotations.txt (file
+    name, wnid and a box, between tabs) and test/images/*.JPEG without labels. It is read by the same rule,
+    with the classes of val from val_annotations.txt; test is skipped.
+    """
+    arrays = cached(source, cache_dir(), "class folders", _class_folders.read_class_folders)
+    name = Path(os.path.abspath(source)).name  # that of "." is empty
     constants = measured(arrays.train_images)
-    return Dataset(name, *arrays, *constants, pad=4, flip=True, source=f"class folders {source.name}")
+    return _augmented(name.split(".")[0] or name, arrays, constants, f"class folders {name}")
 
 
 #: The shelf: tests, the command line and the README iterate it.
@@ -358,6 +435,7 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "digits": digits,
     "mnist": mnist,
     "mnist10k": mnist10k,
+    "fashionmnist": fashionmnist,
     "cifar10": cifar10,
     "cifar100": cifar100,
     "miniimagenet": miniimagenet,
@@ -365,7 +443,7 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
 
 
 def get(data: str | Path | Dataset, *, data_dir: str | Path | None = None) -> Dataset:
-    """A `Dataset` from a name of `DATASETS`, from the path of a folder or tar of class folders, or itself.
+    """A `Dataset` from a name of `DATASETS`, the path of a folder, tar or zip of class folders, or itself.
 
     Args:
         data_dir: the folder that holds the set's files, or to which they are downloaded.  Default: the
@@ -383,7 +461,7 @@ def get(data: str | Path | Dataset, *, data_dir: str | Path | None = None) -> Da
     except ValueError as error:
         if isinstance(data, str | Path) and Path(data).exists():
             return class_folders(Path(data))
-        raise ValueError(f"{error}; or the path of a folder or tar of class folders") from None
+        raise ValueError(f"{error}; or the path of a folder, tar or zip of class folders") from None
     if folder is not None and not folder.is_dir():
         raise ValueError(f"data_dir: expected a folder, got {str(folder)!r}; make it, or leave data_dir out")
     return DATASETS[name](folder)

@@ -1,0 +1,522 @@
+"""The rules of class folders: what is a part, what is a class, what is skipped, what is refused."""
+
+import io
+import os
+import tarfile
+import unicodedata
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_deep_data import random_images
+
+from ufm.deep import _class_folders, _decoded, datasets
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("UFM_DATA", str(tmp_path_factory.mktemp("cache")))
+
+
+def png(seed, shape=(6, 5, 3)):
+    return encoded(Image.fromarray(random_images(1, shape, seed)[0]), "png")
+
+
+def encoded(image, kind, **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def images(*folders, count=6):
+    """PNG files in each folder, all different."""
+    names = [f"{folder}/{i}.png" for folder in folders for i in range(count)]
+    return {name: png(seed) for seed, name in enumerate(names)}
+
+
+def in_parts(train="train", test="test", classes=("ant", "cat", "dog"), count=2, below=""):
+    return images(*(f"{part}/{c}{below}" for part in (train, test) for c in classes), count=count)
+
+
+def as_folder(root, files):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def as_tar(root, files):
+    path = root.with_suffix(".tar.gz")
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"./{root.name}/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def as_zip(root, files, separator="/"):
+    path = root.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            info = zipfile.ZipInfo("x")
+            info.filename = f"{root.name}/{name}".replace("/", separator)
+            archive.writestr(info, content)
+    return path
+
+
+def as_windows_zip(root, files):
+    return as_zip(root, files, "\\")
+
+
+SOURCES = (as_folder, as_tar, as_zip, as_windows_zip)
+every_source = pytest.mark.parametrize("packed", SOURCES)
+
+
+def pixels(content):
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def assert_holds(data, files, part, classes):
+    """The images of a part of the data are those of the files, class by class."""
+    labels, found = getattr(data, f"{part}_labels"), getattr(data, f"{part}_images")
+    for k, label in enumerate(classes):
+        expected = [pixels(c) for name, c in sorted(files.items()) if f"{label}/" in name]
+        assert np.array_equal(found[labels == k], expected)
+
+
+# --- parts and classes ----------------------------------------------------------------------------
+
+
+@every_source
+@pytest.mark.parametrize("below", ["", "/b1", "/images", "/2019/spring/raw"])
+def test_the_first_folder_below_a_part_is_the_class(tmp_path, packed, below):
+    files = in_parts(below=below)
+    data = datasets.get(packed(tmp_path / "pets", files))
+    assert data.classes == ("ant", "cat", "dog")
+    for part in ("train", "test"):
+        assert_holds(data, {n: c for n, c in files.items() if n.startswith(part)}, part, data.classes)
+
+
+def test_images_at_several_depths_are_of_one_class(tmp_path):
+    files = images("cat", "cat/b1", "cat/b2/close", count=3) | images("dog/images", count=7) | images("emu")
+    data = datasets.get(as_folder(tmp_path / "pets", files))
+    assert data.classes == ("cat", "dog", "emu")
+    assert np.bincount(data.train_labels).tolist() == [8, 6, 5]
+    assert np.bincount(data.test_labels).tolist() == [1, 1, 1]
+
+
+@every_source
+def test_nested_folders_without_parts(tmp_path, packed):
+    files = images("cat/b1", "cat/b2", "dog/images", "emu/a/b/c")
+    data = datasets.get(packed(tmp_path / "pets", files))
+    assert data.classes == ("cat", "dog", "emu")
+    assert np.bincount(data.train_labels).tolist() == [10, 5, 5]
+    assert np.bincount(data.test_labels).tolist() == [2, 1, 1]
+
+
+@every_source
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("training_set", "test_set"),
+        ("Train", "Test"),
+        ("TRAINING", "VALIDATION"),
+        ("train", "valid"),
+        ("training", "testing"),
+        ("train-images", "val images"),
+        ("train_data", "testset"),
+        ("training_set/training_set", "test_set/test_set"),
+    ],
+)
+def test_names_of_parts(tmp_path, packed, train, test):
+    files = in_parts(train, test)
+    data = datasets.get(packed(tmp_path / "pets", files))
+    assert data.classes == ("ant", "cat", "dog")
+    assert_holds(data, {n: c for n, c in files.items() if n.startswith(train)}, "train", data.classes)
+    assert_holds(data, {n: c for n, c in files.items() if n.startswith(test)}, "test", data.classes)
+
+
+def test_val_is_for_training_beside_test(tmp_path):
+    files = in_parts() | images("val/ant", "val/cat", count=2)
+    data = datasets.get(as_folder(tmp_path / "pets", files))
+    assert np.bincount(data.train_labels).tolist() == [4, 4, 2]
+    assert np.bincount(data.test_labels).tolist() == [2, 2, 2]
+
+
+@every_source
+def test_a_class_may_be_called_train(tmp_path, packed):
+    files = images("bus", "car", "train")
+    assert datasets.get(packed(tmp_path / "a", files)).classes == ("bus", "car", "train")
+    files = in_parts(classes=("bus", "train", "test"))
+    assert datasets.get(packed(tmp_path / "b", files)).classes == ("bus", "test", "train")
+
+
+REFUSED = {
+    "unknown part names": (in_parts("seg_train", "seg_test"), "seg_train.*rename them to train and test"),
+    "with years": (in_parts("train2017", "val2017"), "train2017.*rename them"),
+    "in camel case": (in_parts("trainA", "testA"), "trainA.*rename them"),
+    "dev beside train": (in_parts("train", "dev"), "got dev beside train"),
+    "three of them": (in_parts("a_train", "a_eval") | images("other/x"), "a_train.*rename"),
+    "no classes in parts": (
+        images("train", "test"),
+        "expected class folders in .*test, got none but 6 images",
+    ),
+    "no classes in test": (
+        in_parts() | images("val"),
+        "expected class folders in .*val, got none but 6 images",
+    ),
+    "classes beside parts": (
+        in_parts() | images("emu"),
+        "expected the folders train and test.*got emu beside",
+    ),
+    "parts below classes": (
+        images("cat/train", "cat/test", "dog/train", "dog/test"),
+        "dog/test, dog/train.*pooled",
+    ),
+    "parts below classes, one each": (images("cat/train", "dog/val"), "cat/train, dog/val.*pooled"),
+    "one part twice": (in_parts("train", "training"), "got train and training; merge"),
+    "train alone": (images("train/cat", "train/dog"), "expected the folders train and test.*without test"),
+    "test alone": (images("test/cat", "val/cat"), "without train"),
+    "two trains": (in_parts() | images("Training/ant"), "got Training and train; merge or rename"),
+    "a class more in train": (in_parts() | images("train/emu"), "got none of emu in one of them, test"),
+    "a class more in test": (
+        in_parts() | images("test/emu"),
+        "got none of emu in one of them, train, but in test",
+    ),
+    "a class more in val": (
+        in_parts() | images("val/emu"),
+        "got none of emu in one of them, train, but in val",
+    ),
+    "other capitals": (in_parts() | images("test/Ant"), "got none of Ant in one of them, train"),
+    "too few to split": (
+        images("cat", "dog") | images("emu", count=5),
+        "got none of emu in one of them, test",
+    ),
+    "only other suffixes": (
+        images("cat", "dog") | {"emu/0.heic": b"x", "emu/1.heic": b"x"},
+        r"got only \.heic in (pets/)?emu",
+    ),
+    "only other suffixes, in a part": (
+        in_parts() | {"test/emu/a/0.avif": b"x"},
+        r"got only \.avif in (pets/)?test/emu",
+    ),
+    "only hidden files": (images("cat", "dog") | {"emu/.0.png": png(0)}, "got none in (pets/)?emu"),
+}
+
+
+@every_source
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_would_change_classes_or_split_is_refused(tmp_path, packed, what):
+    files, message = REFUSED[what]
+    source = packed(tmp_path / "pets", files)
+    with pytest.raises(ValueError, match=message) as caught:
+        datasets.get(source)
+    assert str(caught.value).startswith(f"{source}: ")
+
+
+@pytest.mark.parametrize("place", ["emu", "train/emu"])
+def test_an_empty_class_folder_is_refused_also_after_a_first_reading(tmp_path, place):
+    root = as_folder(tmp_path / "pets", images("cat", "dog") if place == "emu" else in_parts())
+    datasets.get(root)
+    (root / place).mkdir()
+    with pytest.raises(
+        ValueError, match=f"expected images in every class folder, got none in {place}; remove"
+    ):
+        datasets.get(root)
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        archive.add(root, "pets")
+    with pytest.raises(ValueError, match=f"got none in pets/{place}; remove"):
+        datasets.get(tmp_path / "pets.tar")
+
+
+def test_a_lone_folder_around_the_classes(tmp_path):
+    root = as_folder(tmp_path / "outer", {f"pets/{name}": c for name, c in images("cat", "dog").items()})
+    with pytest.raises(ValueError, match=r"got pets alone, with cat, dog in pets; pass .*outer/pets if"):
+        datasets.get(root)
+    assert datasets.get(root / "pets").classes == ("cat", "dog")
+    root = as_folder(tmp_path / "other", {f"pets/{name}": c for name, c in in_parts().items()})
+    assert datasets.get(root).classes == ("ant", "cat", "dog")
+    assert datasets.get(as_tar(tmp_path / "home", {f"me/pets/{n}": c for n, c in in_parts().items()})).K == 3
+
+
+# --- what is skipped ------------------------------------------------------------------------------
+
+
+@every_source
+def test_what_is_skipped_is_counted_and_said_once(tmp_path, capsys, packed):
+    files = in_parts()
+    junk = {
+        **images(".ipynb_checkpoints/ant", "train/.ipynb_checkpoints", "train/cat/.cache", count=1),
+        "__MACOSX/pets/train/cat/._0.png": b"x",
+        "train/cat/._0.png": b"x",
+        "train/cat/Thumbs.db": b"x",
+        "train/cat/notes.txt": b"x",
+        "README": b"x",
+        "docs/index.html": b"x",
+        "preview.png": png(99),
+        "train/montage.png": png(98),
+    }
+    source = packed(tmp_path / "pets", files | junk)
+    data = datasets.get(source)
+    assert data.classes == ("ant", "cat", "dog")
+    assert_holds(data, {n: c for n, c in files.items() if n.startswith("train")}, "train", data.classes)
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"{source.name}: skipped ")
+    for words in (
+        "5 hidden files",
+        "4 files that are no images (",
+        "2 images in no class folder",
+        ".db",
+        "README",
+    ):
+        assert words in line
+        assert words in data.source
+    assert datasets.get(source).source == data.source  # the decoded copy knows, too
+    assert capsys.readouterr().err == ""
+
+
+def test_nothing_is_said_where_nothing_is_skipped(tmp_path, capsys):
+    assert "skipped" not in datasets.get(as_folder(tmp_path / "pets", in_parts())).source
+    assert capsys.readouterr().err == ""
+
+
+# --- links ----------------------------------------------------------------------------------------
+
+
+def test_class_folders_and_images_behind_links(tmp_path):
+    as_folder(tmp_path / "store", images("a/deep", "b"))
+    root = as_folder(tmp_path / "pets", images("cat"))
+    (root / "dog").symlink_to(tmp_path / "store" / "a")
+    (root / "emu").mkdir()
+    for i in range(6):
+        (root / "emu" / f"{i}.png").symlink_to(tmp_path / "store" / "b" / f"{i}.png")
+    data = datasets.get(root)
+    assert data.classes == ("cat", "dog", "emu")
+    assert np.bincount(data.train_labels).tolist() == [5, 5, 5]
+    first = data.digest
+    changed = png(77)
+    (tmp_path / "store" / "a" / "deep" / "0.png").write_bytes(changed)  # behind the link
+    assert datasets.get(root).digest != first
+    assert np.array_equal(datasets.get(root).train_images[5], pixels(changed))
+
+
+def test_links_to_nothing_are_refused(tmp_path):
+    root = as_folder(tmp_path / "pets", images("cat", "dog"))
+    (root / "dog" / "link.png").symlink_to("nowhere.png")
+    with pytest.raises(
+        ValueError, match=r"dog/link\.png: expected an image, got a link to what does not exist"
+    ):
+        datasets.get(root)
+    (root / "dog" / "link.png").unlink()
+    (root / "emu").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="got the link emu to what does not exist; restore"):
+        datasets.get(root)
+
+
+def test_links_that_lead_back_end(tmp_path, capsys):
+    root = as_folder(tmp_path / "pets", images("cat", "dog"))
+    (root / "cat" / "all").symlink_to(root)
+    (root / "dog" / "cats").symlink_to(root / "cat")
+    (root / "dog" / "self").symlink_to(".")
+    data = datasets.get(root)
+    assert data.classes == ("cat", "dog")
+    assert (np.bincount(data.train_labels) + np.bincount(data.test_labels)).tolist() == [6, 12]
+    assert "3 links to folders that hold them" in capsys.readouterr().err
+
+
+def test_links_in_archives(tmp_path):
+    files = images("train/cat", "train/dog", "test/cat", "test/dog", "store/emu/deep", count=2)
+    with tarfile.open(tmp_path / "pets.tar", "w") as archive:
+        for name, target in (("train/emu", "../.store/emu"), ("test/emu", "../train/emu")):
+            link = tarfile.TarInfo(f"pets/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, target
+            archive.addfile(link)
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"pets/{name.replace('store', '.store')}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        hard = tarfile.TarInfo("pets/test/cat/hard.png")  # how tar stores a file with two names
+        hard.type, hard.linkname = tarfile.LNKTYPE, "pets/test/dog/0.png"
+        archive.addfile(hard)
+    data = datasets.get(tmp_path / "pets.tar")
+    assert data.classes == ("cat", "dog", "emu")
+    assert np.bincount(data.train_labels).tolist() == [2, 2, 2]
+    assert np.bincount(data.test_labels).tolist() == [3, 2, 2]
+    assert np.array_equal(data.test_images[2], pixels(files["test/dog/0.png"]))
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for name, content in images("cat", "dog").items():
+            archive.writestr(name, content)
+        link = zipfile.ZipInfo("emu")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        archive.writestr(link, "cat")
+    assert datasets.get(tmp_path / "pets.zip").classes == ("cat", "dog", "emu")
+
+
+# --- pixels ---------------------------------------------------------------------------------------
+
+GREY, COLOUR = random_images(1, (6, 5), 1)[0], random_images(1, (6, 5, 3), 2)[0]
+
+
+def set_of(root, first, kind="png", rest=COLOUR):
+    """A set whose first image is `first`; the others are `rest`."""
+    other = encoded(Image.fromarray(rest), "png")
+    files = {f"{part}/{c}/1.png": other for part in ("train", "test") for c in ("ant", "cat")}
+    return as_folder(root, files | {f"train/ant/0.{kind}": first})
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "I;16"])
+def test_one_grey_image_first_does_not_make_the_set_grey(tmp_path, mode):
+    image = (
+        Image.fromarray(GREY.astype(np.uint16) * 256)
+        if mode == "I;16"
+        else Image.fromarray(GREY).convert(mode)
+    )
+    data = datasets.get(set_of(tmp_path / "pets", encoded(image, "png")))
+    assert data.image_shape == (6, 5, 3)
+    expected = np.where(GREY > 0, 255, 0) if mode == "1" else GREY
+    if mode != "1":  # Pillow dithers
+        assert np.array_equal(data.train_images[0], np.repeat(expected[..., None], 3, 2))
+    assert np.array_equal(data.train_images[1], COLOUR)
+
+
+def test_a_set_is_grey_where_all_images_are(tmp_path):
+    for mode in ("L", "LA", "P"):
+        first = encoded(Image.fromarray(GREY).convert(mode), "png")
+        data = datasets.get(set_of(tmp_path / mode, first, rest=GREY))
+        assert data.image_shape == (6, 5, 1)
+        assert np.array_equal(data.train_images[0, ..., 0], GREY)
+    first = encoded(Image.fromarray(COLOUR), "png")
+    assert datasets.get(set_of(tmp_path / "one in colour", first, rest=GREY)).image_shape == (6, 5, 3)
+
+
+def test_palettes_transparency_and_cmyk(tmp_path):
+    few = np.random.default_rng(0).choice([0, 80, 255], (6, 5, 3)).astype(np.uint8)
+    palette = Image.fromarray(few).convert("P", palette=Image.Palette.ADAPTIVE)
+    seen = np.asarray(palette.convert("RGB"))
+    sources = {
+        "palette": (encoded(palette, "png"), seen),
+        # a byte a colour, of which Pillow warns
+        "palette with transparency": (encoded(palette, "png", transparency=bytes([0, 99, 255])), seen),
+        "one transparent colour": (encoded(palette, "png", transparency=1), seen),
+        "alpha": (encoded(Image.fromarray(np.dstack([COLOUR, GREY])), "png"), COLOUR),
+    }
+    for name, (content, expected) in sources.items():
+        data = datasets.get(set_of(tmp_path / name, content))
+        assert np.array_equal(data.train_images[0], expected), name
+    cmyk = Image.fromarray(COLOUR).convert("CMYK")
+    data = datasets.get(set_of(tmp_path / "cmyk", encoded(cmyk, "tiff"), "tiff"))
+    assert np.array_equal(data.train_images[0], COLOUR)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "pgm"])
+def test_sixteen_bits_among_colours(tmp_path, kind):
+    deep = np.arange(30, dtype=np.uint16).reshape(6, 5) * 2000
+    content = encoded(Image.fromarray(deep), "ppm" if kind == "pgm" else "tiff" if kind == "tif" else kind)
+    data = datasets.get(set_of(tmp_path / "deep", content, kind))
+    assert np.array_equal(data.train_images[0], np.repeat((deep // 256)[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "tiff", "webp"])
+def test_the_orientation_of_photographs_is_applied(tmp_path, orientation, kind):
+    square = random_images(1, (6, 6, 3), 5)[0]
+    # as the camera's sensor saw it: what the standard (Exif 2.3, tag 0x0112) says undoes it
+    stored = {
+        1: square, 2: square[:, ::-1], 3: square[::-1, ::-1], 4: square[::-1], 5: square.transpose(1, 0, 2),
+        6: np.rot90(square, 1), 7: square[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(square, -1),
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "webp" else {}
+    first = encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
+    data = datasets.get(set_of(tmp_path / "photos", first, kind, rest=square))
+    assert np.array_equal(data.train_images[0], square)
+
+
+def test_sizes_are_compared_as_seen(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encoded(Image.fromarray(np.ascontiguousarray(np.rot90(COLOUR, 1))), "png", exif=exif)
+    assert np.array_equal(datasets.get(set_of(tmp_path / "a", turned)).train_images[0], COLOUR)
+    with pytest.raises(
+        ValueError, match=r"images of one size, got .* of 6x5x3 and train/ant/0\.png of 5x6x3"
+    ):
+        datasets.get(set_of(tmp_path / "b", encoded(Image.fromarray(np.rot90(COLOUR, 1)), "png")))
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@every_source
+def test_names_in_other_alphabets_and_capitals(tmp_path, packed):
+    composed, apart = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    files = {
+        f"{part}/{label}/Bild {i} – ü.{kind}": png(i)
+        for part, e in (("train", composed), ("test", apart))  # macOS writes the second
+        for label in (f"caf{e}", "猫", "class 1.5")
+        for i, kind in enumerate(("PNG", "png"))
+    }
+    data = datasets.get(packed(tmp_path / "pets", files))
+    assert data.classes == (f"caf{composed}", "class 1.5", "猫")
+    assert (len(data.train_labels), len(data.test_labels)) == (6, 6)
+    assert datasets.get(packed(tmp_path / "pets", files)).classes == data.classes
+
+
+def test_names_that_are_no_text(tmp_path):
+    root = as_folder(tmp_path / "pets", images("cat", "dog"))
+    os.rename(root / "cat", os.fsencode(root) + b"/caf\xe9")
+    assert datasets.get(root).K == 2
+
+
+def test_a_zip_that_is_encrypted_or_cut_is_refused(tmp_path):
+    path = as_zip(tmp_path / "pets", in_parts())
+    content = bytearray(path.read_bytes())
+    (tmp_path / "cut.zip").write_bytes(content[:-100])
+    for at in range(len(content) - 4):  # set the flag of encryption in each header
+        if content[at : at + 4] in (b"PK\1\2", b"PK\3\4"):
+            content[at + (8 if content[at + 2] == 1 else 6)] |= 1
+    (tmp_path / "locked.zip").write_bytes(content)
+    for name in ("cut.zip", "locked.zip"):
+        with pytest.raises(ValueError, match=f"{name}: expected a tar of class folders or a zip of them"):
+            datasets.get(tmp_path / name)
+
+
+# --- decoded copies -------------------------------------------------------------------------------
+
+
+def test_decoded_copies_do_not_outlive_the_rules_or_the_files(tmp_path, monkeypatch):
+    root = as_folder(tmp_path / "pets", images("cat", "dog"))
+    first = datasets.get(root)
+    reads, read = [], _class_folders.read_class_folders
+    monkeypatch.setattr(
+        _class_folders, "read_class_folders", lambda source: reads.append(source) or read(source)
+    )
+    assert datasets.get(root).digest == first.digest
+    assert not reads
+    monkeypatch.setattr(_decoded, "VERSION", _decoded.VERSION + 1)
+    assert datasets.get(root).digest == first.digest
+    assert len(reads) == 1
+    path = root / "cat" / "0.png"
+    facts = path.stat()
+    path.write_bytes(png(1000))  # noise is not compressed: as many bytes
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # and the same time, as a copy may have
+    assert path.stat().st_size == facts.st_size
+    assert datasets.get(root).digest != first.digest
+    assert len(reads) == 2
+
+
+def test_one_folder_read_as_two_data_sets(tmp_path, monkeypatch):
+    for name, value in (("MINI_TRAIN", 5), ("MINI_TEST", 2), ("MINI_SIZE", 6)):
+        monkeypatch.setattr(datasets, name, value)
+    files = {
+        f"{label}/{i}.png": png(10 * k + i, (6, 6, 3))
+        for k, label in enumerate(("n1", "n2"))
+        for i in range(8)
+    }
+    root = as_folder(tmp_path / "mini", files)
+    assert len(datasets.get(root).test_labels) == 2
+    assert len(datasets.get("miniimagenet", data_dir=root).test_labels) == 4
