@@ -6,8 +6,7 @@ f(W, H, b) = (1/N) sum_j L(W h_j + b, y_j) + lam_W/2 |W|^2 + lam_H/2 |H|^2 + lam
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from ufm import _checks, losses
+from ufm import _checks, _compile, losses
 from ufm._pytree import pytree_dataclass, replace, static
 from ufm.metrics._inputs import foreign
 
@@ -248,13 +247,19 @@ def check_penalties(lam_W: Any, lam_H: Any, lam_b: Any, bias: bool) -> dict[str,
     return checked
 
 
-@partial(jax.jit, static_argnames=("K", "d", "N"))
 def _normal(seed: Any, scale: Any, *, K: int, d: int, N: int) -> Params:
-    """Compiled once a shape: seed and scale are leaves."""
     key_W, key_H = jax.random.split(jax.random.key(seed))
     return Params(
         scale * jax.random.normal(key_W, (K, d)), scale * jax.random.normal(key_H, (d, N)), jnp.zeros(K)
     )
+
+
+_SHAPE = ("K", "d", "N")
+#: compiled once for each shape; seed and scale are leaves
+_normal_quick = _compile.jit(_normal, static_argnames=_SHAPE, options=_compile.INSTANT)
+_normal_large = _compile.jit(_normal, static_argnames=_SHAPE)
+#: up to this many entries a start takes milliseconds even where its program is not optimised
+_SMALL_START = 100_000
 
 
 def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Params:
@@ -266,4 +271,9 @@ def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Param
     if not isinstance(seed, jax.core.Tracer):
         _checks.seed("seed", seed)
     scale = _checks.real("scale", scale, above=0.0)
-    return _normal(seed, scale, K=prob.K, d=prob.d, N=prob.N)
+    shape = {"K": prob.K, "d": prob.d, "N": prob.N}
+    if isinstance(seed, jax.core.Tracer) or isinstance(scale, jax.core.Tracer):
+        return _normal(seed, scale, **shape)  # part of a program that somebody else compiles
+    draw = _normal_quick if prob.size <= _SMALL_START else _normal_large
+    with jax.ensure_compile_time_eval():  # a start may be drawn inside a function that JAX traces
+        return cast(Params, draw(seed, scale, **shape))

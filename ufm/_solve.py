@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from ufm import _checks, _second_order, losses, metrics, solvers
+from ufm import _checks, _compile, _second_order, losses, metrics, solvers
 from ufm._printed import Printed
 from ufm._problem import Params, Problem, init
 from ufm._progress import Progress
@@ -344,7 +344,7 @@ def _evidence(view: _View, y: Any) -> Evidence:
     return Evidence(G.T @ G, convex)
 
 
-compiled_run = jax.jit(_run, static_argnames=("options",))
+compiled_run = _compile.jit(_run, static_argnames=("options",))
 
 
 def run_once(

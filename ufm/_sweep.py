@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ufm import _checks, solvers
+from ufm import _checks, _compile, solvers
 from ufm._printed import Printed
 from ufm._problem import Params, Problem, check_penalties, init
 from ufm._progress import Progress
@@ -145,7 +145,7 @@ def _chunks(seeds: np.ndarray, flat: dict[str, np.ndarray]) -> Iterator[tuple[An
         yield seeds[index], {name: values[index] for name, values in flat.items()}
 
 
-@partial(jax.jit, static_argnames=("solver", "reduced", "together"))
+@partial(_compile.jit, static_argnames=("solver", "reduced", "together"))
 def _program(
     prob: Problem, scale: Any, seeds: Any, leaves: dict[str, Any], *, tol: Any, last: Any, solver: Solver,
     reduced: bool, together: bool,
