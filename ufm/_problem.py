@@ -103,10 +103,16 @@ class Problem:
             bias=bias,
         )
 
+    def _flat(self) -> Problem:
+        """With the loss as it is now: what is compiled must not outlive what a user's function reads."""
+        loss = losses.frozen(self.loss, self.K)
+        return self if loss is self.loss else replace(self, loss=loss)
+
     def __call__(self, params: Params) -> Float[Array, ""]:
         """The objective f(W, H, b) of equation (7)."""
         W, H, b = params
-        fit = jnp.mean(jax.vmap(self.loss)(self.logits(params).T, self.labels))
+        loss = losses.frozen(self.loss, self.K)
+        fit = jnp.mean(jax.vmap(loss)(self.logits(params).T, self.labels))
         penalty = self.lam_W * jnp.sum(W * W) + self.lam_H * jnp.sum(H * H)
         if self.bias:
             penalty += self.lam_b * jnp.sum(b * b)
@@ -120,7 +126,8 @@ class Problem:
 
     def logit_gradient(self, params: Params) -> Float[Array, "K N"]:
         """G, the gradient of the mean loss g in the logits: grad f = (G H' + lam_W W, W'G + lam_H H, ...)."""
-        return jax.vmap(jax.grad(self.loss))(self.logits(params).T, self.labels).T / self.N
+        loss = losses.frozen(self.loss, self.K)
+        return jax.vmap(jax.grad(loss))(self.logits(params).T, self.labels).T / self.N
 
     @property
     def N(self) -> int:

@@ -20,18 +20,22 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass whose fields are leaves, except those declared with `static()`.
 
     `__post_init__` validates; unflattening skips it, so tracers, `None` and JAX's placeholder objects
-    may stand in any leaf.
+    may stand in any leaf. A class may define `_flat`: the record that JAX gets to see instead of this one.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False, repr=cls.__repr__ is object.__repr__)(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     data = tuple(f.name for f in fields if not f.metadata.get("static", False))
     meta = tuple(f.name for f in fields if f.metadata.get("static", False))
 
+    flat = getattr(cls, "_flat", lambda node: node)
+
     def flatten_with_keys(node: T) -> tuple[Any, Any]:
+        node = flat(node)
         keyed = [(jax.tree_util.GetAttrKey(name), getattr(node, name)) for name in data]
         return keyed, tuple(getattr(node, name) for name in meta)
 
     def flatten(node: T) -> tuple[Any, Any]:
+        node = flat(node)
         return [getattr(node, name) for name in data], tuple(getattr(node, name) for name in meta)
 
     def unflatten(aux: Any, children: Any) -> T:

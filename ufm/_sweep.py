@@ -15,11 +15,11 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ufm import _checks, _compile, solvers
+from ufm import _checks, _compile, losses, solvers
 from ufm._printed import Printed
 from ufm._problem import Params, Problem, check_penalties, init
 from ufm._progress import Progress
-from ufm._pytree import pytree_dataclass, replace, static
+from ufm._pytree import pytree_dataclass, static
 from ufm._second_order import may_be_saddle
 from ufm._solve import Options, Outcome, Solution, Status, check_reduced, run_once, to_second_order
 from ufm.solvers import Solver
@@ -101,7 +101,7 @@ def with_leaves(prob: Problem, leaves: dict[str, Any]) -> Problem:
     """`prob` with some penalties (its own leaves) and hyperparameters (its loss's) exchanged."""
     own = {k: v for k, v in leaves.items() if k in _PENALTIES}
     hyper = {k: v for k, v in leaves.items() if k not in _PENALTIES}
-    return prob.replace(loss=replace(prob.loss, **hyper), **own)
+    return prob.replace(loss=losses.exchanged(prob.loss, **hyper), **own)
 
 
 _PENALTIES = ("lam_W", "lam_H", "lam_b")

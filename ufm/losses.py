@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -26,7 +25,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ufm import _checks
-from ufm._pytree import pytree_dataclass, static
+from ufm._program import Program, contents, trace, unwrapped
+from ufm._pytree import pytree_dataclass, replace, static
 
 # --- primitives -----------------------------------------------------------------------------------
 
@@ -274,6 +274,12 @@ class Custom(Loss):
 
     `convex`, `shift_invariant` and `infimum` are promises: the certificate and the class-mean reduction
     rest on them and cannot check them. `theory.contrastive_property` tests them numerically.
+
+    The function may read globals, attributes and arrays, and they may change: every call of this package
+    traces it again (about 2 ms; 20 ms where it has loops, branches or jitted parts of its own) and compiles
+    only what it has not compiled before. Numbers that Python computes are part of the compiled program;
+    arrays are inputs of it. What you put into `jax.jit` yourself is yours: `jax.jit(prob)` keeps the loss of
+    its first call, `jax.jit(lambda prob, params: prob(params))` does not.
     """
 
     function: Callable[[Array, Any], Array] = static()
@@ -345,6 +351,8 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
     name: tuple(inspect.signature(make).parameters) for name, make in LOSSES.items()
 }
+#: these compute what their leaves say and nothing else; a class that inherits from one need not
+_PURE = (CrossEntropy, LabelSmoothing, Focal, RescaledMSE)
 
 
 def get(loss: str | Loss | Callable[..., Any], **hyperparameters: Any) -> Loss:
@@ -369,36 +377,180 @@ def get(loss: str | Loss | Callable[..., Any], **hyperparameters: Any) -> Loss:
     return loss if isinstance(loss, Loss) else custom(loss)
 
 
-@partial(jax.jit, static_argnums=0)  # once a function, not once a problem
-def _two_derivatives(function: Callable[[Array, Any], Array], z: Array) -> tuple[Array, Array, Array]:
-    def of_class_0(z: Array) -> Array:
-        return function(z, 0)
-
-    return of_class_0(z), jax.grad(of_class_0)(z), jax.hessian(of_class_0)(z)
+# --- a user's loss ---------------------------------------------------------------------------------
 
 
-def check(loss: Loss, K: int) -> None:
-    """Refuse a user's loss that is not a finite, differentiable scalar function of (z, k).
+class _Source:
+    """The loss that was frozen: equal to any other, because the program says all that is computed."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@pytree_dataclass
+class Frozen(Loss):
+    """A user's loss as it is at one moment, for K logits: what compiled programs and caches hold of it.
+
+    The user's function may read what changes later (`ufm._program`). Its arrays are leaves here, so that new
+    values in them compile nothing.
+    """
+
+    leaves: Any  # hyperparameters of a user's own class of losses
+    constants: Any  # arrays that the function closes over
+    program: Program = static()
+    tree: Any = static()  # of the leaves; None: there are none
+    source: _Source = static()
+    name: str = static()
+    title: str = static()
+    convex: bool = static()
+    shift_invariant: bool = static()
+    infimum: float = static()
+    K: int = static()
+
+    @property
+    def given(self) -> Loss:
+        """The loss that was frozen, with the leaves that are here."""
+        return self.source.loss if self.tree is None else self.tree.unflatten(self.leaves)
+
+    def __call__(self, z: Array, k: ArrayLike) -> Array:
+        arguments = (*self.leaves, z, k)
+        if not self.program.fits(*arguments):  # such as hyperparameters that were a batch when it was frozen
+            return self.given(z, k)
+        return self.program(self.constants, *arguments).astype(z.dtype)
+
+    def conjugate(self, u: Array, k: ArrayLike) -> Array:
+        return self.given.conjugate(u, k)
+
+    def fenchel_young(self, z: Array, u: Array, k: ArrayLike) -> Array:
+        return self.given.fenchel_young(z, u, k)
+
+    def targets(self, K: int) -> Array | None:
+        return self.given.targets(K)
+
+    @property
+    def has_conjugate(self) -> bool:
+        return self.given.has_conjugate
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return self.given.hyperparameters
+
+    def _contents(self) -> tuple[Any, ...]:
+        arrays = tuple(contents([*self.leaves, *self.constants]))
+        return self.program, self.tree, self.title, self.convex, self.shift_invariant, self.infimum, arrays
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Frozen) and self._contents() == other._contents()
+
+    def __hash__(self) -> int:
+        return hash(self._contents())
+
+    def __repr__(self) -> str:
+        return repr(self.given)
+
+
+def frozen(loss: Any, K: int, dtype: Any = None) -> Any:
+    """`loss` as it is now, fit to be compiled for logits (K,); a loss of the shelf is that already.
 
     Raises:
-        ValueError: naming `loss`, what it returned and what is expected.
+        ValueError: it cannot be traced, or is no real scalar.
     """
-    if not isinstance(loss, Custom):
-        return
-    z = np.linspace(-1.0, 1.0, K, dtype=jnp.result_type(float))  # not a tracer, wherever this is called
+    if isinstance(loss, Frozen) or type(loss) in _PURE or not isinstance(loss, Loss):
+        return loss
+    leaves, tree = jax.tree.flatten(loss)
+    plain = not leaves or leaves[0] is loss  # a class of the user's that is no pytree has itself as leaf
+    leaves, tree = ([], None) if plain else (leaves, tree)
+    function = unwrapped(loss.function) if isinstance(loss, Custom) else loss
+
+    def given(values: list[Any]) -> Any:
+        return function if tree is None else tree.unflatten(values)
+
+    def value(values: list[Any], z: Array, k: Array) -> Any:
+        return _checked_scalar(loss, given(values)(z, k))
+
+    def conjugates(values: list[Any], z: Array, k: Array) -> Any:
+        return given(values).conjugate(z, k), given(values).fenchel_young(z, z, k), given(values).targets(K)
+
+    z, k = np.zeros(K, dtype or jnp.result_type(float)), np.zeros((), jnp.result_type(int))
     try:
-        out = jax.eval_shape(lambda z, k: loss(z, k), z, jnp.asarray(0))
+        program, constants = trace(value, leaves, z, k, also=[conjugates] if loss.has_conjugate else [])
+    except _NoScalarError:
+        raise
     except Exception as error:
+        if leaves:  # perhaps a batch of hyperparameters, which `vmap` takes apart
+            return loss
         raise ValueError(
             f"loss: {loss!r} failed when traced by JAX with logits of shape ({K},) and an integer class "
             f"({type(error).__name__}: {error}); write it with jax.numpy and no Python branches on values"
         ) from error
-    if getattr(out, "shape", None) != () or not jnp.issubdtype(out.dtype, jnp.floating):
-        got = f"shape {out.shape}, dtype {out.dtype}" if hasattr(out, "shape") else type(out).__name__
-        raise ValueError(f"loss: expected a real scalar for one logit vector, got {got} from {loss!r}")
+    return Frozen(
+        leaves=leaves,
+        constants=constants,
+        program=program,
+        tree=tree,
+        source=_Source(loss),
+        name="custom" if loss.name in LOSSES else loss.name,  # closed forms of the shelf go by the name
+        title=loss.title,
+        convex=loss.convex,
+        shift_invariant=loss.shift_invariant,
+        infimum=loss.infimum,
+        K=K,
+    )
+
+
+class _NoScalarError(ValueError):
+    """Raised while JAX traces, so that it can be told apart from what the function itself raises."""
+
+
+def _checked_scalar(loss: Loss, out: Any) -> Any:
+    """`out` if it is a real scalar."""
+    dtype = getattr(out, "dtype", type(out))
+    if getattr(out, "shape", ()) == () and dtype in (
+        float,
+        jnp.float32,
+        jnp.float64,
+        jnp.float16,
+        jnp.bfloat16,
+    ):
+        return out
+    got = f"shape {out.shape}, dtype {out.dtype}" if hasattr(out, "shape") else type(out).__name__
+    raise _NoScalarError(f"loss: expected a real scalar for one logit vector, got {got} from {loss!r}")
+
+
+def exchanged(loss: Loss, **hyperparameters: Any) -> Loss:
+    """`loss` with other hyperparameters, unchecked."""
+    if isinstance(loss, Frozen) and hyperparameters:
+        return frozen(replace(loss.given, **hyperparameters), loss.K)
+    return replace(loss, **hyperparameters)
+
+
+@jax.jit
+def _two_derivatives(loss: Loss, z: Array) -> tuple[Array, Array, Array]:
+    def of_class_0(z: Array) -> Array:
+        return loss(z, 0)
+
+    return of_class_0(z), jax.grad(of_class_0)(z), jax.hessian(of_class_0)(z)
+
+
+def check(loss: Loss, K: int) -> Loss:
+    """`loss` as it is now (`frozen`), if it is a finite, differentiable scalar function of (z, k).
+
+    Raises:
+        ValueError: naming `loss`, what it returned and what is expected.
+    """
+    now: Loss = frozen(loss, K)
+    if not isinstance(now, Frozen):
+        return now
+    z = np.linspace(-1.0, 1.0, K, dtype=jnp.result_type(float))  # not a tracer, wherever this is called
     try:
         with jax.ensure_compile_time_eval():  # a problem may be built inside a function that JAX traces
-            value, slope, curve = _two_derivatives(loss.function, z)
+            value, slope, curve = _two_derivatives(now, z)
     except Exception as error:
         raise ValueError(
             f"loss: {loss!r} is not differentiable by JAX ({type(error).__name__}: {error})"
@@ -408,3 +560,4 @@ def check(loss: Loss, K: int) -> None:
             raise ValueError(
                 f"loss: expected a finite {what} at logits linspace(-1, 1, {K}), got {array} from {loss!r}"
             )
+    return now

@@ -31,6 +31,7 @@ from ufm.deep._run import (
     batches_of,
     hyper_of,
     key_of,
+    loss_of,
     recipe_of,
     row_of,
     rows_of,
@@ -140,12 +141,13 @@ class _Trained(NamedTuple):
 
 def _hyper(plans: list[Plan], epoch: int) -> Hyper:
     """The replicas' leaves, stacked."""
-    members = tuple({id(plan.loss): plan.loss for plan in plans}.values())
+    now = {id(plan.loss): loss_of(plan) for plan in plans}
+    members = tuple(now.values())
     if len({jax.tree.structure(m) for m in members}) > 1:
-        index = {id(member): i for i, member in enumerate(members)}
+        index = {given: i for i, given in enumerate(now)}
         chosen: list[Loss] = [Switch(jnp.int32(index[id(plan.loss)]), members) for plan in plans]
     else:
-        chosen = [plan.loss for plan in plans]
+        chosen = [now[id(plan.loss)] for plan in plans]
     each = [hyper_of(plan, epoch)._replace(loss=loss) for plan, loss in zip(plans, chosen, strict=True)]
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *each)
 

@@ -13,10 +13,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from ufm import _checks
+from ufm import _checks, losses
 from ufm.deep import _config, _feed, _measure
 from ufm.deep._config import Plan
 from ufm.deep._step import Hyper, Recipe, State, Totals
+from ufm.losses import Loss
 from ufm.metrics import NeuralCollapse
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Run:
         if not len(rows):
             raise ValueError(f"split: expected one with images, got {split!r}, which is empty in this run")
         feed = _feed.Feed(self.plan.data)
-        found = _measure.features(recipe_of(self.plan), self.state, self.plan.loss, feed, rows)
+        found = _measure.features(recipe_of(self.plan), self.state, loss_of(self.plan), feed, rows)
         return found, feed.labels[rows], *self.plan.net.classifier(self.state.params)
 
     def compare_with_ufm(self, split: str = "train") -> Comparison:
@@ -243,11 +244,16 @@ def key_of(plan: Plan) -> Array:
     return jax.random.key(plan.config.seed)
 
 
+def loss_of(plan: Plan) -> Loss:
+    """The loss as it is now: what is compiled must not outlive what a user's function reads."""
+    return losses.frozen(plan.loss, plan.data.K, jnp.float32)
+
+
 def hyper_of(plan: Plan, epoch: int) -> Hyper:
     """The leaves of the step in this epoch."""
     c = plan.config
     values = (plan.scale, plan.learning_rates[epoch], c.weight_decay, c.momentum, c.clip)
-    return Hyper(plan.loss, *(jnp.asarray(value, jnp.float32) for value in values))
+    return Hyper(loss_of(plan), *(jnp.asarray(value, jnp.float32) for value in values))
 
 
 def row_of(

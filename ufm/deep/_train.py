@@ -28,6 +28,7 @@ from ufm.deep._run import (
     advice_of,
     batches_of,
     hyper_of,
+    loss_of,
     recipe_of,
     row_of,
     rows_of,
@@ -220,7 +221,7 @@ class _Trainer:
         return jax.block_until_ready((state, totals))  # type: ignore[no-untyped-call]
 
     def _measure(self, p: Position, totals: Totals, speed: float) -> dict[str, float]:
-        c, loss = self.plan.config, self.plan.loss
+        c, loss = self.plan.config, loss_of(self.plan)
         key = jax.random.fold_in(jax.random.fold_in(p.key, p.epoch), METRICS) if c.augment_metrics else None
         scores, nc = _measure.measure(
             self.recipe, p.state, loss, self.feed, self.asked, key=key, convention=c.convention

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import brentq
 
-from ufm import theory
+from ufm import losses, theory
 from ufm._problem import Problem
 from ufm._verify import Claim, Claims
 from ufm.landscape._structure import split
@@ -134,7 +134,7 @@ def _collapse(prob: Problem) -> float:
 
 def _convexity(f: Facts) -> float:
     """The most negative curvature of the loss at random logits, relative to the largest."""
-    values = _curvatures(f.prob.loss, f.prob.K)
+    values = _curvatures(losses.frozen(f.prob.loss, f.prob.K), f.prob.K)
     return max(0.0, -float(values.min()) / float(values.max()))
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ufm import losses
 from ufm._problem import Problem
 from ufm.losses import Loss
 
@@ -75,7 +76,7 @@ def setting(prob: Problem) -> Setting:
             f"lam_W, lam_H: expected at most 1e150, got {lam_W:g} and {lam_H:g}; c^2 overflows"
         )
     return Setting(
-        loss=prob.loss,
+        loss=losses.frozen(prob.loss, prob.K),
         labels=np.asarray(prob.labels),
         K=int(prob.K),
         d=int(prob.d),

@@ -90,7 +90,7 @@ def contrastive_property(loss: str | Loss | Callable[..., Any], K: int) -> Contr
     Source: Zhou et al. 2022, Definition 1, equation (10) and Appendix B.
     """
     loss, K = losses.get(loss), _checks.integer("K", K, least=2)
-    losses.check(loss, K)
+    loss = losses.check(loss, K)
     facts = profiles.measure(loss, K)
     by_shift, by_class = _shift(loss, K, facts), _symmetry(loss, facts)
     averaging, strict = _averaging(loss, K)

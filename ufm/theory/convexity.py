@@ -44,7 +44,7 @@ def convexity_region(loss: str | Loss | Callable[..., Any], K: int) -> Convexity
     term and round 0.203187869980 up.
     """
     loss, K = losses.get(loss), _checks.integer("K", K, least=2)
-    losses.check(loss, K)
+    loss = losses.check(loss, K)
     if loss.name == "fl":
         gamma = number("gamma", loss.hyperparameters["gamma"])
         reason = (

@@ -132,7 +132,7 @@ def scalar_profile(loss: str | Loss | Callable[..., Any], K: int) -> ScalarProfi
     Source: Zhou et al. 2022, Definition 1 and Appendix B.
     """
     loss, K = losses.get(loss), _checks.integer("K", K, least=2)
-    losses.check(loss, K)
+    loss = losses.check(loss, K)
     return profile_of(loss, K)
 
 
