@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ufm import _checks, solvers
+from ufm._precision import is_double
 from ufm._printed import Printed
 from ufm._problem import Params, Problem, check_penalties, init
 from ufm._progress import Progress
@@ -206,9 +207,14 @@ def solve_sweep(
         together=jax.default_backend() != "cpu",
     )  # fmt: skip
     parts: list[Any] = []
-    chunks = list(_chunks(each, flat))
+    chunks, double = list(_chunks(each, flat)), is_double()
+
+    def solved(chunk: tuple[Any, Any]) -> Any:
+        with jax.enable_x64(double):  # a thread of its own does not have its caller's precision
+            return jax.device_get(program(*chunk))
+
     with Progress("sweep", each.size, progress) as bar, _workers() as pool:
-        for part in pool.map(lambda c: jax.device_get(program(*c)), chunks):
+        for part in pool.map(solved, chunks):
             parts.append(part)
             bar.update(min(len(parts) * len(chunks[0][0]), each.size))
     joined = jax.tree.map(lambda *x: np.concatenate(x)[: each.size], *parts)
