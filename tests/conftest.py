@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one process a core already
+os.environ["UFM_CACHE"] = "0"  # what is tested does not depend on what was compiled before
 sys.path.insert(0, str(Path(__file__).parent))
 
 import jax

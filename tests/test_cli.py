@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import ufm
 from ufm import _cli, losses, solvers
-from ufm._cli import _cache, _options
+from ufm._cli import _options
 
 SIZES = ("--K", "4", "--d", "6", "--n", "3")
 GIVEN = {"K": 4, "d": 6, "n": 3}
@@ -314,6 +314,13 @@ MISUSE = [
     (("sweep", "--lam", "0:1:5"), "append :linear"),
     (("sweep", "--lam", "a,b"), "expected a number"),
     (("sweep", "--lam", ","), "lam_W: expected at least one value"),
+    (("sweep", "--lam", ""), "lam_W: expected at least one value"),
+    (("sweep", "--lam", "1e-3:1e-1:0"), "1 <= count"),
+    (("sweep", "--lam", "1e-3:1e-1:99999999999"), "count <= 1,000,000"),
+    (("sweep", "--lam", "inf:1:3"), "expected a number, got 'inf'"),
+    (("sweep", "--lam", "1e-3:nan:3"), "expected a number, got 'nan'"),
+    (("sweep", "--seeds", "0"), "expected at least one seed, got none in '0'"),
+    (("sweep", "--seeds", "7:3"), "expected at least one seed, got none in '7:3'"),
     (("sweep", "--lam", "1e-3,-1"), "lam_W: expected"),
     (("sweep", "--gamma", "1,2"), "gamma: expected a hyperparameter of loss 'ce'"),
     (("sweep", "--lam-W", "1,2", "--lam-H", "1,2", "--lam-b", "1,2", "--plot", "a.png"), "at most two grids"),
@@ -432,34 +439,6 @@ def test_landscape_tells_misuse_in_a_line(args, words):
 
 # --- the compilation cache ------------------------------------------------------------------------
 
-KEEP_EVERYTHING = {
-    "jax_persistent_cache_min_compile_time_secs": 0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"UFM_CACHE": "0", "XDG_CACHE_HOME": "{tmp}"}, None),
-        ({"XDG_CACHE_HOME": "{tmp}"}, "{tmp}/ufm/xla"),
-        ({"HOME": "{tmp}"}, "{tmp}/.cache/ufm/xla"),
-        ({"XDG_CACHE_HOME": "{tmp}", "JAX_COMPILATION_CACHE_DIR": "{tmp}/mine"}, "{tmp}/mine"),
-        ({"XDG_CACHE_HOME": "{tmp}/file"}, None),
-    ],
-)
-def test_where_compiled_programs_are_kept(variables, expected, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()  # a folder cannot be made below a file, even by root
-    for name in ("UFM_CACHE", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value.format(tmp=tmp_path))
-    updates = {}
-    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
-    _cache.keep_compiled_programs()
-    folder = expected and expected.format(tmp=tmp_path)
-    assert updates == ({"jax_compilation_cache_dir": folder} | KEEP_EVERYTHING if expected else {})
-
 
 def process(*args, **variables):
     env = {name: value for name, value in os.environ.items() if name != "UFM_CACHE"}
@@ -484,3 +463,29 @@ def test_a_process_reports_misuse_in_one_line():
     result = process("solve", "--K", "1", UFM_CACHE="0")
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == "ufm: K: expected an integer >= 2, got 1\n"
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "cdu", "cuda,tpu"])
+def test_a_platform_without_a_device_is_misuse(platform):
+    result = process("solve", *SIZES, JAX_PLATFORMS=platform, UFM_CACHE="0")
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("ufm: JAX_PLATFORMS: expected a platform with a device on this machine, got")
+    assert repr(platform) in line
+    assert "set it to cpu" in line
+
+
+@pytest.mark.parametrize("command", _cli.COMMANDS)
+def test_every_command_tells_a_missing_device(command, monkeypatch):
+    def no_device():
+        raise RuntimeError("Unable to initialize backend 'cuda': why (set JAX_PLATFORMS='' to choose)")
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr(jax, "devices", no_device)
+    result = run(command)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "ufm: JAX_PLATFORMS: expected a platform with a device on this machine, got 'cuda' (Unable to "
+        "initialize backend 'cuda': why); unset it to take what there is, or set it to cpu\n"
+    )
+    assert run(command, "--help").exit_code == 0

@@ -13,17 +13,19 @@ Notation, everywhere the same:
     lam         sqrt(lam_W lam_H);  c = sqrt(n) lam;  C = (K - 1) c
     a           margin: at neural collapse Z = a (I - 11'/K) for the class means
 
-Importing ufm switches JAX to 64 bits unless UFM_ENABLE_X64=0.
+Importing ufm switches JAX to 64 bits unless UFM_ENABLE_X64=0, and turns JAX's compilation cache on unless
+UFM_CACHE=0 or one is set already.
 """
 
 import importlib as _importlib
-import os as _os
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 import jax as _jax
 
-if _os.environ.get("UFM_ENABLE_X64", "1") != "0":
+from ufm import _cache, _environment
+
+if _environment.switch("UFM_ENABLE_X64", True):
     _jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
 
 from ufm import losses, metrics, solvers
@@ -34,6 +36,8 @@ from ufm._sweep import Sweep, solve_sweep
 if _TYPE_CHECKING:
     from ufm import deep, landscape, theory
     from ufm._verify import Claim, Report, verify
+
+_cache.keep_compiled_programs()
 
 __version__ = "0.2.0"  # its one home: pyproject.toml reads it here
 

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ufm import _checks, _compile, losses, solvers
+from ufm._precision import is_double
 from ufm._printed import Printed
 from ufm._problem import Params, Problem, check_penalties, init
 from ufm._progress import Progress
@@ -112,8 +113,8 @@ def _grid(prob: Problem, axes: dict[str, Any]) -> dict[str, np.ndarray]:
     known = (*_PENALTIES, *prob.loss.hyperparameters)
     arrays = {}
     for name, values in axes.items():
-        arrays[_checks.choice("axis", name, known)] = array = np.asarray(values, dtype=np.float64)
-        for value in array.ravel():
+        arrays[_checks.choice("axis", name, known)] = array = _axis(name, values)
+        for value in array.ravel().tolist():
             if name in _PENALTIES:
                 check_penalties(
                     **{k: value if k == name else getattr(prob, k) for k in _PENALTIES}, bias=prob.bias
@@ -129,6 +130,38 @@ def _grid(prob: Problem, axes: dict[str, Any]) -> dict[str, np.ndarray]:
             "as in lam_W=grid[:, None], lam_H=grid[None, :] for a product"
         ) from None
     return dict(zip(arrays, broadcast, strict=True))
+
+
+def _axis(name: str, values: Any) -> np.ndarray:
+    """The numbers of one axis."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):  # rows of different lengths, a tracer
+        array = np.array(None)
+    if array.dtype.kind not in "fiu" and array.size:
+        raise ValueError(
+            f"{name}: expected an axis of numbers (an array, or nested lists of equal lengths), got "
+            f"{values!r}"
+        )
+    if array.size == 0:
+        raise ValueError(
+            f"{name}: expected an axis of at least one value, got none (shape {array.shape}); leave {name} "
+            "out to sweep without it"
+        )
+    return array.astype(np.float64)
+
+
+def _seeds(values: Any) -> np.ndarray:
+    """The seeds as a vector of integers."""
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError):
+        array = np.empty((0, 0))
+    if array.ndim > 1:
+        raise ValueError(f"seeds: expected a range or a vector of integers >= 0, got {values!r}")
+    if array.size == 0:
+        raise ValueError("seeds: expected at least one seed, got none; range(10) are ten")
+    return np.array([_checks.seed("seeds", seed) for seed in array.ravel().tolist()])
 
 
 def _workers() -> concurrent.futures.ThreadPoolExecutor:
@@ -182,7 +215,8 @@ def solve_sweep(
     slowest member and loses the matrix products' speed.
 
     Raises:
-        ValueError: an unknown axis, a value outside its range, or axes that do not broadcast.
+        ValueError: an unknown axis, one without values or with what is no number, a value outside its range,
+            axes that do not broadcast, or no seeds.
 
     >>> import numpy as np, ufm
     >>> prob = ufm.Problem.balanced("ce", K=3, d=4, n=2)
@@ -194,9 +228,7 @@ def solve_sweep(
     tol = float(_checks.real("tol", tol, above=0.0))
     max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
     check_reduced(prob, reduced)
-    seeds = np.array([_checks.seed("seeds", s) for s in np.ravel(np.asarray(seeds))])
-    if seeds.size == 0:
-        raise ValueError("seeds: expected at least one seed, got none")
+    seeds = _seeds(seeds)
     scale = _checks.real("scale", scale, above=0.0)
     grid = _grid(prob, axes)
     shape = (seeds.size, *np.shape(next(iter(grid.values()), 0.0)))
@@ -207,9 +239,14 @@ def solve_sweep(
         together=jax.default_backend() != "cpu",
     )  # fmt: skip
     parts: list[Outcome] = []
-    chunks = list(_chunks(each, flat))
+    chunks, double = list(_chunks(each, flat)), is_double()
+
+    def solved(chunk: tuple[Any, Any]) -> Any:
+        with jax.enable_x64(double):  # a thread of its own does not have its caller's precision
+            return jax.device_get(program(*chunk))
+
     with Progress("sweep", each.size, progress) as bar, _workers() as pool:
-        for part in pool.map(lambda c: jax.device_get(program(*c)), chunks):
+        for part in pool.map(solved, chunks):
             parts.append(part)
             bar.update(min(len(parts) * len(chunks[0][0]), each.size))
         joined = jax.tree.map(lambda *x: np.concatenate(x)[: each.size], *parts)

@@ -93,13 +93,21 @@ class Facts:
 
     @functools.cached_property
     def smallest_curvature(self) -> float:
-        """The smallest eigenvalue of the Hessian; of a convex loss with unused features, through G alone."""
+        """The smallest eigenvalue of the Hessian; of a convex loss with unused features, through G alone.
+
+        Minus infinity where the Hessian is not finite: nothing shows then that it has no negative eigenvalue.
+        """
         rank = np.linalg.matrix_rank(self.W, tol=1e-6 * max(self.row_norm, 1e-3))
         if self.prob.loss.convex and rank < self.prob.d and self.row_norm > 1e-6:
-            return float(self.sol.certificate.curvature)
+            curvature = float(self.sol.certificate.curvature)
+            return curvature if math.isfinite(curvature) else -math.inf
         from ufm.landscape import eigenvalues
+        from ufm.landscape._structure import NotFinite
 
-        return float(eigenvalues(self.prob, self.sol.params, 1).values[0])
+        try:
+            return float(eigenvalues(self.prob, self.sol.params, 1).values[0])
+        except NotFinite:
+            return -math.inf
 
     @functools.cached_property
     def structure_tolerance(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import ufm
-from ufm._cli._cache import keep_compiled_programs
+from ufm._cache import keep_small_programs
 from ufm._cli._group import OneLine
 
 #: the shelf of commands
@@ -41,4 +41,4 @@ def main() -> None:
     Exit status: 0 yes (converged, all claims hold), 1 no, 2 misuse.  Compiled programs are kept between
     runs in $JAX_COMPILATION_CACHE_DIR or the user's cache folder; UFM_CACHE=0 turns that off.
     """
-    keep_compiled_programs()
+    keep_small_programs()

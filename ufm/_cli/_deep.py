@@ -19,6 +19,7 @@ import click
 import jax
 
 from ufm import _checks, deep, losses, plotting
+from ufm._cli._group import Computing, need_device
 from ufm._cli._options import HYPERPARAMETERS, Command, Output, figure_file, grid, parsed, users_of
 from ufm._cli._output import tell
 from ufm._report import dumps
@@ -119,6 +120,7 @@ def train(**options: Any) -> int:
     output = Output(as_json, plot, out, time.perf_counter())
     keep_freed_memory()
     follows = _follows(options)
+    need_device()  # not before: processes meet and devices are made first
     options["resume"] = {"yes": True, "no": False}.get(options["resume"], "changed")
     given = {name: value for name, value in options.items() if value is not None}
     axes = {name: given.pop(name) for name in _AXES if name in given}
@@ -216,7 +218,7 @@ def tell_status(folder: Path, as_json: bool) -> int:
     return _told(sweep_status(folder), Output(as_json, None, None, time.perf_counter()))
 
 
-@click.command()
+@click.command(cls=Computing)
 @click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--out", type=_FOLDER, default=Path("figures"), show_default=True, help="Folder for PNG and PDF."

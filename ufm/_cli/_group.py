@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 import click
+import jax
 
 
 class OneLine(click.Group):
@@ -46,6 +48,34 @@ class OneLine(click.Group):
             click.echo("ufm: interrupted", err=True)
             status = 130
         sys.exit(status)
+
+
+class Computing(click.Command):
+    """A command that computes: it needs a device, and says so before anything else."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run, if JAX has a device."""
+        need_device()
+        return super().invoke(ctx)
+
+
+def need_device() -> None:
+    """Let JAX find its devices, which it does at the first computation at the latest.
+
+    Raises:
+        ValueError: it has none of the platform that was asked for.
+    """
+    try:
+        jax.devices()
+    except Exception as error:  # a RuntimeError, or where only the plug-in is missing an AssertionError
+        why = (
+            str(error).partition("(set JAX_PLATFORMS")[0].strip() or "JAX has no working support for it here"
+        )
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise ValueError(
+            f"JAX_PLATFORMS: expected a platform with a device on this machine, got {asked!r} ({why}); "
+            "unset it to take what there is, or set it to cpu"
+        ) from error
 
 
 def _misuse(message: str) -> int:

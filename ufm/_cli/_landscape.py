@@ -10,6 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
+from ufm._cli._group import Computing
 from ufm._cli._options import (
     SWEPT,
     Output,
@@ -24,7 +25,7 @@ from ufm._cli._output import tell, write
 from ufm._problem import Problem
 
 
-@click.command()
+@click.command(cls=Computing)
 @loss_option()
 @click.option("--search", is_flag=True, help="Search numerically for others than those known analytically.")
 @click.option(

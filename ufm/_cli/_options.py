@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import inspect
 import itertools
+import math
 import os
 import re
 import time
@@ -22,6 +23,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 FORMATS = ("png", "pdf", "svg")
 HYPERPARAMETERS = tuple(dict.fromkeys(itertools.chain.from_iterable(losses.HYPERPARAMETERS.values())))
+#: values of a grid: more are a slip of the finger, and fill the memory
+MOST = 1_000_000
 SWEPT = ("lam_W", "lam_H", "lam_b", *HYPERPARAMETERS)
 
 
@@ -42,8 +45,10 @@ def grid(text: str) -> np.ndarray:
     if ":" not in text:
         return np.array([number(part) for part in text.split(",") if part.strip()])
     start, stop, count, *how = text.split(":") if text.count(":") in (2, 3) else ("", "", "")
-    if not count.isdigit() or int(count) < 1 or how not in ([], ["linear"]):
-        raise ValueError(f"expected start:stop:count, with :linear or without, got {text!r}")
+    if not count.isdecimal() or not 1 <= int(count) <= MOST or how not in ([], ["linear"]):
+        raise ValueError(
+            f"expected start:stop:count, with :linear or without and 1 <= count <= {MOST:,}, got {text!r}"
+        )
     low, high = number(start), number(stop)
     if how:
         return np.linspace(low, high, int(count))
@@ -54,9 +59,12 @@ def grid(text: str) -> np.ndarray:
 
 def number(text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ValueError(f"expected a number, got {text!r}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"expected a number, got {text!r}")
+    return value
 
 
 def seeds(text: str) -> list[int]:
@@ -66,7 +74,10 @@ def seeds(text: str) -> list[int]:
     if not whole or not parts or (":" in text and len(parts) != 2):
         raise ValueError(f"expected 10, 0:10 or 1,5,7, got {text!r}")
     numbers = [int(part) for part in parts]
-    return numbers if "," in text else list(range(*numbers))
+    found = numbers if "," in text else list(range(*numbers))
+    if not found:
+        raise ValueError(f"expected at least one seed, got none in {text!r}; 10 or 0:10 are ten")
+    return found
 
 
 def labels_of(path: str) -> np.ndarray:

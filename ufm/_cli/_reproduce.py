@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from ufm._cli._group import Computing
 from ufm._cli._options import Output
 from ufm._cli._output import tell
 from ufm._report import dumps
@@ -20,7 +21,7 @@ from ufm._report import dumps
 _FOLDER = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(cls=Computing)
 @click.option("--quick", is_flag=True, help="A small grid, about a minute; without it at most 15 minutes.")
 @click.option("--out", type=_FOLDER, help="Folder of the report.  [default: reproduce, reproduce-quick, ...]")
 @click.option("--only", metavar="LIST", default="", help="Comma list of rows, such as theorem-1,lemma-8.")

@@ -13,6 +13,7 @@ import numpy as np
 
 import ufm
 from ufm import _report, losses
+from ufm._cli._group import Computing
 from ufm._cli._options import (
     HYPERPARAMETERS,
     SWEPT,
@@ -29,7 +30,7 @@ from ufm._cli._options import (
 from ufm._cli._output import arrays_of, tell, write
 
 
-@click.command()
+@click.command(cls=Computing)
 @loss_option()
 @click.option("--seed", type=int, help=help_of("Of the random start.", "seed"))
 @click.option("--record", is_flag=True, help="Keep the trajectory (on with --plot and --out).")
@@ -64,7 +65,7 @@ def solve(**options: Any) -> int:
     return 0 if sol.converged else 1
 
 
-@click.command()
+@click.command(cls=Computing)
 @loss_option(", or all")
 @click.option("--seed", type=int, help=help_of("Of the random start.", "seed"))
 @shared_options(grids=False)
@@ -129,7 +130,7 @@ def _plot_reports(reports: Sequence[ufm.Report]) -> Any:
     return plotting.plot_report(*reports)
 
 
-@click.command()
+@click.command(cls=Computing)
 @loss_option()
 @click.option("--seeds", callback=parsed(seeds), default="1", show_default=True,
               help="10 (the seeds 0 to 9), 5:10 (5 to 9) or 1,5,7.")  # fmt: skip

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ufm import _environment
 from ufm._progress import Progress
 from ufm.deep import _archives
 
@@ -29,10 +30,14 @@ class Archive(NamedTuple):
 
 
 def cache_dir() -> Path:
-    """Where downloads and decoded copies are kept: UFM_DATA, or the system's cache folder."""
+    """Where downloads and decoded copies are kept: UFM_DATA, or the system's cache folder.
+
+    Raises:
+        ValueError: UFM_DATA names a file.
+    """
     import pooch
 
-    return Path(os.environ.get("UFM_DATA") or pooch.os_cache("ufm"))
+    return _environment.folder("UFM_DATA") or Path(pooch.os_cache("ufm"))
 
 
 def fetch(archive: Archive, folder: Path) -> Path:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from ufm import _checks
+from ufm._precision import in_float64
 from ufm._problem import Problem
 from ufm.landscape._structure import Structure, split, structure
 from ufm.landscape.hessian import check_dense, is_critical
@@ -67,6 +68,7 @@ class InertiaWarning(UserWarning):
     """The count depends on the tolerance."""
 
 
+@in_float64
 def inertia(prob: Problem, params: Any, *, tol: float | None = None) -> Inertia:
     """Negative, zero and positive eigenvalues of the Hessian of f in (W, H, b).
 
@@ -83,7 +85,7 @@ def inertia(prob: Problem, params: Any, *, tol: float | None = None) -> Inertia:
         InertiaWarning: an eigenvalue is so close to `tol` that the count depends on it.
 
     Raises:
-        ValueError: a wrong shape, a value that is not finite, a negative `tol`.
+        ValueError: a wrong shape, a value or a Hessian that is not finite, a negative `tol`.
 
     Source: Haynsworth, Linear Algebra Appl. 1 (1968); THEORY: zeros at a critical point, section 4.
 

@@ -17,6 +17,7 @@ from jax import Array
 from scipy.linalg import eigh_tridiagonal
 
 from ufm._problem import Params, Problem
+from ufm.landscape._structure import NotFinite
 from ufm.landscape.hessian import product
 
 #: steps between two looks at the tridiagonal matrix
@@ -151,6 +152,12 @@ def _tridiagonal(
     while True:
         state, alphas, betas = _advance(prob, params, locked, sign, state, steps=CHUNK)
         a, b = np.concatenate([a, alphas]), np.concatenate([b, betas])
+        if not np.isfinite(a).all():
+            raise NotFinite(
+                "params: expected a point where the Hessian is finite, got NaN or infinity in its product "
+                f"with a vector; take a point where {prob.loss!r} is twice differentiable and the logits do "
+                "not overflow"
+            )
         spread = float(np.max(np.abs(a)) + 2 * np.max(b))
         broken = np.flatnonzero(b <= 1e-14 * spread)  # an invariant subspace: T ends there
         if broken.size:

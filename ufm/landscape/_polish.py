@@ -20,9 +20,10 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, minres
 
 from ufm import _checks
+from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 from ufm.landscape import certificates
-from ufm.landscape._structure import Structure, _derivatives, structure
+from ufm.landscape._structure import Structure, _derivatives, decompose
 
 #: features of a class closer than this, relative to the largest, are polished as one: a start need not be
 #: critical to more than its square root of rounding
@@ -53,6 +54,7 @@ class Polished(NamedTuple):
         return f"Polished: |grad f| = {self.grad_norm:.1e} after {self.steps} Newton steps, {state}"
 
 
+@in_float64
 def polish(prob: Problem, params: Any, *, tol: float = 1e-12, max_steps: int = 100) -> Polished:
     """The critical point nearest in Newton's sense, saddles and degenerate ones included.
 
@@ -84,12 +86,12 @@ def polish(prob: Problem, params: Any, *, tol: float = 1e-12, max_steps: int = 1
         at, steps = _newton(_start(prob, params), tol, max_steps)
         clean = at.trimmed() if np.isfinite(at.norm) else at
     at = clean if clean.norm <= max(at.norm, tol) else at
-    done = at.norm <= max(tol, at.floor)
-    why = (
-        "not finite: the start is too far from any critical point"
-        if not np.isfinite(at.norm)
-        else f"|grad f| = {at.norm:.1e} falls no further: start nearer to the point, or raise max_steps"
-    )
+    done = at.norm <= max(tol, at.floor) and at.at.finite
+    why = f"|grad f| = {at.norm:.1e} falls no further: start nearer to the point, or raise max_steps"
+    if not np.isfinite(at.norm):
+        why = "not finite: the start is too far from any critical point"
+    elif not at.at.finite:
+        why = f"the Hessian is not finite: {prob.loss!r} has no second derivative here; start somewhere else"
     return Polished(at.params(), at.norm, steps, bool(done), at.floor, "" if done else why)
 
 
@@ -159,7 +161,7 @@ def _start(prob: Problem, params: Params) -> _Point:
     """Class means or clusters, in the at most min(K, d) largest directions."""
     W, H, b = (np.asarray(x, np.float64) for x in params)
     labels = np.asarray(prob.labels).astype(np.int64)
-    cluster = labels if prob.loss.convex else structure(prob, params, CLUSTER).cluster
+    cluster = labels if prob.loss.convex else decompose(prob, params, CLUSTER).cluster
     sizes = np.bincount(cluster)
     order = np.argsort(cluster, kind="stable")
     h = np.add.reduceat(H.T[order], np.cumsum(sizes) - sizes, axis=0) / sizes[:, None]
@@ -182,7 +184,7 @@ def _newton(point: _Point, tol: float, max_steps: int) -> tuple[_Point, int]:
     for count in range(max_steps):
         # a step more costs nothing where the problem is small
         enough = point.floor / 8 if len(point.gradient) <= SMALL else point.floor
-        if not np.isfinite(point.norm) or point.norm <= enough:
+        if not (np.isfinite(point.norm) and point.at.finite) or point.norm <= enough:
             return point, count
         fall = 0.5 if point.norm <= tol else 0.999
         best = point

@@ -54,6 +54,11 @@ class Structure:
         return len(self.sizes)
 
     @property
+    def finite(self) -> bool:
+        """No derivative of the loss is NaN or infinite here."""
+        return bool(np.isfinite(self.G).all() and np.isfinite(self.A).all())
+
+    @property
     def unused(self) -> int:
         """d - r."""
         return int(self.prob.d - self.r)
@@ -183,8 +188,30 @@ def _derivatives(prob: Problem, Z: Array, labels: Array) -> tuple[Array, Array]:
     return scaled * G, scaled * A
 
 
-def structure(prob: Problem, params: Params, coincide: float = COINCIDE) -> Structure:
-    """Find the clusters and the active directions of a point."""
+class NotFinite(ValueError):  # noqa: N818 (it is told apart, not raised by name)
+    """The gradient or the Hessian of f has an entry that is no finite number."""
+
+
+def structure(prob: Problem, params: Params) -> Structure:
+    """The clusters and the active directions of a point with a finite Hessian.
+
+    Raises:
+        NotFinite: its Hessian is not finite.
+    """
+    at = decompose(prob, params)
+    if not at.finite:
+        m = int(np.argmin(np.isfinite(at.A).all(axis=(1, 2)) & np.isfinite(at.G).all(axis=1)))
+        j = int(np.argmax(at.cluster == m))
+        raise NotFinite(
+            f"params: expected a point where the Hessian is finite, got a derivative of {prob.loss!r} that "
+            f"is NaN or infinite, at sample {j} of class {int(np.asarray(prob.labels)[j])}; take a point "
+            "where the loss is twice differentiable and the logits do not overflow, or mend the loss there"
+        )
+    return at
+
+
+def decompose(prob: Problem, params: Params, coincide: float = COINCIDE) -> Structure:
+    """Find the clusters and the active directions of a point, whether or not its Hessian is finite."""
     W, F, b = (np.asarray(x, np.float64) for x in (params.W, np.asarray(params.H).T, params.b))
     labels = np.asarray(prob.labels)
     # both blocks in the units in which a critical point has them equal and Z = 1 is of size 1
@@ -202,7 +229,8 @@ def structure(prob: Problem, params: Params, coincide: float = COINCIDE) -> Stru
     left_out = np.linalg.norm(s[r:]) * max(ratio, 1 / ratio)
     Q = Vt[:r].T
     W, h = W @ Q, means @ Q
-    Z = h @ W.T + (b if prob.bias else 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):  # said by `structure`
+        Z = h @ W.T + (b if prob.bias else 0.0)
     G, A = _derivatives(prob, jnp.asarray(Z), jnp.asarray(labels[order[starts]]))
     moved = float(np.hypot(spread, left_out))
     return Structure(prob, Q, W, h, sizes, cluster, np.asarray(G), np.asarray(A), moved)

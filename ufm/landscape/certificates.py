@@ -12,6 +12,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from ufm import _checks, losses
+from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 from ufm._pytree import pytree_dataclass, static
 from ufm.landscape import _dual
@@ -67,7 +68,7 @@ class Certificate:
     def __repr__(self) -> str:
         if not isinstance(self.gap, float):  # JAX rebuilds records around tracers and placeholders
             return f"Certificate: {self.verdict} (gap {self.gap})"
-        sign = "<=" if self.operator_norm <= self.lam else ">"
+        sign = "<=" if self.operator_norm <= self.lam else ">" if self.operator_norm > self.lam else "against"
         return "\n".join(
             (
                 f"Certificate: {self.verdict}",
@@ -87,6 +88,7 @@ SADDLE = "not global: strict saddle direction"
 OPEN = "not certified"
 
 
+@in_float64
 def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certificate:
     """Bound f(params) - f* rigorously, at any point, and say whether the point is a global minimum.
 
@@ -293,6 +295,10 @@ def _verdict(prob: Problem, found: Bounds, gap: float, tol: float, why: str) -> 
         )
     if found.rounding > allowed:
         reasons.append(f"rounding {found.rounding:.1e} alone exceeds that")
+    if not math.isfinite(found.grad_norm) and math.isfinite(found.objective):
+        reasons.append(f"{prob.loss!r} has no finite gradient here")
+    elif not math.isfinite(found.curvature) and math.isfinite(found.objective):
+        reasons.append(f"{prob.loss!r} has no finite second derivative here")
     if why:
         reasons.append(why)
     return OPEN, "; ".join(reasons)

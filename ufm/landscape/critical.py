@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from ufm import _checks
+from ufm._precision import in_float64
 from ufm._printed import Printed
 from ufm._problem import Params, Problem
 from ufm._pytree import pytree_dataclass, replace, static
@@ -283,6 +284,7 @@ class Collection:
 MEMBERS = 4
 
 
+@in_float64
 def critical_points(
     prob: Problem, *, families: Iterable[str] | None = None, tol: float = 1e-12
 ) -> CriticalPoints:

@@ -17,6 +17,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
+from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 
 #: a dense request above this many bytes is refused
@@ -91,6 +92,7 @@ def _is_batch(prob: Problem, direction: Any) -> bool:
     return len(given) == 3 and len(leading) == 1 and [shape[1:] for shape in given] == shapes
 
 
+@in_float64
 def dense(prob: Problem, params: Any) -> Float[np.ndarray, "size size"]:
     """The whole Hessian by automatic differentiation, in the order of `ravel_pytree(Params)`.
 
@@ -155,9 +157,14 @@ def check_critical(prob: Problem, params: Params) -> float:
     """|grad f| at a critical point.
 
     Raises:
-        ValueError: not a critical point.
+        ValueError: not a critical point, or a gradient that is not finite.
     """
     norm, allowed = _critical(prob, params)
+    if not np.isfinite(norm):
+        raise ValueError(
+            f"params: expected a critical point, got one where |grad f| is {norm}: the logits overflow, or "
+            f"{prob.loss!r} has no derivative there; take another point, or mend the loss"
+        )
     if norm > allowed:
         raise ValueError(
             f"params: expected a critical point, |grad f| <= {allowed:.1e} here, got |grad f| = {norm:.1e}; "

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from ufm import _checks, losses, theory
+from ufm._precision import in_float64
 from ufm._problem import Problem
 from ufm._pytree import pytree_dataclass, static
 from ufm._sweep import solve_sweep
@@ -142,6 +143,7 @@ def _summary(diagram: PhaseDiagram) -> Iterator[str]:
 # --- the computation ------------------------------------------------------------------------------
 
 
+@in_float64
 def phase_diagram(
     loss: str | Loss = "fl",
     *,

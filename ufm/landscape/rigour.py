@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from ufm import _checks
+from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 from ufm.landscape import _balls, _exact, _newton_balls
 from ufm.landscape._balls import Ball, BallLoss, ball
@@ -109,6 +110,7 @@ def _precision(digits: int) -> Any:
 # --- critical points ------------------------------------------------------------------------------
 
 
+@in_float64
 def prove_critical_point(prob: Problem, params: Params, *, eps: float = 1e-8, digits: int = 50) -> Proof:
     """Prove that f has a critical point within `eps` of `params`, in the Euclidean norm of all unknowns.
 
@@ -198,6 +200,7 @@ def _method(prob: Problem, problem: Reduced) -> str:
 # --- negative curvature ---------------------------------------------------------------------------
 
 
+@in_float64
 def prove_negative_curvature(
     prob: Problem, params: Params, direction: Params, *, eps: float = 1e-8, digits: int = 50
 ) -> Proof:
@@ -266,6 +269,7 @@ def _curvature(prob: Problem, given: Exact, radius: Ball, v: Exact) -> Ball:
 # --- counterexamples to Theorem 1 -----------------------------------------------------------------
 
 
+@in_float64
 def prove_below(prob: Problem, params: Params, *, digits: int = 50) -> Proof:
     """Prove that f(params) < min over a >= 0 of l(a) + C a, the value of neural collapse: Theorem 1 is false.
 

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm import _checks
+from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 from ufm._progress import Progress
 from ufm._second_order import heights, steps_along
 from ufm._solve import solve
 from ufm.landscape._inertia import Inertia, count
 from ufm.landscape._polish import polish
-from ufm.landscape._structure import Structure, structure
+from ufm.landscape._structure import Structure, decompose, structure
 from ufm.landscape.certificates import Certificate, certificate
-from ufm.landscape.hessian import check_critical, hvp
+from ufm.landscape.hessian import check_critical, hvp, is_critical
 from ufm.landscape.spectrum import lowest_pair, unused_vector
 from ufm.solvers import Newton
 
@@ -45,6 +46,7 @@ class Escape(NamedTuple):
         return f"Escape({kind}: curvature {self.curvature:.6e} ({self.where}){proof})"
 
 
+@in_float64
 def escape_direction(prob: Problem, params: Any) -> Escape:
     """The direction of the smallest curvature at a critical point, and the explicit one of Theorem 2.
 
@@ -58,7 +60,7 @@ def escape_direction(prob: Problem, params: Any) -> Escape:
     and the curvature that of a flat direction.
 
     Raises:
-        ValueError: not a critical point, or a wrong shape.
+        ValueError: not a critical point, a Hessian that is not finite there, or a wrong shape.
 
     Source: Zhou et al. 2022, Theorem 2 and its proof; Zhu et al. 2021; THEORY section 4 (ii)-(iv).
 
@@ -142,6 +144,7 @@ class Descent(NamedTuple):
         return "\n".join([*lines, f"the last: {self.certificate.verdict} ({self.certificate.why})"])
 
 
+@in_float64
 def descend(
     prob: Problem, params: Any, *, tol: float = 1e-10, max_stops: int = 1000, progress: bool | None = None
 ) -> Descent:
@@ -161,7 +164,8 @@ def descend(
     Returns: a `Descent`; it ends where no eigenvalue is negative, and the certificate says whether globally.
 
     Raises:
-        ValueError: not a critical point, a wrong shape, `tol` or `max_stops` out of range.
+        ValueError: not a critical point, a Hessian that is not finite there, a wrong shape, `tol` or
+            `max_stops` out of range.
     """
     params = prob.check_params(params)
     tol = float(_checks.real("tol", tol, above=0.0))
@@ -169,9 +173,9 @@ def descend(
     norm = check_critical(prob, params)
     stops: list[Stop] = []
     climb: list[np.ndarray] = []
+    at = structure(prob, params)
     with Progress("descend", min(prob.d, prob.K) + 1, progress) as bar:
         while True:
-            at = structure(prob, params)
             escape = _escape(prob, params, at)
             objective = float(prob(params))
             stops.append(Stop(params, objective, norm, count(at, norm), escape.eigenvalue, at.r))
@@ -180,8 +184,10 @@ def descend(
                 break
             start, profile = _downhill(prob, params, escape.direction)
             reached = _minimise_within(prob, start, tol)
-            norm = check_critical(prob, reached)
-            if not float(prob(reached)) < objective:
+            critical, norm = is_critical(prob, reached)
+            at = decompose(prob, reached)
+            # what goes wrong on the way ends it, and the certificate tells what the last stop is
+            if not (critical and at.finite and float(prob(reached)) < objective):
                 break
             climb.append(profile)
             params = reached

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ufm import _checks
+from ufm._precision import in_float64
 from ufm._problem import Problem
 from ufm._progress import Progress
 from ufm.landscape import _levenberg, _starts
@@ -25,6 +26,7 @@ STEPS = 120
 DERIVED_SHARE = 0.5
 
 
+@in_float64
 def find_critical_points(
     prob: Problem,
     *,

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from ufm import _checks
+from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 from ufm.landscape import _lanczos
 from ufm.landscape._structure import Structure, as_params, split, structure
@@ -65,6 +66,7 @@ class Eigenvalues(NamedTuple):
         )
 
 
+@in_float64
 def eigenvalues(
     prob: Problem,
     params: Any,
@@ -94,8 +96,8 @@ def eigenvalues(
     that moved the point.
 
     Raises:
-        ValueError: a wrong shape or value, k out of range, an unknown `which` or `method`, or more memory
-            than a dense core may take.
+        ValueError: a wrong shape or value, a Hessian that is not finite, k out of range, an unknown `which`
+            or `method`, or more memory than a dense core may take.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced(loss="ce", K=4, d=6, n=2, lam_W=0.01, lam_H=0.01)

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from ufm import losses, theory
+from ufm._precision import in_float64
 from ufm._problem import Problem
 from ufm._verify import Claim, Claims
 from ufm.landscape._structure import split
@@ -370,14 +371,15 @@ def verify(points: CriticalPoints | Problem) -> LandscapeReport:
         raise ValueError(f"points: expected CriticalPoints or a Problem, got {type(points).__name__}")
     if len(points) == 0:
         raise ValueError("points: expected at least one critical point, got none; raise starts")
+    measured = _measured(points)
+    counterexamples = {claim.name: point for claim, point in measured if point is not None}
+    return LandscapeReport(points, tuple(claim for claim, _ in measured), counterexamples)
+
+
+@in_float64
+def _measured(points: CriticalPoints) -> list[tuple[Claim, CriticalPoint | None]]:
     facts = Facts(points)
-    claims, counterexamples = [], {}
-    for row in STATEMENTS:
-        claim, point = _claim(row, facts)
-        claims.append(claim)
-        if point is not None:
-            counterexamples[row.name] = point
-    return LandscapeReport(points, tuple(claims), counterexamples)
+    return [_claim(row, facts) for row in STATEMENTS]
 
 
 def _claim(row: Statement, facts: Facts) -> tuple[Claim, CriticalPoint | None]:

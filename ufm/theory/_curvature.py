@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm.theory._setting import Setting, number
+from ufm.theory._setting import NoClosedForm, Setting, number
 from ufm.theory.optima import Optimum
 from ufm.theory.profiles import measure, profile_of, sigmoid
 
@@ -94,5 +94,15 @@ CURVATURES: dict[str, Callable[[Setting, Optimum], Curvature]] = {
 
 
 def curvature(s: Setting, opt: Optimum) -> Curvature:
-    """Derivatives of the loss at the logits of the optimum."""
-    return CURVATURES.get(s.loss.name, _by_autodiff)(s, opt)
+    """Derivatives of the loss at the logits of the optimum.
+
+    Raises:
+        NoClosedForm: one of them is not finite.
+    """
+    found = CURVATURES.get(s.loss.name, _by_autodiff)(s, opt)
+    if not np.isfinite([found.u, found.v, found.rest, *found.block.ravel()]).all():
+        raise NoClosedForm(
+            f"loss: {s.loss!r} has no finite second derivative at the optimum ({opt.structure}, margin "
+            f"{opt.margin:.6g}), so the Hessian has no spectrum there"
+        )
+    return found

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from ufm import _checks, losses
+from ufm._precision import in_float64
 from ufm.losses import Loss
 from ufm.theory import profiles
 from ufm.theory.thresholds import tie_margin
@@ -66,6 +67,7 @@ class ContrastiveProperty(NamedTuple):
     K: int
 
 
+@in_float64
 def contrastive_property(loss: str | Loss | Callable[..., Any], K: int) -> ContrastiveProperty:
     """Whether a loss has the contrastive property, Definition 1, and if not, why.
 
@@ -231,6 +233,7 @@ def _phi(
         return profile.value, profile
     f = jax.jit(partial(_over_shifts, loss, K))
 
+    @in_float64
     def value(a: Any) -> Any:
         a = np.asarray(a, dtype=np.float64)
         return np.asarray(f(a.ravel())).reshape(a.shape)[()]

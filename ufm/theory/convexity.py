@@ -10,6 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from ufm import _checks, losses
+from ufm._precision import in_float64
 from ufm.losses import Loss
 from ufm.theory._setting import NoClosedForm, number
 from ufm.theory.focal import p_infl
@@ -29,6 +30,7 @@ class ConvexityRegion(NamedTuple):
     reason: str
 
 
+@in_float64
 def convexity_region(loss: str | Loss | Callable[..., Any], K: int) -> ConvexityRegion:
     """The target probability from which on the loss is convex in the logits.
 
@@ -66,6 +68,11 @@ def _last_inflection(profile: ScalarProfile) -> float:
     """The probability above which l'' >= 0: log-odds from -40 to 40, where float64 ends."""
     a = np.linspace(-40.0, 40.0, 4001) + profile.odds(0.0)
     curve = np.asarray(profile.curvature(a))
+    if not np.isfinite(curve).all():
+        bad = float(a[int(np.argmin(np.isfinite(curve)))])
+        raise NoClosedForm(
+            f"loss: expected a finite second derivative at every margin, got none at {bad:.6g}"
+        )
     concave = np.flatnonzero(curve < -1e-13 * np.abs(curve).max())
     if concave.size == 0:
         return 0.0

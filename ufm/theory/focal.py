@@ -13,6 +13,7 @@ from typing import Any
 
 from scipy.optimize import brentq
 
+from ufm._precision import in_float64
 from ufm._problem import Problem
 from ufm.theory._setting import Setting, setting
 from ufm.theory.profiles import ScalarProfile, margin_of, profile_of
@@ -96,6 +97,7 @@ def branch_margin(profile: ScalarProfile, gamma: float, C: float) -> float | Non
     return float(a + step) if abs(step) < 1e-9 * a else float(a)
 
 
+@in_float64
 def focal_lower_bound(prob: Problem) -> float:
     """A rigorous lower bound of the objective over all (W, H, b) for focal loss, at any d, n and lam_b.
 

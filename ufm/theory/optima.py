@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 
+from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 from ufm.theory import _convex, _frames, _mse, _partial, focal
 from ufm.theory._setting import NoClosedForm, Setting, need_rank, number, setting
@@ -64,6 +65,7 @@ class Optimum(NamedTuple):
         return np.asarray((U * sigma) @ V.T + self.b[:, None])
 
 
+@in_float64
 def global_optimum(prob: Problem) -> Optimum:
     """The global minimum of f(W, H, b), equation (7), in closed form.
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from ufm import _checks, losses
+from ufm._precision import in_float64
 from ufm.losses import Loss
 from ufm.theory._setting import NoClosedForm, number
 
@@ -118,6 +119,7 @@ def _mse(loss: Any, K: int) -> ScalarProfile:
 PROFILES: dict[str, Callable[[Any, int], ScalarProfile]] = {"ce": _ce, "ls": _ls, "fl": _fl, "mse": _mse}
 
 
+@in_float64
 def scalar_profile(loss: str | Loss | Callable[..., Any], K: int) -> ScalarProfile:
     """The scalar profile l(a) = loss(a e_k, k) and its first two derivatives.
 
@@ -161,6 +163,7 @@ def by_autodiff(loss: Loss, K: int) -> ScalarProfile:
     return ScalarProfile(value, slope, curvature, K)
 
 
+@in_float64
 def _host(f: Callable[[Any], Any], a: Real) -> Real:
     """numpy in, numpy out; padded to a few sizes, because every new shape is a compilation."""
     a = np.asarray(a, dtype=np.float64)

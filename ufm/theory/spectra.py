@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ufm import _checks
+from ufm._precision import in_float64
 from ufm._problem import Problem
 from ufm.theory import _sectors
 from ufm.theory._curvature import Curvature, curvature
@@ -71,6 +72,7 @@ class Spectrum(NamedTuple):
         return max(abs(1 - step * low), abs(1 - step * high))
 
 
+@in_float64
 def hessian_spectrum(prob: Problem) -> Spectrum:
     """The Hessian spectrum of f in (W, H, b) at the neural-collapse optimum, or at the origin if that is it.
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.optimize import brentq
 
+from ufm._precision import in_float64
 from ufm._problem import Problem
 from ufm.theory import _convex, _mse, focal
 from ufm.theory._setting import NoClosedForm, Setting, number, setting
@@ -38,6 +39,7 @@ class Threshold(NamedTuple):
         return self.C_tie > self.C
 
 
+@in_float64
 def threshold(prob: Problem) -> Threshold:
     """Where the point with Z = 0 turns stable, ties with neural collapse, and is the only one left.
 
