@@ -244,10 +244,11 @@ def solve_sweep(
         with jax.enable_x64(double):  # a thread of its own does not have its caller's precision
             return jax.device_get(program(*chunk))
 
-    with Progress("sweep", each.size, progress) as bar, _workers() as pool:
+    with Progress("sweep", each.size, progress, even=True) as bar, _workers() as pool:
+        bar.update(0, "compiling")
         for part in pool.map(solved, chunks):
             parts.append(part)
-            bar.update(min(len(parts) * len(chunks[0][0]), each.size))
+            bar.update(min(len(parts) * len(chunks[0][0]), each.size), "problems")
     joined = jax.tree.map(lambda *x: np.concatenate(x)[: each.size], *parts)
     shaped = jax.tree.map(lambda x: jnp.asarray(x.reshape(*shape, *x.shape[1:])), joined)
     return Sweep(
