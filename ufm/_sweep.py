@@ -245,17 +245,18 @@ def solve_sweep(
         with jax.enable_x64(double):  # a thread of its own does not have its caller's precision
             return jax.device_get(program(*chunk))
 
-    with Progress("sweep", each.size, progress) as bar, _workers() as pool:
+    with Progress("sweep", each.size, progress, even=True) as bar, _workers() as pool:
+        bar.update(0, "compiling")
         for part in pool.map(solved, chunks):
             parts.append(part)
-            bar.update(min(len(parts) * len(chunks[0][0]), each.size))
-        joined = jax.tree.map(lambda *x: np.concatenate(x)[: each.size], *parts)
-        for i in _suspects(prob, joined, flat):
-            problem = with_leaves(prob, {name: values[i] for name, values in flat.items()})
-            outcome = jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), joined)
-            options = Options(method, reduced, 0, 1)
-            outcome = to_second_order(problem, outcome, tol, max_steps, options, escape, bar)
-            jax.tree.map(lambda x, y, i=i: x.__setitem__(i, y), joined, outcome)
+            bar.update(min(len(parts) * len(chunks[0][0]), each.size), "problems")
+    joined = jax.tree.map(lambda *x: np.concatenate(x)[: each.size], *parts)
+    options, silent = Options(method, reduced, 0, 1), Progress("", max_steps, False)
+    for i in _suspects(prob, joined, flat):
+        problem = with_leaves(prob, {name: values[i] for name, values in flat.items()})
+        outcome = jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), joined)
+        outcome = to_second_order(problem, outcome, tol, max_steps, options, escape, silent)
+        jax.tree.map(lambda x, y, i=i: x.__setitem__(i, y), joined, outcome)
     shaped = jax.tree.map(lambda x: jnp.asarray(x.reshape(*shape, *x.shape[1:])), joined)
     return Sweep(
         problem=prob, params=shaped.params, objective=shaped.objective, grad_norm=shaped.grad_norm,

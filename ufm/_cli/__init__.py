@@ -38,7 +38,8 @@ def main() -> None:
     ufm figures runs                          the paper's figures from the runs that exist
     ufm reproduce --quick                     what the paper claims of the model, measured, as a page
 
-    Exit status: 0 yes (converged, all claims hold), 1 no, 2 misuse.  Compiled programs are kept between
-    runs in $JAX_COMPILATION_CACHE_DIR or the user's cache folder; UFM_CACHE=0 turns that off.
+    Exit status: 0 yes (converged, all claims hold), 1 no, 2 misuse.  Progress goes to standard error;
+    --quiet silences it.  Compiled programs are kept between runs in $JAX_COMPILATION_CACHE_DIR or the
+    user's cache folder; UFM_CACHE=0 turns that off.
     """
     keep_small_programs()

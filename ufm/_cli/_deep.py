@@ -18,8 +18,8 @@ from typing import Any
 import click
 import jax
 
-from ufm import _checks, deep, losses, plotting
-from ufm._cli._group import Computing, need_device
+from ufm import _checks, _progress, deep, losses, plotting
+from ufm._cli._group import Computing, Shown, need_device
 from ufm._cli._options import HYPERPARAMETERS, Command, Output, figure_file, grid, parsed, users_of
 from ufm._cli._output import tell
 from ufm._report import dumps
@@ -88,7 +88,7 @@ def _training_options(command: Command) -> Command:
     return functools.reduce(lambda made, add: add(made), reversed(options), command)
 
 
-@click.command()
+@click.command(cls=Shown)
 @_training_options
 @click.option("--out", type=_FOLDER, help="Folder for record and checkpoints; of a sweep, for its runs.")
 @click.option("--resume", type=click.Choice(["yes", "no", "changed"]), default="yes", show_default=True,
@@ -121,6 +121,8 @@ def train(**options: Any) -> int:
     keep_freed_memory()
     follows = _follows(options)
     need_device()  # not before: processes meet and devices are made first
+    if follows:
+        _progress.hush()
     options["resume"] = {"yes": True, "no": False}.get(options["resume"], "changed")
     given = {name: value for name, value in options.items() if value is not None}
     axes = {name: given.pop(name) for name in _AXES if name in given}
@@ -249,7 +251,7 @@ def figures(
     found = shelf.records(*runs)
     _checks.folder("out", out)
     drawings = []
-    for number in chosen:
+    for number in _progress.each("figures", chosen):
         drawing = shelf.draw(number, found, data=data)
         files = [out / f"figure{number}.{kind}" for kind in ("png", "pdf")]
         _save(drawing.figure, files)

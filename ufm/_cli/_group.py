@@ -11,6 +11,8 @@ from typing import Any
 import click
 import jax
 
+from ufm import _progress
+
 
 class OneLine(click.Group):
     """A group whose commands return their exit status, and which tells misuse in one line, status 2.
@@ -50,13 +52,31 @@ class OneLine(click.Group):
         sys.exit(status)
 
 
-class Computing(click.Command):
-    """A command that computes: it needs a device, and says so before anything else."""
+class Shown(click.Command):
+    """A command whose progress is shown, unless it is --quiet."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        words = "No progress on standard error."
+        self.params.append(click.Option(["--quiet"], is_flag=True, help=words))
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run, with progress."""
+        with _progress.command(str(self.name), quiet=ctx.params.pop("quiet")):
+            return self.run(ctx)
+
+    def run(self, ctx: click.Context) -> Any:
+        """What the command does."""
+        return super().invoke(ctx)
+
+
+class Computing(Shown):
+    """A command that computes: it needs a device, and says so before anything else."""
+
+    def run(self, ctx: click.Context) -> Any:
         """Run, if JAX has a device."""
         need_device()
-        return super().invoke(ctx)
+        return super().run(ctx)
 
 
 def need_device() -> None:

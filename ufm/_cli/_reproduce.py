@@ -58,7 +58,6 @@ def reproduce(
     with _stopped_kindly(folder, shlex.join(again)):
         made = package.reproduce(
             folder, level="quick" if quick else "full", only=ids, fresh=fresh, runs=runs,
-            progress=False if as_json else None,
         )  # fmt: skip
     tell(Output(as_json, None, folder, began), made)
     if as_json:

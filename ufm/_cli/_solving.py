@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 import ufm
-from ufm import _report, losses
+from ufm import _progress, _report, losses
 from ufm._cli._group import Computing
 from ufm._cli._options import (
     HYPERPARAMETERS,
@@ -85,7 +85,7 @@ def verify(**options: Any) -> int:
     names = list(losses.LOSSES) if every else [given["loss"]]
     arguments = {name: _for_loss(given, name) if every else given for name in names}
     reports = {}
-    for name in names:
+    for name in _progress.each("losses", names) if every else names:
         reports[name] = ufm.verify(ufm.solve_ufm(**arguments[name]))
         tell(output, reports[name])
         if every and not output.as_json:

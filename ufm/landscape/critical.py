@@ -15,6 +15,7 @@ from ufm import _checks
 from ufm._precision import in_float64
 from ufm._printed import Printed
 from ufm._problem import Params, Problem
+from ufm._progress import Progress, each
 from ufm._pytree import pytree_dataclass, replace, static
 from ufm.landscape import _orbits, families
 from ufm.landscape._inertia import inertia
@@ -264,10 +265,12 @@ class Collection:
         """The representatives."""
         return [found.at.params for group in self._groups for found in group]
 
-    def classified(self) -> tuple[CriticalPoint, ...]:
+    def classified(self, progress: bool | None = None) -> tuple[CriticalPoint, ...]:
         """The records, by objective. A group on one critical manifold (accidental zeros) is one point."""
         records = []
-        for g, group in enumerate(self._groups):
+        groups = range(len(self._groups))
+        for g in each("Hessians, point", groups, progress, lambda g: self._groups[g][0].family):
+            group = self._groups[g]
             for i, found in enumerate(group):
                 record = classify(
                     self._prob, found.at, found.family, hits=self._hits[g, i], start=found.start
@@ -286,7 +289,11 @@ MEMBERS = 4
 
 @in_float64
 def critical_points(
-    prob: Problem, *, families: Iterable[str] | None = None, tol: float = 1e-12
+    prob: Problem,
+    *,
+    families: Iterable[str] | None = None,
+    tol: float = 1e-12,
+    progress: bool | None = None,
 ) -> CriticalPoints:
     """The critical points that are known analytically, each polished, counted and classified.
 
@@ -299,6 +306,7 @@ def critical_points(
     Args:
         families: names of `FAMILIES`; default: all.
         tol: the |grad f| to which each is polished.
+        progress: True shows it, False does not; None shows it in a terminal or notebook.
 
     Returns: `CriticalPoints`, by objective.
 
@@ -316,8 +324,8 @@ def critical_points(
     tol = float(_checks.real("tol", tol, above=0.0))
     prob = one_problem(prob)
     found = Collection(prob)
-    missing = collect_families(prob, found, names, tol)
-    return CriticalPoints(prob, found.classified(), missing)
+    missing = collect_families(prob, found, names, tol, progress)
+    return CriticalPoints(prob, found.classified(progress), missing)
 
 
 def one_problem(prob: Problem) -> Problem:
@@ -338,22 +346,31 @@ def families_named(names: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def collect_families(
-    prob: Problem, found: Collection, names: tuple[str, ...], tol: float
+    prob: Problem,
+    found: Collection,
+    names: tuple[str, ...],
+    tol: float,
+    progress: bool | None = None,
 ) -> tuple[tuple[str, str], ...]:
     """Put the members of the families into the collection; why some have none."""
     missing = []
-    for family in families.FAMILIES:
-        if family.name not in names:
-            continue
-        why = family.reason(prob)
-        members = 0
-        for label, params in () if why else family.members(prob):
-            at = polish(prob, params, tol=tol)
-            members += 1
-            if at.converged:
-                found.add(at, f"{family.name} {label}".rstrip())
-            else:
-                missing.append((f"{family.name} {label}".rstrip(), at.message))
-        if not members:
-            missing.append((family.name, why or "its scalar equations have no solution at these penalties"))
+    chosen = [family for family in families.FAMILIES if family.name in names]
+    with Progress("critical points, family", len(chosen), progress) as bar:
+        for i, family in enumerate(chosen):
+            bar.update(i, family.name)
+            why = family.reason(prob)
+            members = 0
+            for label, params in () if why else family.members(prob):
+                members += 1
+                name = f"{family.name} {label}".rstrip()
+                bar.update(i, name)
+                at = polish(prob, params, tol=tol)
+                if at.converged:
+                    found.add(at, name)
+                else:
+                    missing.append((name, at.message))
+            if not members:
+                missing.append(
+                    (family.name, why or "its scalar equations have no solution at these penalties")
+                )
     return tuple(missing)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from ufm import _checks, losses, theory
+from ufm import _checks, _progress, losses, theory
 from ufm._precision import in_float64
 from ufm._problem import Problem
 from ufm._pytree import pytree_dataclass, static
@@ -201,10 +201,16 @@ def phase_diagram(
         Problem.balanced(losses.get(loss, **hyper), lam_W=lam[0, 0], lam_H=lam[1, 0], **sizes)
         for hyper in each
     ]
-    theories = [_row(prob, C, lam) for prob in probs]
+    name = axis or "C"
+    rows = _progress.each("theory, row", range(len(probs)), progress, lambda i: f"{name} {values[i]:g}")
+    theories = [_row(probs[i], C, lam) for i in rows]
     seeds = range(seed, seed + starts)
     options: dict[str, Any] = {"scale": scale, "solver": solver, "tol": tol, "progress": progress}
-    found = [_ends(prob, axis, lam, row, seeds, options) for prob, row in zip(probs, theories, strict=True)]
+    if axis:  # else the one sweep shows its own
+        rows = _progress.each("starts, row", range(len(probs)), progress, lambda i: f"{name} {values[i]:g}")
+    else:
+        rows = iter([0])
+    found = [_ends(probs[i], axis, lam, theories[i], seeds, options) for i in rows]
     shared = {name: np.stack([getattr(row, name) for row in theories]) for name in _SHARED}
     measured = {name: np.stack([getattr(row, name) for row in found]) for name in _Found._fields}
     return PhaseDiagram(

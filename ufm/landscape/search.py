@@ -78,9 +78,9 @@ def find_critical_points(
     prob = one_problem(prob)
     red = _reduction(prob, collapsed)
     found = Collection(prob)
-    missing = collect_families(prob, found, families_named(None), tol) if known else ()
+    missing = collect_families(prob, found, families_named(None), tol, progress) if known else ()
     search = _Search(prob, red, found, seed, tol, starts, progress)
-    return CriticalPoints(prob, found.classified(), missing, search.remarks())
+    return CriticalPoints(prob, found.classified(progress), missing, search.remarks())
 
 
 def _reduction(prob: Problem, collapsed: bool | None) -> Reduction:

@@ -20,6 +20,7 @@ from scipy.optimize import brentq
 from ufm import losses, theory
 from ufm._precision import in_float64
 from ufm._problem import Problem
+from ufm._progress import each
 from ufm._verify import Claim, Claims
 from ufm.landscape._structure import split
 from ufm.landscape.critical import GLOBAL, CriticalPoint, CriticalPoints, critical_points
@@ -31,15 +32,16 @@ from ufm.theory import NoClosedForm
 class Facts:
     """Critical points, and what is derived from them once for all statements."""
 
-    def __init__(self, points: CriticalPoints) -> None:
-        self.points = points
+    def __init__(self, points: CriticalPoints, progress: bool | None = None) -> None:
+        self.points, self._progress = points, progress
         self.prob: Problem = points.problem
         self.lam = float(self.prob.lam)
 
     @functools.cached_property
     def escapes(self) -> list[Escape]:
         """The way out of each point."""
-        return [escape_direction(self.prob, point.params) for point in self.points]
+        points = each("ways down, point", self.points, self._progress, lambda point: point.family)
+        return [escape_direction(self.prob, point.params) for point in points]
 
     @functools.cached_property
     def p_min(self) -> float:
@@ -344,12 +346,13 @@ class LandscapeReport(Claims):
         }
 
 
-def verify(points: CriticalPoints | Problem) -> LandscapeReport:
+def verify(points: CriticalPoints | Problem, *, progress: bool | None = None) -> LandscapeReport:
     """Measure Theorem 2, Corollaries 1 and 2 and what they rest on, over critical points.
 
     Args:
         points: of `critical_points` or `find_critical_points`; a problem stands for its analytically known
             ones.
+        progress: True shows it, False does not; None shows it in a terminal or notebook.
 
     Returns: a `LandscapeReport`; a statement that fails comes with the point that contradicts it, whose
         `start` or `family` reproduces it.
@@ -366,20 +369,22 @@ def verify(points: CriticalPoints | Problem) -> LandscapeReport:
     (True, 'holds')
     """
     if isinstance(points, Problem):
-        points = critical_points(points)
+        points = critical_points(points, progress=progress)
     if not isinstance(points, CriticalPoints):
         raise ValueError(f"points: expected CriticalPoints or a Problem, got {type(points).__name__}")
     if len(points) == 0:
         raise ValueError("points: expected at least one critical point, got none; raise starts")
-    measured = _measured(points)
+    measured = _measured(points, progress)
     counterexamples = {claim.name: point for claim, point in measured if point is not None}
     return LandscapeReport(points, tuple(claim for claim, _ in measured), counterexamples)
 
 
 @in_float64
-def _measured(points: CriticalPoints) -> list[tuple[Claim, CriticalPoint | None]]:
-    facts = Facts(points)
-    return [_claim(row, facts) for row in STATEMENTS]
+def _measured(points: CriticalPoints, progress: bool | None) -> list[tuple[Claim, CriticalPoint | None]]:
+    facts = Facts(points, progress)
+    _ = facts.escapes  # first, and with steps of its own: nearly all of the time
+    rows = each("statements", STATEMENTS, progress, lambda row: row.name)
+    return [_claim(row, facts) for row in rows]
 
 
 def _claim(row: Statement, facts: Facts) -> tuple[Claim, CriticalPoint | None]:

@@ -178,7 +178,7 @@ def run(out: Path, rows: Sequence[Statement], level: Level, *, progress: bool | 
         else:
             found[row.id].append(record)
     clock, stopped = _Clock([job.cost for _, job in waiting]), False
-    with Progress("reproduce", len(plan), progress) as bar:
+    with Progress("reproduce", len(plan), progress, at_once=bool(waiting)) as bar:
         try:
             for i, (row, job) in enumerate(waiting):
                 bar.update(len(plan) - len(waiting) + i, f"{clock.left(i)}  {row.id}: {job.name}")
