@@ -4,7 +4,8 @@
     at, memory, flag = solver.step(f, at, memory)    one step from the point `at` = (y, f(y), grad f(y))
 
 `f` maps a pytree of arrays to a scalar. A flag other than 0 says that the method cannot go on.
-Solvers are frozen dataclasses of plain numbers: hashable, so that one configuration compiles once.
+Solvers are frozen dataclasses of plain numbers: hashable, so that one configuration compiles once. One may
+also have `patience`, the number of steps without progress beyond rounding after which the loop gives up.
 """
 
 from __future__ import annotations
@@ -58,10 +59,6 @@ class Solver(Protocol):
     @property
     def max_steps(self) -> int:
         """The default limit."""
-
-    @property
-    def patience(self) -> int:
-        """Steps without any progress, beyond rounding, after which the loop gives up."""
 
     def init(self, f: Objective, at: Point) -> Tree:
         """What the method remembers at the start."""
@@ -188,7 +185,7 @@ class Newton:
     power: float = 0.5
     least: float = 1e-6
     cg_steps: int = 500  # a step: enough for every conditioning met; the radius and forcing end it sooner
-    keep: float = 0.1  # no ordinary start came below 0.2
+    keep: float = 0.1  # binds for saturated starts and on the way to a collapsed optimum only
     polish: bool = True
     balance: bool = True
     rotate: bool = True
