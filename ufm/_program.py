@@ -65,12 +65,13 @@ def trace(
     `also`: functions of the same arguments that compiled code calls beside it: they make programs differ too.
     """
     parts = [_traced(f, arguments) for f in (function, *also)]
-    own = set(_own_traces(parts[0].jaxpr))
-    if own:
+    own = dict(_own_traces(parts[0].jaxpr))
+    if "custom" in "".join(own.values()):  # derivatives that the user wrote are functions of the user's too
+        also = [*also, jax.hessian(function, argnums=len(arguments) - 2)]
+        parts.append(_traced(also[-1], arguments))
+    if own and _are_kept(function, arguments, parts[0]):
         with _anew(next(_count)):
             parts = [_traced(f, arguments) for f in (function, *also)]
-            if any(name.startswith("custom") for name in own):  # its derivatives are the user's functions too
-                parts.append(_traced(jax.hessian(function, argnums=len(arguments) - 2), arguments))
     program = Program(parts[0].jaxpr, _text(parts))
     # an inner array may be a numpy array of the user's, who may change it: such a program is not kept
     kept = program if any(True for _ in _inner_constants(program.jaxpr)) else _first(program)
@@ -94,13 +95,22 @@ def _traced(function: Callable[..., Any], arguments: Sequence[Any]) -> core.Clos
     return jax.make_jaxpr(lambda *x: function(*x))(*arguments)  # a new function: JAX has no trace of it yet
 
 
-def _own_traces(jaxpr: core.Jaxpr) -> Iterator[str]:
-    """Names of the operations inside which JAX may reuse an old trace of a function that is not JAX's own."""
+def _own_traces(jaxpr: core.Jaxpr) -> Iterator[tuple[int, str]]:
+    """Inner traces of functions not of JAX's own: identity of trace or operation, name of the caller."""
     for eqn in jaxpr.eqns:
         for inner in core.jaxprs_in_params(eqn.params):
             if _JAX not in str(getattr(inner.debug_info, "func_src_info", "")):
-                yield eqn.primitive.name
+                yield from ((id(part), eqn.primitive.name) for part in (inner, *inner.eqns))
             yield from _own_traces(inner)
+
+
+def _are_kept(function: Callable[..., Any], arguments: Sequence[Any], found: core.ClosedJaxpr) -> bool:
+    """Whether JAX hands out an inner trace that it has made before; that of a function made anew is new.
+
+    It is worth a second trace, because what is traced in a new context stays in JAX's memory.
+    """
+    again = _traced(function, arguments)
+    return not dict(_own_traces(found.jaxpr)).keys().isdisjoint(dict(_own_traces(again.jaxpr)))
 
 
 def _text(parts: Sequence[core.ClosedJaxpr]) -> str:
