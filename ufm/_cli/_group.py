@@ -63,20 +63,16 @@ class Shown(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Run, with progress."""
         with _progress.command(str(self.name), quiet=ctx.params.pop("quiet")):
-            return self.run(ctx)
-
-    def run(self, ctx: click.Context) -> Any:
-        """What the command does."""
-        return super().invoke(ctx)
+            return super().invoke(ctx)
 
 
 class Computing(Shown):
     """A command that computes: it needs a device, and says so before anything else."""
 
-    def run(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:
         """Run, if JAX has a device."""
         need_device()
-        return super().run(ctx)
+        return super().invoke(ctx)
 
 
 def need_device() -> None:
