@@ -98,7 +98,7 @@ def test_known_points_keep_their_names() -> None:
 def test_spurious_minima_below_d_k_minus_1() -> None:
     """THEORY section 5: K = 5, d = 2, two minima that are strict modulo rotations."""
     prob = Problem.balanced("ce", K=5, d=2, n=1, lam_W=0.02, lam_H=0.005)
-    found = find_critical_points(prob, known=False, starts=192)
+    found = find_critical_points(prob, known=False, starts=1536)
     minima = found.where(index=0)
     close([point.objective for point in minima], [0.308543686679, 0.318778795422], ulps=1e4)
     assert [point.kind for point in minima] == ["local minimum"] * 2  # no certificate closes here
