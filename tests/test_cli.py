@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -370,14 +369,6 @@ def test_no_command_prints_the_help():
     result = run()
     assert result.exit_code == 2
     assert "ufm verify --loss all" in result.stderr
-
-
-def test_one_version_everywhere():
-    root = Path(__file__).parent.parent
-    assert f'version = "{ufm.__version__}"' in (root / "pyproject.toml").read_text()
-    assert f"\nversion: {ufm.__version__}\n" in (root / "CITATION.cff").read_text()
-    assert f"## [{ufm.__version__}]" in (root / "CHANGELOG.md").read_text()
-    assert ufm.__version__ in run("--version").stdout
 
 
 # --- landscape ------------------------------------------------------------------------------------
