@@ -33,7 +33,7 @@ AGAIN = 2
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks `processor`, for `.ci/processors`: of each file of numbers the first case of some tests (`AGAIN`).
+    """Marks `processor`, for `.ci/processors`: of each file of numbers the first cases of `AGAIN` tests.
 
     They are spread evenly over the file, so that what stands together because it is alike is seen once. The
     docstrings count as one file. More are marked by hand: what has once depended on rounding.
