@@ -113,10 +113,14 @@ def _unused(W: np.ndarray, H: np.ndarray) -> np.ndarray:
 
 
 def _lowest_eigenvector(prob: Problem, params: Params, floor: float) -> Params | None:
-    from ufm.landscape._structure import structure
+    """A unit eigenvector of the Hessian's smallest eigenvalue if that is below -`floor`."""
+    from ufm.landscape._structure import NotFinite, structure
     from ufm.landscape.spectrum import lowest_pair
 
-    value, direction, _ = lowest_pair(prob, params, structure(prob, params), critical=False)
+    try:
+        value, direction, _ = lowest_pair(prob, params, structure(prob, params), critical=False)
+    except NotFinite:  # a loss without a second derivative here says nothing of curvature
+        return None
     return direction if value < -floor else None
 
 
