@@ -56,10 +56,11 @@ def test_the_pythons_that_are_declared_are_those_that_are_tried():
     assert PROJECT["project"]["requires-python"] == f">={named[0]}"
 
 
-#: Parts with an underscore of libraries that we build on, and parts of JAX that may change at any time.
+#: Parts with an underscore of libraries that we build on, and parts of JAX that may change at any time. Of
+#: `jax.extend`, JAX's place for libraries that read programs, only the module of programs is used.
 PRIVATE = re.compile(
     r"(jax|jnp|jaxlib|optax|np|numpy|scipy|matplotlib|plt|click|rich|flint)(\.\w+)*\._[a-z]"
-    r"|jax\.(interpreters|lib|extend)\b|jax\.core\.(?!Tracer\b)"
+    r"|jax\.(interpreters|lib)\b|jax\.extend\b(?!\.core\b)|jax\.core\.(?!Tracer\b)"
 )
 
 
