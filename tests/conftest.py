@@ -28,12 +28,12 @@ PROSE = (
     "deep_sweep", "docs", "notebooks", "package", "processors", "report", "reproduce",
 )  # fmt: skip
 #: So many tests of a file run again as on older processors; both lanes then take minutes, not a suite each.
-AGAIN = 2
+AGAIN = 1
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks `processor`, for `.ci/processors`: of each file of numbers the first cases of `AGAIN` tests.
+    """Marks `processor`, for `.ci/processors`: of each file of numbers the first case of `AGAIN` tests.
 
     They are spread evenly over the file, so that what stands together because it is alike is seen once. The
     docstrings count as one file. More are marked by hand: what has once depended on rounding.
