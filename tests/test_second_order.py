@@ -75,7 +75,24 @@ def test_first_order_solvers_from_large_starts(loss, solver):
     assert above(sol) <= 1e-5
 
 
-def test_a_saturated_start_without_penalties_on_the_way_is_shrunk_only_where_that_is_lower():
+def test_the_bound_on_newtons_step_keeps_it_off_the_origin():
+    """Without the bound the first full step lands on the saddle, which nothing but an escape then mends."""
+    sol = ufm.solve_ufm("ce", K=10, d=64, n=10)
+    start = jax.tree.map(lambda x: 3 * x, sol.params)
+    assert above(ufm.solve(sol.problem, start, escape=False)) <= 1e-12
+    unbounded = ufm.solve(sol.problem, start, escape=False, solver=solvers.Newton(keep=0.0))
+    assert unbounded.status is Status.STRICT_SADDLE
+
+
+def test_a_saturated_start_takes_no_more_steps_than_one_at_the_limit():
+    """Label smoothing is piecewise linear at large logits: 1000 steps did not suffice from scale 100."""
+    prob = ufm.Problem.balanced("ls", K=10, d=64, n=10, lam_W=1e-5, lam_H=1e-5)
+    sol = ufm.solve(prob, ufm.init(prob, scale=100.0))
+    assert sol.converged
+    assert int(sol.steps) < 300  # 71 here; rounding may change how many
+
+
+def test_a_saturated_start_is_shrunk_only_where_that_is_lower():
     """A target of 1000 makes large logits right: the start at the optimum stays there."""
     prob = problem(losses.mse(beta=1000.0))
     best = theory.global_optimum(prob)
