@@ -10,6 +10,7 @@ os.environ["UFM_CACHE"] = "0"  # what is tested does not depend on what was comp
 sys.path.insert(0, str(Path(__file__).parent))
 
 import jax
+import processors
 import pytest
 from jaxtyping import install_import_hook
 
@@ -27,13 +28,11 @@ PROSE = (
     "benchmarks", "cli", "deep_cli", "deep_data", "deep_devices", "deep_figures", "deep_folders",
     "deep_sweep", "docs", "notebooks", "package", "processors", "report", "reproduce",
 )  # fmt: skip
-#: So many tests of a file run again as on older processors; both lanes then take minutes, not a suite each.
-AGAIN = 1
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks `processor`, for `.ci/processors`: of each file of numbers the first case of `AGAIN` tests.
+    """Marks `processor`, for `.ci/processors`: of each file of numbers the first case of `processors.AGAIN` tests.
 
     They are spread evenly over the file, so that what stands together because it is alike is seen once. The
     docstrings count as one file. More are marked by hand: what has once depended on rounding.
@@ -44,8 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if file.removeprefix("test_") not in PROSE and not item.get_closest_marker("long"):
             cases.setdefault(file, {}).setdefault(item.nodeid.partition("[")[0], item)
     for tests in map(list, map(dict.values, cases.values())):
-        for i in range(min(AGAIN, len(tests))):
-            tests[i * len(tests) // min(AGAIN, len(tests))].add_marker("processor")
+        for i in range(min(processors.AGAIN, len(tests))):
+            tests[i * len(tests) // min(processors.AGAIN, len(tests))].add_marker("processor")
 
 
 _COMPILED: list[str] = []

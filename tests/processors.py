@@ -30,6 +30,9 @@ class Processor(NamedTuple):
     without: tuple[str, ...]  # glibc's names: its exp and log choose by processor, too
 
 
+#: Tests of each file that run again as on an older processor; both lanes then take minutes, not a suite each.
+AGAIN = 1
+
 _SSE4_2 = frozenset({"SSE", "SSE2", "SSE3", "SSSE3", "SSE41", "POPCNT", "SSE42", "X86_V2"})
 _AVX512 = ("AVX512F", "AVX512VL", "AVX512BW", "AVX512DQ")
 
