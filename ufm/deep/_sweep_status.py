@@ -5,15 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ufm._printed import Printed
+from ufm._sheet import Printed, Sheet
 from ufm.deep._cost import Rate, seconds_left
 from ufm.deep._history import Status
 from ufm.deep._sweep_folder import Row
-
-if TYPE_CHECKING:
-    from ufm._report import Sheet
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -81,8 +78,6 @@ class SweepStatus(Printed):
 
     def sheet(self) -> Sheet:
         """A row for each width and number of epochs."""
-        from ufm._report import Sheet
-
         cells = sorted({(row.point.width, row.point.epochs) for row in self.rows})
         lines = []
         for cell in cells:
