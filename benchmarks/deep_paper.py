@@ -64,7 +64,7 @@ SMALL = Scale("small_resnet", 0.5, 1.0, 16, 2, 3, 600, 256, 1 << 20, "digits", 2
 
 
 def best(run: Callable[[], Any], rounds: int) -> float:
-    """Seconds of the fastest of so many rounds, after two that compile and settle."""
+    """Seconds of the fastest of `rounds` rounds, after two that compile and warm up."""
     taken = []
     for _ in range(rounds + 2):
         began = time.perf_counter()
@@ -74,7 +74,7 @@ def best(run: Callable[[], Any], rounds: int) -> float:
 
 
 def peak(s: Scale) -> list[Row]:
-    """What the device reaches with nothing around it."""
+    """The peak rates of the device."""
     import jax
     import jax.numpy as jnp
 
@@ -180,7 +180,7 @@ def overhead(s: Scale) -> list[Row]:
 
 
 def train(s: Scale, out: Path, data_dir: Path | None) -> list[Row]:
-    """Four losses to the end, and the figures of them."""
+    """Trains the four losses to the end and draws their figures."""
     from ufm import deep, plotting
 
     how: Any = {"widths": (s.width,), "epochs": (s.epochs,), "data_dir": data_dir, "dtype": "bfloat16"}
