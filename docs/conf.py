@@ -56,5 +56,5 @@ python_maximum_signature_line_length = 90
 # every reference to our own names must resolve; those to other libraries are not looked up
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!ufm\.).*"),
-    (r"py:.*", r"ufm\.(.*\.)?_.*|ufm\.landscape\.rigour\.Bound"),
+    (r"py:.*", r"ufm\.(.*\.)?_.*|ufm\.rigour\.proofs\.Bound"),
 ]

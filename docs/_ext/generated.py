@@ -48,11 +48,12 @@ def write(root: Path, docs: Path) -> None:
     parts, pages, notebooks = docs / "_generated", docs / "api", docs / "notebooks"
     for folder in (parts, pages, notebooks):
         folder.mkdir(exist_ok=True)
-    there = {path.name: path for path in (root / "notebooks").glob("*.ipynb")}
-    for stale in {path.name for path in notebooks.glob("*.ipynb")} - set(there):
-        (notebooks / stale).unlink()
-    for name, path in there.items():
-        _update(notebooks / name, path.read_text())
+    there = {notebooks / path.name: path.read_text() for path in (root / "notebooks").glob("*.ipynb")}
+    there |= {pages / f"{module}.md": _page(module) for module in MODULES}
+    for stale in {*notebooks.glob("*.ipynb"), *pages.glob("*.md")} - set(there):
+        stale.unlink()
+    for path, text in there.items():
+        _update(path, text)
     for name, text in _sections(root / "README.md").items():
         _update(parts / f"readme-{name}.md", text)
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
@@ -65,8 +66,6 @@ def write(root: Path, docs: Path) -> None:
     _update(parts / "statements.md", _statements())
     _update(parts / "cli.md", _help())
     _update(parts / "modules.md", _modules())
-    for module in MODULES:
-        _update(pages / f"{module}.md", _page(module))
 
 
 def _update(path: Path, text: str) -> None:
