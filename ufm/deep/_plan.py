@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ufm import _checks, losses
@@ -160,7 +161,7 @@ def plan_run(
     data: str | Path | Dataset,
     *,
     net: str | Net,
-    loss: str | Loss | Callable[..., Any],
+    loss: str | Loss | Callable[..., Array],
     preset: str | Preset,
     width: float | None = None,
     seed: int = 0,
@@ -168,8 +169,8 @@ def plan_run(
     metrics_every: int | None = None,
     dtype: str = "float32",
     data_dir: str | Path | None = None,
-    hyperparameters: Mapping[str, Any] | None = None,
-    **settings: Any,
+    hyperparameters: Mapping[str, ArrayLike] | None = None,
+    **settings: float | bool | None,
 ) -> Plan:
     """Check everything before anything is computed.
 
@@ -180,7 +181,8 @@ def plan_run(
         ValueError: see `train`.
     """
     name, chosen = presets.get(preset)
-    chosen = dataclasses.replace(chosen, **{k: value for k, value in settings.items() if value is not None})
+    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
+    chosen = dataclasses.replace(chosen, **given)
     dtype = _checks.choice("dtype", dtype, DTYPES)
     seed = _checks.seed("seed", seed)
     function = losses.get(loss, **(hyperparameters or {}))

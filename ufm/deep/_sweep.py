@@ -41,7 +41,7 @@ class SweepPlan:
     """A sweep that has been checked and whose cost is known; nothing is written or trained yet."""
 
     out: Path
-    settings: dict[str, Any]  # what the runs share
+    settings: dict[str, object]  # what the runs share
     points: tuple[Point, ...]
     plans: tuple[Plan, ...]  # one per point
 
