@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from ufm import losses
 from ufm._problem import Problem
 from ufm._solve import Solution, Status
 from ufm._sweep import Sweep, with_leaves
@@ -300,8 +301,8 @@ def finite(value: Any) -> float | None:
 
 def problem_dict(prob: Problem) -> dict[str, Any]:
     """A problem as JSON: `n` is null and `counts` are given where the classes are not balanced."""
-    facts: dict[str, Any] = {"loss": prob.loss.name}
-    if prob.loss.name == "custom":
+    facts: dict[str, Any] = {"loss": losses.known_as(prob.loss)}
+    if facts["loss"] == "custom":
         facts["function"] = repr(prob.loss)
     facts |= {name: finite(value) for name, value in prob.loss.hyperparameters.items()}
     facts |= {"K": prob.K, "d": prob.d, "N": prob.N, "n": prob.n}

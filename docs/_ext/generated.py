@@ -22,7 +22,6 @@ MODULES = (
     "ufm.landscape",
     "ufm.metrics",
     "ufm.claims",
-    "ufm.catalogue",
     "ufm.plotting",
     "ufm.landscape.figures",
     "ufm.reproduce",

@@ -20,7 +20,6 @@ from ufm._pytree import pytree_dataclass, static
 from ufm._sweep import solve_sweep
 from ufm.losses import Loss
 from ufm.solvers import Solver
-from ufm.theory import focal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -308,12 +307,11 @@ def _phase(best: theory.Optimum) -> int:
 def _collapse(best: theory.Optimum) -> tuple[float, float, int]:
     """Neural collapse (MSE: the frame), optimal or not: objective, nuclear norm of Z, and rank."""
     s, loss = best.setting, best.setting.loss
-    if isinstance(loss, losses.Focal):
-        profile = theory.scalar_profile(loss, s.K)
-        a = focal.branch_margin(profile, float(loss.gamma), s.C)
-        if a is not None:
-            return float(profile.value(a)) + s.C * a, s.n**0.5 * (s.K - 1) * a, s.K - 1
-    elif best.regime == "non-trivial":
+    a = loss.branch(s)
+    if a is not None:
+        value = float(theory.scalar_profile(loss, s.K).value(a)) + s.C * a
+        return value, s.n**0.5 * (s.K - 1) * a, s.K - 1
+    if best.regime == "non-trivial":
         return best.objective, s.n**0.5 * float(best.factors.sigma.sum()), best.rank
     return np.nan, np.nan, 0
 
@@ -418,9 +416,9 @@ def _phase_map(ax: Axes, diagram: PhaseDiagram) -> list[Any]:
 
 
 def _symbol(diagram: PhaseDiagram) -> str:
-    """Greek: every hyperparameter of the shelf is a letter."""
-    known = diagram.axis in losses.HYPERPARAMETERS.get(diagram.problem.loss.name, ())
-    return rf"$\{diagram.axis}$" if known else diagram.axis
+    """A hyperparameter that has the name of a Greek letter, as that letter."""
+    greek = diagram.axis in ("alpha", "beta", "gamma", "epsilon", "kappa")
+    return rf"$\{diagram.axis}$" if greek else diagram.axis
 
 
 def _trapped_map(ax: Axes, diagram: PhaseDiagram) -> list[Any]:

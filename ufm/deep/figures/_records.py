@@ -10,18 +10,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ufm import plotting
+from ufm import losses, plotting
 from ufm.deep._measure import PARTS
 from ufm.deep._run import History, Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: the paper's losses by name: title, colour, dashes and marker
 LOSSES = {
-    "ce": ("CE", plotting.BLUE, "-", "o"),
-    "ls": ("LS", plotting.GREEN, "--", "^"),
-    "fl": ("FL", plotting.RED, "-.", "s"),
-    "mse": ("MSE", plotting.PINK, ":", "D"),
+    name: (name.upper(), *look)
+    for name, look in zip(
+        losses.PAPER,
+        (
+            (plotting.BLUE, "-", "o"),
+            (plotting.GREEN, "--", "^"),
+            (plotting.RED, "-.", "s"),
+            (plotting.PINK, ":", "D"),
+        ),
+        strict=True,
+    )
 }
 #: the looks of losses that the paper does not have
 _OTHERS = (
