@@ -18,7 +18,7 @@ from tolerances import Traced, close, eps
 import ufm
 from ufm import deep, losses
 from ufm._cli import main
-from ufm.landscape import _balls
+from ufm.rigour import balls
 from ufm.theory import profiles
 
 K = 5
@@ -340,15 +340,15 @@ def test_the_profile_is_that_of_the_loss(loss: losses.Loss) -> None:
         close(getattr(closed, part)(a), expected, ulps=64, scale=1 + np.abs(expected), name=part)
 
 
-@that_state(lambda loss: loss.in_balls(_balls.ball))
+@that_state(lambda loss: loss.in_balls(balls.ball))
 def test_the_loss_in_balls_is_the_loss(loss: losses.Loss) -> None:
-    found = loss.in_balls(_balls.ball)
+    found = loss.in_balls(balls.ball)
     for z, k in logits(6, scale=2.0):
         value, slope, curve = (np.asarray(f(loss, z, k)) for f in (value_of, slope_of, curve_of))
-        point, size = _balls.vector(z.tolist()), magnified(loss, z)
+        point, size = balls.vector(z.tolist()), magnified(loss, z)
         close(float(found.value(point, k)), value, ulps=64, scale=(1 + abs(value)) * size)
-        balls = [float(x) for x in found.gradient(point, k)]
-        close(balls, slope, ulps=64, scale=(1 + np.abs(slope).max()) * size)
+        enclosed = [float(x) for x in found.gradient(point, k)]
+        close(enclosed, slope, ulps=64, scale=(1 + np.abs(slope).max()) * size)
         rows = [[float(x) for x in row] for row in found.hessian(point, k)]
         close(rows, curve, ulps=256, scale=(1 + np.abs(curve).max()) * size)
 

@@ -414,7 +414,7 @@ def test_a_name_gives_no_closed_form():
 
 def test_a_record_does_not_keep_a_users_loss_under_the_name_of_another():
     sol = ufm.solve_ufm(CalledMSE(), **SHAPE)
-    assert sol.to_dict()["problem"]["loss"] == "custom"
+    assert sol.problem.to_dict()["loss"] == "custom"
     how = {"net": "mlp", "width": 0.125, "batch": 16, "epochs": 1}
     for preset in ("paper", "paper-code"):
         ours = deep.train(tiny(), loss=CalledMSE(), preset=preset, **how)

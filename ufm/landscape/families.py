@@ -23,9 +23,10 @@ import numpy as np
 from jax import Array
 
 from ufm._problem import Params, Problem
+from ufm.losses._base import Setting
 from ufm.theory import NoClosedForm, global_optimum
 from ufm.theory._frames import Factors, helmert, minimiser
-from ufm.theory._setting import Setting, setting
+from ufm.theory._setting import setting
 from ufm.theory.profiles import is_symmetric
 
 

@@ -8,9 +8,8 @@ import numpy as np
 
 from ufm import losses
 from ufm._problem import Problem
-from ufm.losses._base import Setting as Setting
-from ufm.losses._closed import NoClosedForm as NoClosedForm
-from ufm.losses._closed import number as number
+from ufm.losses._base import Setting
+from ufm.losses._closed import NoClosedForm, number
 
 
 def setting(prob: Problem) -> Setting:

@@ -9,7 +9,7 @@ because lam_W/2 |W|^2 + lam_H/2 |H_i|^2 summed over the n copies is at least c |
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -49,6 +49,11 @@ class Optimum(NamedTuple):
     def params(self) -> Params:
         """A minimiser, lam_W W^T W = lam_H H H^T, with the columns of H in the order of the labels."""
         return _frames.minimiser(self.setting, self.factors, self.b)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The optimum as JSON, without its arrays."""
+        names = ("objective", "margin", "regime", "structure", "proved", "theorem")
+        return {name: getattr(self, name) for name in names} | {"why": self.remark}
 
     @property
     def rank(self) -> int:

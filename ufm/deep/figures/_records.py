@@ -10,32 +10,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ufm import losses, plotting
+from ufm import figures, losses
 from ufm.deep._measure import PARTS
 from ufm.deep._run import History, Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_LOOKS = (
+    (figures.BLUE, "-", "o"),
+    (figures.GREEN, "--", "^"),
+    (figures.RED, "-.", "s"),
+    (figures.PINK, ":", "D"),
+)
 #: the paper's losses by name: title, colour, dashes and marker
-LOSSES = {
-    name: (name.upper(), *look)
-    for name, look in zip(
-        losses.PAPER,
-        (
-            (plotting.BLUE, "-", "o"),
-            (plotting.GREEN, "--", "^"),
-            (plotting.RED, "-.", "s"),
-            (plotting.PINK, ":", "D"),
-        ),
-        strict=True,
-    )
-}
+LOSSES = {name: (name.upper(), *look) for name, look in zip(losses.PAPER, _LOOKS, strict=True)}
 #: the looks of losses that the paper does not have
 _OTHERS = (
-    (plotting.ORANGE, (0, (6, 1))),
-    (plotting.SKY, (0, (1, 1))),
-    (plotting.BLACK, (0, (3, 1, 1, 1, 1, 1))),
+    (figures.ORANGE, (0, (6, 1))),
+    (figures.SKY, (0, (1, 1))),
+    (figures.BLACK, (0, (3, 1, 1, 1, 1, 1))),
 )
 #: the paper's grid
 WIDTHS, EPOCHS = (0.25, 0.5, 1.0, 2.0), (100, 200, 400, 800)
