@@ -40,9 +40,9 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def names(text: str) -> list[str]:
-    """all, or a comma list of losses."""
+    """all (the paper's four), or a comma list of losses."""
     given = [part.strip() for part in text.split(",") if part.strip()]
-    return list(losses.LOSSES) if given == ["all"] else given
+    return list(losses.PAPER) if given == ["all"] else given
 
 
 def numbers(text: str) -> list[float]:
@@ -70,7 +70,7 @@ def _training_options(command: Command) -> Command:
         option("--net", default="small_resnet", show_default=True, help=f"{', '.join(deep.nets.NETS)}."),
         option("--width", callback=parsed(numbers), default="1", help="Factor of the channels.", **several),
         option("--loss", callback=parsed(names), default="ce", **several,
-               help=f"{', '.join(losses.LOSSES)}, or all."),
+               help=f"{', '.join(losses.LOSSES)}, or all: {', '.join(losses.PAPER)}."),
         option("--epochs", callback=parsed(whole), metavar="LIST", help="[default: the preset's]"),
         option("--seed", callback=parsed(whole), default="0", help="0:3 are three.", **several),
         option("--weight-decay", callback=parsed(numbers), metavar="LIST", help="[default: the preset's]"),

@@ -92,7 +92,7 @@ class Plan(NamedTuple):
     @property
     def scale(self) -> float:
         """What the mean over the batch of the loss is multiplied by: how a preset reduces."""
-        mean_of_classes = self.config.mse_over_classes == "mean" and self.loss.name == "mse"
+        mean_of_classes = self.config.mse_over_classes == "mean" and self.loss.sums_classes
         total = self.config.batch if self.config.reduction == "sum" else 1
         return total / (self.data.K if mean_of_classes else 1)
 
@@ -149,8 +149,10 @@ def plan(
         width=network.width,
         parameters=network.size,
         features=network.features,
-        loss=function.name if function.name != "custom" else repr(function),
-        hyperparameters={key: float(value) for key, value in function.hyperparameters.items()},
+        loss=repr(function) if losses.known_as(function) == "custom" else function.name,
+        hyperparameters={
+            key: float(value) for key, value in function.hyperparameters.items() if np.ndim(value) == 0
+        },
         preset=name,
         mean=mean,
         std=std,
@@ -223,7 +225,7 @@ def code_version() -> dict[str, str]:
     root = Path(ufm.__file__).parent
     deep = (root / "deep" / f"{name}.py" for name in _NUMBERS)
     digest = hashlib.sha256()
-    for path in (root / "losses.py", *deep, *sorted((root / "metrics").glob("*.py"))):
+    for path in (*sorted((root / "losses").glob("*.py")), *deep, *sorted((root / "metrics").glob("*.py"))):
         digest.update(path.read_bytes())
     return {
         "ufm": ufm.__version__,

@@ -60,7 +60,7 @@ class Switch(Loss):
 def train_many(
     data: Any = "digits",
     *,
-    losses: Sequence[Any] = ("ce", "ls", "fl", "mse"),
+    losses: Sequence[Any] = shelf.PAPER,
     seeds: Sequence[int] = (0,),
     learning_rates: Sequence[float | None] = (None,),
     weight_decays: Sequence[float | None] = (None,),

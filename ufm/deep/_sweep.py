@@ -60,7 +60,7 @@ def plan_sweep(
     data: str | Path | Dataset = "digits",
     *,
     net: str = "small_resnet",
-    losses: Iterable[str] = ("ce", "ls", "fl", "mse"),
+    losses: Iterable[str] = shelf.PAPER,
     widths: Iterable[float] = (1.0,),
     epochs: Iterable[int] = (100,),
     seeds: Iterable[int] = (0,),

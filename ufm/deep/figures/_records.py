@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ufm import figures
+from ufm import figures, losses
 from ufm.deep._measure import PARTS
 from ufm.deep._run import History, Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOSSES = {
-    "ce": ("CE", figures.BLUE, "-", "o"),
-    "ls": ("LS", figures.GREEN, "--", "^"),
-    "fl": ("FL", figures.RED, "-.", "s"),
-    "mse": ("MSE", figures.PINK, ":", "D"),
-}
+_LOOKS = (
+    (figures.BLUE, "-", "o"),
+    (figures.GREEN, "--", "^"),
+    (figures.RED, "-.", "s"),
+    (figures.PINK, ":", "D"),
+)
+#: the paper's losses by name: title, colour, dashes and marker
+LOSSES = {name: (name.upper(), *look) for name, look in zip(losses.PAPER, _LOOKS, strict=True)}
 #: the looks of losses that the paper does not have
 _OTHERS = (
     (figures.ORANGE, (0, (6, 1))),
