@@ -279,8 +279,8 @@ class Problem:
 
     def to_dict(self) -> dict[str, Any]:
         """The problem as JSON; `n` is null and `counts` are given where the classes are not balanced."""
-        data: dict[str, Any] = {"loss": self.loss.name}
-        if self.loss.name == "custom":
+        data: dict[str, Any] = {"loss": losses.known_as(self.loss)}
+        if data["loss"] == "custom":
             data["function"] = repr(self.loss)
         data |= {name: finite(value) for name, value in self.loss.hyperparameters.items()}
         data |= {"K": self.K, "d": self.d, "N": self.N, "n": self.n}

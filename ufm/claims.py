@@ -392,7 +392,8 @@ def _theorem_2(f: Facts) -> str:
 
 
 def _region(f: Facts) -> str:
-    if f.prob.loss.name != "fl":
+    region = f.prob.loss.region()
+    if region is None or region.paper is None:
         return "about focal loss"
     if f.optimum is not None and f.optimum.regime == "trivial":
         return "past the threshold p_k = 1/K"

@@ -65,7 +65,7 @@ _NUMBERS = (
 def sources() -> list[Path]:
     """The files with the code on which the numbers of a run depend."""
     root = _files.SOURCES
-    shared = [*root.glob("losses.py"), *root.glob("losses/*.py"), *root.glob("metrics/*.py")]
+    shared = [*root.glob("losses/*.py"), *root.glob("metrics/*.py")]
     return [*shared, *(root / "deep" / f"{name}.py" for name in _NUMBERS)]
 
 

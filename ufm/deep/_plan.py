@@ -105,7 +105,7 @@ class Plan(NamedTuple):
     @property
     def scale(self) -> float:
         """The factor of the batch's mean loss: how a preset reduces."""
-        mean_of_classes = self.config.mse_over_classes == "mean" and self.loss.name == "mse"
+        mean_of_classes = self.config.mse_over_classes == "mean" and self.loss.sums_classes
         total = self.config.batch if self.config.reduction == "sum" else 1
         return total / (self.data.K if mean_of_classes else 1)
 
@@ -207,8 +207,10 @@ def plan_run(
         width=network.width,
         parameters=network.size,
         features=network.features,
-        loss=function.name if function.name != "custom" else repr(function),
-        hyperparameters={key: float(value) for key, value in function.hyperparameters.items()},
+        loss=repr(function) if losses.known_as(function) == "custom" else function.name,
+        hyperparameters={
+            key: float(value) for key, value in function.hyperparameters.items() if np.ndim(value) == 0
+        },
         preset=name,
         mean=mean,
         std=std,

@@ -56,7 +56,7 @@ _AXES = ("loss", "seed", "learning_rate", "weight_decay")
 def train_many(
     data: str | Path | Dataset = "digits",
     *,
-    losses: Sequence[str | Loss | Callable[..., Array]] = ("ce", "ls", "fl", "mse"),
+    losses: Sequence[str | Loss | Callable[..., Array]] = shelf.PAPER,
     seeds: Sequence[int] = (0,),
     learning_rates: Sequence[float | None] = (None,),
     weight_decays: Sequence[float | None] = (None,),

@@ -108,7 +108,7 @@ def plan_sweep(
     out: str | Path,
     data: str | Path | Dataset = "digits",
     *,
-    losses: Iterable[str] = ("ce", "ls", "fl", "mse"),
+    losses: Iterable[str] = shelf.PAPER,
     widths: Iterable[float] = (1.0,),
     epochs: Iterable[int] = (100,),
     seeds: Iterable[int] = (0,),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ufm import losses
 from ufm.figures import _style
 from ufm.figures.records import LOSSES, Made
 
@@ -21,9 +22,10 @@ def phi() -> Made:
     figure = _style.new_figure(_style.WIDTH, 2.6)
     axes = figure.subplots(1, 2)
     for loss, (title, colour, dashes, _) in LOSSES.items():
-        ax = axes[int(loss == "mse")]
+        shifted = losses.get(loss).shift_invariant
+        ax = axes[int(not shifted)]
         found = theory.contrastive_property(loss, CLASSES)
-        t = np.linspace(-300, 60, 241) if loss == "mse" else np.linspace(-120, 30, 241)
+        t = np.linspace(-120, 30, 241) if shifted else np.linspace(-300, 60, 241)
         word = "contrastive" if found.holds else "contrastive up to a shift of the logits"
         ax.plot(t, found.phi(t), color=colour, ls=dashes, label=f"{title}: {word}")
     for ax in axes:
@@ -45,7 +47,7 @@ def profiles() -> Made:
         profile = theory.scalar_profile(loss, CLASSES)
         prob = Problem.balanced(loss, K=CLASSES, d=CLASSES, n=1)
         threshold = theory.threshold(prob).C_thr
-        a = np.linspace(-2, 24 if loss == "mse" else 8, 161)
+        a = np.linspace(-2, 8 if losses.get(loss).shift_invariant else 24, 161)
         styles = ((0.25, _style.BLUE, "-"), (1.0, _style.GREEN, "--"), (1.5, _style.RED, ":"))
         for factor, colour, dashes in styles:
             c = factor * threshold / (CLASSES - 1)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from ufm import _checks, losses
+from ufm import _checks
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
 from ufm._pytree import pytree_dataclass, static
@@ -285,7 +285,7 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
             return gap, infimum, "the dual bound is no better than the loss's infimum at this point"
         how = "" if loss.has_conjugate else ", at gradients of the loss (it carries no conjugate)"
         return gap, _DUAL + how, ""
-    if not isinstance(loss, losses.Focal):
+    if not loss.has_lower_bound:
         return gap, infimum, "the loss is not declared convex: no bound but its infimum"
     from ufm import theory
 
@@ -295,13 +295,13 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
         return gap, infimum, f"no closed-form bound ({error})"
     if found.objective < bound - found.rounding:
         raise RuntimeError(
-            f"the objective {found.objective!r} is below the proved lower bound {bound!r} of focal loss; "
+            f"the objective {found.objective!r} is below the proved lower bound {bound!r} of {loss.title}; "
             "this contradicts the theorem: please report it with the problem and the params"
         )
     scalar = max(float(found.objective) - bound, 0.0)
     C = (prob.K - 1) * math.sqrt(prob.N / prob.K) * found.lam
     why = "the bound is not known to be attained with a bias and C > 1" if prob.bias and C > 1 else ""
-    return min(gap, scalar), "scalar lower bound of focal loss", why
+    return min(gap, scalar), f"scalar lower bound of {loss.title}", why
 
 
 def _verdict(prob: Problem, found: Bounds, gap: float, tol: float, why: str) -> tuple[str, str]:

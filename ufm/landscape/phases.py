@@ -21,7 +21,6 @@ from ufm._pytree import pytree_dataclass, static
 from ufm._sweep import solve_sweep
 from ufm.losses import Loss
 from ufm.solvers import Solver
-from ufm.theory import focal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -308,12 +307,11 @@ def _phase(best: theory.Optimum) -> int:
 def _collapse(best: theory.Optimum) -> tuple[float, float, int]:
     """Neural collapse (MSE: the frame), optimal or not: objective, nuclear norm of Z, and rank."""
     s, loss = best.setting, best.setting.loss
-    if isinstance(loss, losses.Focal):
-        profile = theory.scalar_profile(loss, s.K)
-        a = focal.branch_margin(profile, float(loss.gamma), s.C)
-        if a is not None:
-            return float(profile.value(a)) + s.C * a, s.n**0.5 * (s.K - 1) * a, s.K - 1
-    elif best.regime == "non-trivial":
+    a = loss.branch(s)
+    if a is not None:
+        value = float(theory.scalar_profile(loss, s.K).value(a)) + s.C * a
+        return value, s.n**0.5 * (s.K - 1) * a, s.K - 1
+    if best.regime == "non-trivial":
         return best.objective, s.n**0.5 * float(best.factors.sigma.sum()), best.rank
     return np.nan, np.nan, 0
 

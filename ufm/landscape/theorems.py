@@ -204,7 +204,8 @@ def _corollary_2(f: Facts) -> str:
 
 
 def _focal(f: Facts) -> str:
-    return "" if f.prob.loss.name == "fl" else "about focal loss"
+    region = f.prob.loss.region()
+    return "about focal loss" if region is None or region.paper is None else ""
 
 
 def _deficient(f: Facts) -> str:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ufm._problem import Problem
+from ufm.losses._closed import number
 from ufm.rigour import balls, newton
 from ufm.rigour.balls import Ball, ball
 from ufm.rigour.newton import Reduced
-from ufm.theory._setting import number
 
 #: unknowns of a reduced problem, multipliers included: 800 take 8 s
 LARGEST = 1500

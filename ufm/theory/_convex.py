@@ -17,7 +17,8 @@ import numpy as np
 from scipy.optimize import brentq
 
 from ufm.losses import Loss
-from ufm.theory._setting import NoClosedForm, Setting
+from ufm.losses._base import Setting
+from ufm.losses._closed import NoClosedForm
 
 FAR = 1e6  # a margin or shift beyond this: the infimum is not attained
 
