@@ -424,12 +424,10 @@ def test_focal_loss_with_unequal_counts_falls_back() -> None:
 def test_penalties_labels_and_hyperparameters_do_not_compile_anew(compilations: Any) -> None:
     prob = imbalanced("ls", "free", 0.3, seed=3)
     x = ufm.init(prob, seed=1)
+    penalties = (0.1, np.float64(0.2), jnp.asarray(0.3))  # made here: JAX compiles the conversion
     landscape.certificate(prob, x)
     compilations()
-    found = [
-        landscape.certificate(prob.replace(lam_W=lam), x).gap
-        for lam in (0.1, np.float64(0.2), jnp.asarray(0.3))
-    ]
+    found = [landscape.certificate(prob.replace(lam_W=lam), x).gap for lam in penalties]
     found += [landscape.certificate(prob.replace(lam_b=lam), x).gap for lam in (0.1, 1)]
     found += [landscape.certificate(imbalanced("ls", "free", 0.1, seed=4), x).gap]
     found += [landscape.certificate(prob.replace(loss=losses.label_smoothing(0.4)), x).gap]
