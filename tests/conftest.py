@@ -47,9 +47,7 @@ PROSE = (
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark with `processor`, for `.ci/processors`, `processors.AGAIN` tests of each file of numbers.
-
-    Of a parametrised test only the first case is marked.
+    """Marks `processor`, for `.ci/processors`: `processors.AGAIN` tests of each file of numbers, a case each.
 
     They are spread evenly over the file, so that what stands together because it is alike is seen once. The
     docstrings count as one file. More are marked by hand: what has once depended on rounding.
