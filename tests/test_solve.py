@@ -9,8 +9,8 @@ import pytest
 from tolerances import close
 
 import ufm
-from ufm import _solve, losses, solvers, theory
-from ufm._solve import Status
+from ufm import _solve, _view, losses, solvers, theory
+from ufm._solution import Status
 
 #: non-degenerate problems: K >= 3, n >= 2, d > K, lam_W != lam_H, shuffled labels
 SHUFFLED = np.random.default_rng(5).permutation(np.tile(np.arange(4), 3))
@@ -167,7 +167,7 @@ def test_class_means_that_are_no_critical_point_of_the_full_problem_are_not_call
     options = _solve.Options(solvers.get("newton"), reduced=True, rows=0, stride=1)
     outcome, run = _solve.compiled_run(prob, start, None, _solve.Before(), 1e-10, 100, 100, options)
     assert outcome.status == Status.CONVERGED
-    view, _ = _solve._view(prob, outcome.params, options.solver, True)
+    view, _ = _view.view_of(prob, outcome.params, options.solver, True)
     fewer = dataclasses.replace(prob, labels=np.sort(IMBALANCED)[2:])
     for of, status in ((prob, Status.CONVERGED), (fewer, Status.NOT_EXPANDABLE)):
         assert _solve._outcome(of, view, run, 1e-10, True).status == status
