@@ -17,14 +17,17 @@ import secrets
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, TypeVar
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
+from jaxtyping import PyTree
 
 from ufm import _checks, _files
 from ufm.deep import _config
+
+T = TypeVar("T")
 
 T = TypeVar("T")
 

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax import Array
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 from jax.typing import ArrayLike
 
 from ufm import _checks
@@ -112,7 +114,7 @@ def train(
     >>> run.status.value, run.history.epoch.tolist()
     ('completed', [1, 2])
     """
-    given = locals()
+    given = locals()  # the arguments by name
     execution = Execution.checked(**{name: given[name] for name in _options.EXECUTION})
     options = {name: given[name] for name in OPTIONS}
     return train_plan(plan_run(**options, hyperparameters=hyperparameters), execution)

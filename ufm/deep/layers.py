@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics: PyTorch's default
@@ -275,6 +276,7 @@ def residual_block(
     Source: He et al. 2016.
     """
     y, new = x, {}
+    normalise = partial(conv_norm, train=train, axis_name=axis_name)
     normalise = partial(conv_norm, train=train, axis_name=axis_name)
     for i, spec in enumerate(convs, 1):
         name = f"conv{i}"
