@@ -17,7 +17,8 @@ from tolerances import close, eps
 
 import ufm
 from ufm import losses, theory
-from ufm.theory import focal, optima
+from ufm.theory import focal
+from ufm.theory._setting import setting
 from ufm.theory.profiles import scalar_profile
 
 LOSSES = [
@@ -397,8 +398,12 @@ def test_the_trivial_optimum_needs_no_dimension(loss, hyper):
     assert best.objective == best.trivial
 
 
-def test_the_registry_covers_the_shelf():
-    assert set(optima.OPTIMA) == set(losses.LOSSES)
+def test_every_loss_of_the_paper_states_its_optimum_and_threshold():
+    for name in losses.PAPER:
+        loss, s = losses.get(name), setting(problem(name, (4, 5, 2), 1.0))
+        assert loss.optimum(s) is not None
+        assert loss.profile(4) is not None
+        assert loss.threshold(s) is not None or loss.region() is not None  # focal: from its inflection
 
 
 @pytest.mark.parametrize(("loss", "hyper"), LOSSES)
