@@ -17,11 +17,10 @@ import secrets
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import PyTree
 from jaxtyping import PyTree
 
 from ufm import _checks, _files

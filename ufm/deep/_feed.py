@@ -9,9 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax import Array
 from jax.sharding import Mesh
-from jaxtyping import Int
 from jaxtyping import Int
 
 from ufm.deep import _mesh

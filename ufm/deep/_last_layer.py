@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ufm import _checks, losses, metrics, theory

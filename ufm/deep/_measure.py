@@ -10,14 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ufm import metrics
 from ufm.deep import _mesh, _step
 from ufm.deep._feed import Feed
 from ufm.deep._step import Images, Recipe, State
-from ufm.losses import Loss
 from ufm.losses import Loss
 
 #: images per batch in evaluation: affects memory, not the result

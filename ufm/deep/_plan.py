@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ufm import _checks, losses

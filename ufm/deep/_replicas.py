@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jax.typing import ArrayLike
 
 from ufm import losses as shelf
 from ufm._progress import Progress
@@ -29,7 +28,6 @@ from ufm.deep._train import train
 from ufm.deep._trained_run import Run
 from ufm.deep.datasets import Dataset
 from ufm.losses import Loss
-from ufm.metrics import NeuralCollapse
 from ufm.metrics import NeuralCollapse
 
 

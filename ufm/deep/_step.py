@@ -19,13 +19,11 @@ import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 from jaxtyping import Float, Int, UInt8
 
 from ufm.deep import _mesh, augment
 from ufm.deep.layers import Tree
 from ufm.deep.nets import Net
-from ufm.losses import Loss
 from ufm.losses import Loss
 
 Step = Array | np.integer  # the number of a step

@@ -11,9 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax import Array
 from jax.sharding import Mesh
-from jax.typing import ArrayLike
 from jax.typing import ArrayLike
 
 from ufm import _checks

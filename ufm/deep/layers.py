@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
-from jax.typing import DTypeLike
 from jaxtyping import Float
 
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics: PyTorch's default
