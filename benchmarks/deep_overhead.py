@@ -1,21 +1,23 @@
-"""What data, augmentation and metrics cost beside the bare step: `python -m benchmarks.deep_overhead`.
+"""The cost of data, augmentation and metrics over the bare step: `python -m benchmarks.deep_overhead`.
 
-- *bare step*: forward, backward, clipping, decay, momentum on one batch that lies normalised on the device.
-- *full step*: the library's own: rows gathered from the uint8 images on the device, cropped, flipped,
-  normalised, the bare step, the guard against values that are not finite, loss and accuracy summed.
-- *bare forward*: the network in evaluation mode on batches that lie normalised on the device, logits and
-  features: what PROTOCOL.md demands of all images after every E/100 epochs, whoever does it.
-- *measuring*: the library's own pass: the same forward with gathering, normalising, losses, accuracies, the
+- *bare step*: forward, backward, clipping, decay, momentum on one batch that is stored, normalised, on the
+  device.
+- *full step*: the library's step: rows gathered from the uint8 images on the device, cropped, flipped,
+  normalised, the bare step, the guard against values that are not finite, sums of loss and accuracy.
+- *bare forward*: the network in evaluation mode on batches that are stored, normalised, on the device, to
+  logits and features: the least that the metrics after every E/100 epochs require
+  (docs/protocol.md, section 4).
+- *measuring*: the library's pass: the same forward with gathering, normalising, losses, accuracies, the
   streamed NC1-NC3 and the second pass of NC4.
 
-Random images, compilation excluded, rounds interleaved; medians, and medians of the ratios round by round.
-*together*: data, augmentation and metrics for an image that is trained on, over the bare step, where metrics
-are taken after every epoch (E = 100) over `--evaluated` images for each of these (CIFAR-10: 60,000/45,000).
-`--clock cpu` counts the processor's time in place of the wall's: on a busy machine the better measure.
+The images are random, compilation is excluded, and the rounds are interleaved. Shown are medians, and
+medians of the ratios taken round by round. *together* is the cost of data, augmentation and metrics for
+each training image, relative to the bare step, if metrics are taken after every epoch (E = 100) over
+`--evaluated` images for each training image (CIFAR-10: 60,000/45,000). `--clock cpu` counts processor time
+instead of wall time, which is the better measure on a busy machine.
 
-Tried for the forward of wrn18(0.25) on a CPU: batch norm folded into the kernels gains 1-2 %, batches of 64
-to 512 images cost the same an image. Neither is kept.
-"""
+Tried for the forward pass of wrn18(0.25) on a CPU: folding batch norm into the kernels gains 1-2 %, and
+batches of 64 to 512 images cost the same per image. Neither is used."""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ def case(name: str, width: float, *, batch: int, steps: int, images: int, dtype:
 
 def full_step(c: Case) -> Callable[[], None]:
     key, given = jax.random.key(1), hyper()
-    state, totals = _step.start(c.recipe.net, key, given), _step.no_totals()
+    state, totals = _step.initial_state(c.recipe.net, key, given), _step.zero_totals()
     rows = np.random.default_rng(1).integers(len(c.feed.labels), size=(c.steps, c.batch))
     (chunk,) = c.feed.chunks(jnp.asarray(rows, jnp.int32))
 
@@ -105,14 +107,14 @@ def bare_step(c: Case) -> Callable[[], None]:
     def step(state: State, _: Any) -> tuple[State, None]:
         def objective(params: Any) -> Any:
             logits, _, statistics = net.apply(params, state.statistics, x, train=True)
-            return jnp.mean(_step.per_sample(given.loss, logits, labels)), statistics
+            return jnp.mean(_step.loss_per_sample(given.loss, logits, labels)), statistics
 
         slope, statistics = jax.grad(objective, has_aux=True)(state.params)
         updates, momentum = optimiser.update(slope, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
         return state._replace(params=params, statistics=statistics, optimiser=momentum), None
 
-    state = _step.start(net, jax.random.key(1), given)
+    state = _step.initial_state(net, jax.random.key(1), given)
     one = jax.jit(lambda state: step(state, None)[0], donate_argnums=0)
     scanned = jax.jit(lambda state: jax.lax.scan(step, state, length=c.steps)[0], donate_argnums=0)
 
@@ -129,7 +131,7 @@ def bare_step(c: Case) -> Callable[[], None]:
 
 
 def measuring(c: Case) -> Callable[[], None]:
-    state = _step.start(c.recipe.net, jax.random.key(1), hyper())
+    state = _step.initial_state(c.recipe.net, jax.random.key(1), hyper())
     rows = np.arange(c.steps * _measure.BATCH) % len(c.feed.labels)
     asked = _measure.batches(rows, np.full(len(rows), _measure.TRAIN))
     return lambda: (
@@ -139,7 +141,7 @@ def measuring(c: Case) -> Callable[[], None]:
 
 def bare_forward(c: Case) -> Callable[[], None]:
     net = c.recipe.net
-    state = _step.start(net, jax.random.key(1), hyper())
+    state = _step.initial_state(net, jax.random.key(1), hyper())
     xs = [x for x, _ in _batches(c, min(c.steps, 4), _measure.BATCH)]
     one = jax.jit(lambda state, x: net.apply(state.params, state.statistics, x, train=False)[:2])
     stacked = jnp.stack(xs)
