@@ -17,7 +17,7 @@ from tolerances import close, eps
 
 import ufm
 from ufm import losses, theory
-from ufm.theory import focal
+from ufm.losses._profile import margin_of
 from ufm.theory._setting import setting
 from ufm.theory.profiles import scalar_profile
 
@@ -361,7 +361,7 @@ def test_the_bound_is_the_hull_of_the_profile():
     K, gamma = 40, 3.0
     profile = scalar_profile(losses.focal(gamma), K)
     a = np.linspace(-60.0, 60.0, 200_001)
-    unit = focal.margin_of(theory.p_unit(gamma), K)
+    unit = margin_of(theory.p_unit(gamma), K)
     hull = np.where(a < unit, profile.value(unit) + unit - a, profile.value(a))
     assert (hull <= profile.value(a) + 1e-12).all()
     for C in (0.5, 0.99, 1.02, 1.15):
