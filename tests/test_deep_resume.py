@@ -1,5 +1,6 @@
 """Runs that are killed, corrupted or changed: nothing is lost, nothing is mixed up."""
 
+import dataclasses
 import errno
 import os
 import random
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from ufm import deep
+from ufm import _files, deep
 from ufm.deep import _checkpoint, _config, _resume, _train
 
 HOW = {"net": "mlp", "width": 0.25, "epochs": 6, "preset": "small", "max_train": 128, "checkpoint_seconds": 0}
@@ -63,7 +64,7 @@ import sys
 import jax
 jax.config.update("jax_compilation_cache_dir", sys.argv[2])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-from ufm import deep
+from ufm import _files, deep
 deep.train("digits", net="mlp", width=0.5, epochs=60, preset="paper", metrics_every=7, out=sys.argv[1],
            checkpoint_seconds=0)
 """
@@ -136,9 +137,8 @@ def test_a_finished_run_is_returned_and_not_trained_again(whole, tmp_path, monke
 
 
 def test_a_flipped_bit_or_a_cut_is_refused_or_harmless(tmp_path, whole):
-    checkpoint = _resume.checkpoint_of(
-        _resume.Position(6, whole.state, jax.random.key(0), whole.history, 1.0, (), whole.status, "")
-    )
+    key = jax.random.key(0)
+    checkpoint = _resume.Position(6, whole.state, key, whole.history, 1.0, (), whole.status, "").checkpoint()
     path = tmp_path / "epoch-000006.npz"
     _checkpoint.write(path, checkpoint, "me")
     good, rng = path.read_bytes(), np.random.default_rng(0)
@@ -271,6 +271,49 @@ def test_other_code_is_refused(tmp_path, monkeypatch, whole):
     assert [note.split(":")[1] for note in run.notes] == [" code, source"]
 
 
+def test_other_data_are_refused_even_as_a_change(tmp_path, monkeypatch):
+    interrupt(tmp_path, monkeypatch)
+    data = deep.datasets.get("digits")
+    labels = data.train_labels.copy()
+    labels[-1] = (labels[-1] + 1) % 10
+    other = dataclasses.replace(data, train_labels=labels)
+    with pytest.raises(ValueError, match=r"holds another run \(digest: '\w+' -> '\w+'\)"):
+        deep.train(other, out=tmp_path, **HOW)
+    with pytest.raises(ValueError, match=r"a run of other data or another network \(digest: "):
+        deep.train(other, out=tmp_path, resume="changed", **HOW)
+    with pytest.raises(ValueError, match=r"a run of other data or another network \(digest: "):
+        deep.load(tmp_path, data=other)
+
+
+NUMBERS = ("train", "plan", "step", "measure", "feed", "mesh", "config", "history")
+CODE = (
+    *(f"deep/_{name}.py" for name in NUMBERS),
+    *(f"deep/{name}.py" for name in ("nets", "layers", "augment", "datasets", "presets")),
+)
+
+
+@pytest.mark.parametrize("module", CODE)
+def test_the_guard_sees_a_change_of_every_module_that_numbers_depend_on(tmp_path, monkeypatch, module):
+    sources = tmp_path / "ufm"
+    shutil.copytree(_files.SOURCES, sources, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(_files, "SOURCES", sources)
+    version = _config.code_version.__wrapped__
+    before = version()
+    assert before == version()
+    with (sources / module).open("a") as stream:
+        stream.write("#")
+    assert [line.split(":")[0] for line in _config.differences(before, version())] == ["source"]
+    (sources / module).write_text((_files.SOURCES / module).read_text()[:-1])
+    (sources / "deep" / "_sweep.py").write_text("")
+    assert version() == before
+
+
+def test_the_guard_covers_the_metrics_and_the_losses():
+    covered = {path.relative_to(_files.SOURCES).parts[0] for path in _config.sources()}
+    assert {"metrics", "deep"} <= covered
+    assert {"losses", "losses.py"} & covered
+
+
 # --- what goes wrong on the way -------------------------------------------------------------------
 
 
@@ -296,14 +339,14 @@ def test_a_full_disk_stops_with_what_was_saved(tmp_path, monkeypatch, whole, at)
 
 def test_a_failing_write_leaves_the_file_before_it(tmp_path):
     path = tmp_path / "x"
-    _checkpoint.write_file(path, lambda stream: stream.write(b"old"))
+    _files.write_whole(path, lambda stream: stream.write(b"old"))
 
     def fails(stream):
         stream.write(b"new")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        _checkpoint.write_file(path, fails)
+        _files.write_whole(path, fails)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 

@@ -416,6 +416,32 @@ def test_hyperparameters_are_leaves(name: str) -> None:
         close(jax.vmap(lambda loss: loss(z, 1))(stacked), values)
 
 
+@pytest.mark.parametrize(
+    ("name", "new"),
+    [
+        ("gce", {"q": 0.5}),
+        ("poly1", {"epsilon": 3.0}),
+        ("taylor", {"terms": 5}),
+        ("ww", {"margin": 0.7}),
+    ],
+)
+def test_theory_compiles_nothing_for_new_hyperparameters(
+    name: str, new: dict[str, float], compilations: Callable[[], int]
+) -> None:
+    """Of losses that state no optimum, once both kinds of transition have been seen."""
+
+    def threshold(given: dict[str, float]) -> float:
+        prob = ufm.Problem.balanced(name, **given, K=5, d=6, n=2)
+        ufm.theory.global_optimum(prob)
+        ufm.theory.contrastive_property(prob.loss, 5)
+        return ufm.theory.threshold(prob).c_thr
+
+    ends = [threshold({h: v[place] for h, v in VALUES[name].items()}) for place in (0, -1)]
+    compilations()
+    assert threshold(new) not in ends
+    assert compilations() == 0
+
+
 @every_name
 def test_a_loss_survives_flattening(name: str) -> None:
     loss = losses.get(name)

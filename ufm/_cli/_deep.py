@@ -1,7 +1,7 @@
 """`ufm train | figures`, and `ufm sweep --status`.
 
-A list in an option of `ufm train` makes a sweep of networks: every option of a run is one of its sweep, and
-`ufm sweep` keeps to problems of the UFM.
+A list in an option of `ufm train` makes a sweep of networks, because a sweep has every option of a run;
+`ufm sweep` is for problems of the UFM.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import contextlib
 import functools
 import io
 import os
+import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +26,29 @@ from ufm._cli._group import Computing, Shown, need_device
 from ufm._cli._options import HYPERPARAMETERS, Command, Output, figure_file, grid, parsed, users_of
 from ufm._cli._output import tell
 from ufm._sheet import dumps
+from ufm.deep._options import Option
 from ufm.deep._process import join, keep_freed_memory, make_cpu_devices
-from ufm.deep._standing import FILE, SweepStatus
-from ufm.deep._sweep import plan_sweep, sweep_status, train_sweep
+from ufm.deep._sweep import AXES, plan_sweep, sweep_status, train_sweep
+from ufm.deep._sweep_folder import FILE
+from ufm.deep._sweep_status import SweepStatus
+from ufm.deep._train import OPTIONS
 
-#: options that take several values, and the arguments of `plan_sweep` that they are
-_AXES = {
-    "loss": "losses",
-    "width": "widths",
-    "epochs": "epochs",
-    "seed": "seeds",
-    "weight_decay": "weight_decays",
-}
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def names(text: str) -> list[str]:
-    """all (the paper's four), or a comma list of losses."""
+    """The losses in a list with commas; "all" is the paper's four."""
     given = [part.strip() for part in text.split(",") if part.strip()]
     return list(losses.PAPER) if given == ["all"] else given
 
 
 def numbers(text: str) -> list[float]:
-    """One number or several, as `grid` reads them."""
+    """One or several numbers, as `grid` reads them."""
     return [float(value) for value in grid(text)]
 
 
 def whole(text: str) -> list[int]:
-    """One integer, a comma list, or start:stop without its end."""
+    """The integers in one number, a list with commas, or start:stop without its end."""
     first, colon, last = text.partition(":")
     parts = [first, last] if colon else text.split(",")
     if not all(part.strip().isdigit() for part in parts):
@@ -60,47 +57,74 @@ def whole(text: str) -> list[int]:
     return list(range(*values)) if colon else values
 
 
+def _shelf(match: re.Match[str]) -> str:
+    """The members of a shelf such as `nets.NETS`."""
+    module = losses if match[1] == "losses" else getattr(deep, match[1])
+    return ", ".join(getattr(module, match[2]))
+
+
+def _help_of(option: Option) -> str:
+    """The first sentence about an option of `deep.train`, and its default."""
+    text = re.sub(r"`(\w+)\.([A-Z]+)`", _shelf, option.help)
+    first = text.partition(". ")[0].rstrip(".")
+    said = re.search(r"Default: (.*)\.", option.help)
+    default = said[1] if option.default is None and said else option.default
+    every = ", or all" if option.name == "loss" else ""
+    return f"{first[0].upper()}{first[1:]}{every}." + (
+        f"  [default: {default}]" if default is not None else ""
+    )
+
+
+#: how the values of an axis are read
+_READERS = {"loss": names, "width": numbers, "epochs": whole, "seed": whole, "weight_decay": numbers}
+_TYPES = {"int": int, "float": float, "str": str}
+
+
+def _click_option(option: Option) -> Callable[[Command], Command]:
+    flag = "--" + option.name.replace("_", "-")
+    how: dict[str, Any] = {"help": _help_of(option), "default": None}
+    if option.name in AXES:
+        return click.option(flag, callback=parsed(_READERS[option.name]), metavar="LIST", **how)
+    kind = option.type.split(" | ")[0]
+    if kind == "bool":
+        return click.option(f"{flag}/--no-{flag[2:]}", **how)
+    return click.option(flag, type=_FOLDER if option.name == "data_dir" else _TYPES[kind], **how)
+
+
 def _training_options(command: Command) -> Command:
-    option = click.option
-    several: dict[str, Any] = {"metavar": "LIST", "show_default": True}
-    options = [
-        option("--data", default="digits", show_default=True,
-               help=f"{', '.join(deep.datasets.DATASETS)}, or a folder, tar or zip of class folders."),
-        option("--data-dir", type=_FOLDER, help="Where the data's files are, or are downloaded to."),
-        option("--net", default="small_resnet", show_default=True, help=f"{', '.join(deep.nets.NETS)}."),
-        option("--width", callback=parsed(numbers), default="1", help="Factor of the channels.", **several),
-        option("--loss", callback=parsed(names), default="ce", **several,
-               help=f"{', '.join(losses.LOSSES)}, or all: {', '.join(losses.PAPER)}."),
-        option("--epochs", callback=parsed(whole), metavar="LIST", help="[default: the preset's]"),
-        option("--seed", callback=parsed(whole), default="0", help="0:3 are three.", **several),
-        option("--weight-decay", callback=parsed(numbers), metavar="LIST", help="[default: the preset's]"),
-        option("--preset", default="paper", show_default=True, help=f"{', '.join(deep.presets.PRESETS)}."),
-        option("--batch", type=int, help="[default: the preset's]"),
-        option("--learning-rate", type=float, help="[default: the preset's]"),
-        option("--augment/--no-augment", default=None, help="[default: the preset's]"),
-        *(option(f"--{name}", type=float, help=users_of(name)) for name in HYPERPARAMETERS),
-        option("--max-train", type=int, help="Train on so many images only."),
-        option("--metrics-every", type=int, help="Epochs between measurements.  [default: epochs / 100]"),
-        option("--dtype", default="float32", show_default=True, help="float32 or bfloat16."),
-        option("--devices", type=int,
-               help="Split each batch over so many devices; on a CPU so many are made.  [default: one; all "
-                    "of all processes with --distributed]"),
-    ]  # fmt: skip
+    """Those of `deep.train`, and the hyperparameters of the losses."""
+    hyperparameters = (click.option(f"--{name}", type=float, help=users_of(name)) for name in HYPERPARAMETERS)
+    options = [*map(_click_option, OPTIONS.values()), *hyperparameters]
     return functools.reduce(lambda made, add: add(made), reversed(options), command)
 
 
 @click.command(cls=Shown)
 @_training_options
-@click.option("--out", type=_FOLDER, help="Folder for record and checkpoints; of a sweep, for its runs.")
+@click.option("--devices", type=int,
+              help="Split each batch over this number of devices, which are created on a CPU.  "
+                   "[default: one; with --distributed all of all processes]")  # fmt: skip
+@click.option(
+    "--out", type=_FOLDER, help="Folder for the record and checkpoints of a run, or for the runs of a sweep."
+)
 @click.option("--resume", type=click.Choice(["yes", "no", "changed"]), default="yes", show_default=True,
-              help="Continue what is in --out; changed: also under other code or settings.")  # fmt: skip
-@click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="At least, between.")
+              help="Continue the run in --out; changed: also with other code or settings.")  # fmt: skip
+@click.option(
+    "--checkpoint-seconds",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Minimum time between checkpoints.",
+)
 @click.option("--distributed", metavar="auto|HOST:PORT,i/n",
-              help="Be one of the processes of a run: of a Slurm step (srun) or another cluster that JAX "
-                   "detects; or the i-th of n that meet at this address.")  # fmt: skip
-@click.option("--shard", metavar="i/n", help="Of a sweep, train the i-th of n shares of about equal cost.")
-@click.option("--status", is_flag=True, help="Of a sweep, print what is done and left; train nothing.")
-@click.option("--compare", is_flag=True, help="Print the last layer beside the UFM's optimum.")
+              help="Join the processes of a run: auto for a Slurm step (srun) or another cluster that JAX "
+                   "detects, or the i-th of n processes that connect at this address.")  # fmt: skip
+@click.option(
+    "--shard", metavar="i/n", help="Train the i-th of n shares of a sweep, which cost about the same."
+)
+@click.option(
+    "--status", is_flag=True, help="Print the progress and remaining cost of a sweep; train nothing."
+)
+@click.option("--compare", is_flag=True, help="Compare the last layer with the UFM's optimum.")
 @click.option("--json", "as_json", is_flag=True, help="Strict JSON on standard output and nothing else.")
 @click.option("--plot", callback=parsed(figure_file), metavar="FILE", help="Write a figure of the run.")
 def train(**options: Any) -> int:
@@ -112,40 +136,41 @@ def train(**options: Any) -> int:
     ufm train --data cifar10 --net wrn50 --width 0.25,2 --loss all --epochs 100,800 --seed 0:3 --out sweep
 
     Several values of --loss, --width, --epochs, --seed or --weight-decay make a sweep, a folder of runs in
-    --out: what is done and what it will cost is printed first, finished runs are skipped, interrupted ones
-    continue.  `ufm sweep --status FOLDER` tells how far it is.
+    --out: progress and remaining cost are printed first, finished runs are skipped, interrupted ones
+    continue.  `ufm sweep --status FOLDER` prints the progress at any time.
 
-    Exit status: 0 completed (--status: told), 1 not completed, 2 misuse.
+    Exit status: 0 completed (with --status: printed), 1 not completed, 2 misuse.
     """
     as_json, plot, out = (options.pop(name) for name in ("as_json", "plot", "out"))
     output = Output(as_json, plot, out, time.perf_counter())
     keep_freed_memory()
     follows = _follows(options)
-    need_device()  # not before: processes meet and devices are made first
+    need_device()  # after `_follows`, which connects processes and creates devices
     if follows:
         _progress.hush()
     options["resume"] = {"yes": True, "no": False}.get(options["resume"], "changed")
     given = {name: value for name, value in options.items() if value is not None}
-    axes = {name: given.pop(name) for name in _AXES if name in given}
+    axes = {name: given.pop(name) for name in AXES if name in given}
     for name, values in axes.items():
         if not values:
             raise ValueError(f"{name}: expected at least one value, got none")
+    axes.setdefault("loss", [OPTIONS["loss"].default])  # a sweep's own default would be all four
     several = any(len(values) > 1 for values in axes.values())
     held = out is not None and (out / FILE).exists()
-    # the first process speaks for all
+    # only the first process writes to standard output
     with contextlib.redirect_stdout(io.StringIO()) if follows else contextlib.nullcontext():
         return _sweep(axes, given, output) if several or held else _train(axes, given, output)
 
 
 def _follows(options: dict[str, Any]) -> bool:
-    """Whether another process comes first; the devices and processes that were asked for are there then."""
+    """Set up the requested devices and processes; whether this process is not the first of them."""
     place = options.pop("distributed")
     if place is None:
         if options["devices"] is not None and options["devices"] > 1:
             make_cpu_devices(options["devices"])
         return False
     sys.stdout.flush()
-    # Gloo, between CPUs, greets on standard output, where there may be JSON and nothing else
+    # Gloo, which connects CPUs, prints to standard output, where --json allows nothing else
     sys.stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     join(place)
@@ -187,9 +212,13 @@ def _sweep(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
         raise ValueError("resume: expected yes or changed with a sweep, got no; choose another folder")
     status = given.pop("status")
     how = {name: given.pop(name) for name in _HOW if name in given}
-    axes = axes if "epochs" in axes else axes | {"epochs": [deep.presets.get(given["preset"])[1].epochs]}
-    plan = plan_sweep(output.out, **{_AXES[name]: values for name, values in axes.items()}, **given)
-    plan.share(how.get("shard"))  # refused before anything is measured
+    axes = (
+        axes
+        if "epochs" in axes
+        else axes | {"epochs": [deep.presets.get(given.get("preset", OPTIONS["preset"].default))[1].epochs]}
+    )
+    plan = plan_sweep(output.out, **{AXES[name]: values for name, values in axes.items()}, **given)
+    plan.share(how.get("shard"))  # an invalid shard is refused before anything is measured
     if not status:
         _checks.folder("out", plan.out)
     found = sweep_status(plan)
@@ -217,7 +246,7 @@ def _told(found: SweepStatus, output: Output) -> int:
 
 
 def tell_status(folder: Path, as_json: bool) -> int:
-    """What of a folder of runs is done and what it will still cost: `ufm sweep --status`."""
+    """Print the progress and remaining cost of a folder of runs: `ufm sweep --status`."""
     return _told(sweep_status(folder), Output(as_json, None, None, time.perf_counter()))
 
 
@@ -227,33 +256,33 @@ def tell_status(folder: Path, as_json: bool) -> int:
     "--out", type=_FOLDER, default=Path("figures"), show_default=True, help="Folder for PNG and PDF."
 )
 @click.option("--figure", callback=parsed(whole), metavar="LIST", help="1:5 are 1 to 4.  [default: all]")
-@click.option("--data", help="Draw figures 1 to 8 of this data set instead of the paper's.")
+@click.option("--data", help="Draw figures 1 to 8 for this data set instead of the paper's.")
 @click.option("--json", "as_json", is_flag=True, help="Strict JSON on standard output and nothing else.")
 def figures(
     runs: tuple[Path, ...], out: Path, figure: list[int] | None, data: str | None, as_json: bool
 ) -> int:
-    """Draw the paper's figures from the records in folders of RUNS, ours beside the paper's numbers.
+    """Draw the paper's figures from the records in folders of RUNS, with the paper's numbers for comparison.
 
     \b
     ufm figures sweep --out figures
     ufm figures runs --data mnist10k --figure 1,2
     ufm figures --figure 9,10
 
-    What a figure lacks is said in it.  Exit status: 0 drawn, 2 misuse.
+    Each figure names the runs that it lacks.  Exit status: 0 drawn, 2 misuse.
     """
-    from ufm.deep import figures as shelf
+    from ufm.figures import paper
 
-    theory = [number for number, kind in shelf.FIGURES.items() if kind.data is None]
-    every = [number for number in shelf.FIGURES if data is None or number not in theory]
+    theory = [number for number, kind in paper.FIGURES.items() if kind.data is None]
+    every = [number for number in paper.FIGURES if data is None or number not in theory]
     chosen = every if figure is None else figure
     for number in chosen:
-        if number not in shelf.FIGURES:
-            raise ValueError(f"figure: expected one of {', '.join(map(str, shelf.FIGURES))}, got {number}")
-    found = shelf.records(*runs)
+        if number not in paper.FIGURES:
+            raise ValueError(f"figure: expected one of {', '.join(map(str, paper.FIGURES))}, got {number}")
+    found = paper.records(*runs)
     _checks.folder("out", out)
     drawings = []
     for number in _progress.each("figures", chosen):
-        drawing = shelf.draw(number, found, data=data)
+        drawing = paper.draw(number, found, data=data)
         files = [out / f"figure{number}.{kind}" for kind in ("png", "pdf")]
         _save(drawing.figure, files)
         drawings.append(drawing.to_dict() | {"files": [str(file) for file in files]})

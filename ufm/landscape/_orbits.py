@@ -49,8 +49,7 @@ def fingerprint(prob: Problem, params: Params, objective: float) -> Fingerprint:
 
 def _bias(prob: Problem, params: Params) -> np.ndarray:
     b = np.asarray(params.b)
-    free = prob.loss.shift_invariant and float(prob.lam_b) == 0
-    return b - b.mean() if free else b
+    return b - b.mean() if prob.shift_is_free else b
 
 
 def kinds(prob: Problem) -> np.ndarray:

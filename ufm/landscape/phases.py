@@ -276,7 +276,7 @@ def _row(prob: Problem, C: np.ndarray, lam: np.ndarray) -> _Row:
         nothing = np.zeros(C.size, dtype=bool)
         return _Row(**columns, may_trap=nothing, C_thr=np.nan, C_tie=np.nan, C_spin=np.nan, C_rank=np.nan)
     trap = (t.C_thr < C) & (t.C_spin > C)
-    if prob.d < prob.K - int(prob.loss.shift_invariant):
+    if prob.d < prob.full_rank:
         trap |= t.C_thr > C
     rank = np.nan if t.c_rank is None else (prob.K - 1) * t.c_rank
     return _Row(**columns, may_trap=trap, C_thr=t.C_thr, C_tie=t.C_tie, C_spin=t.C_spin, C_rank=rank)

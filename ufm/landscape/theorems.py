@@ -61,7 +61,7 @@ class Facts:
     @property
     def full_rank(self) -> int:
         """The rank that an unconstrained optimum may have."""
-        return self.prob.K - 1 if self.prob.loss.shift_invariant else self.prob.K
+        return self.prob.full_rank
 
     def spurious(self, among: list[CriticalPoint]) -> list[CriticalPoint]:
         """Those without a negative eigenvalue that lie above the lowest of them: minima that trap."""

@@ -83,7 +83,7 @@ def reduce(prob: Problem, params: Exact, eps: float) -> tuple[Reduced, np.ndarra
     tails = np.sqrt(np.append(np.cumsum(s[::-1] ** 2)[::-1], 0.0))
     rank = int(np.argmax(tails <= max(eps / 4, ROUNDING * s[0])))
     lam_W, lam_H, lam_b = penalties(prob)
-    shift = bool(prob.bias and lam_b == 0 and prob.loss.shift_invariant)
+    shift = prob.shift_is_free
     problem = Reduced(
         balls.loss_in_balls(prob.loss), tuple(labels.tolist()), tuple(weights.tolist()), prob.K, rank,
         lam_W, lam_H, lam_b, prob.bias, shift,

@@ -19,6 +19,8 @@ def setting(prob: Problem) -> Setting:
         ValueError: a batch of problems, or a problem inside `jit` or `vmap`.
         NoClosedForm: the classes are not balanced.
     """
+    if not prob.model.bilinear:
+        raise NoClosedForm(f"model: closed forms are known for two free factors, got model={prob.model!r}")
     if prob.n is None:
         counts = prob.counts
         raise NoClosedForm(

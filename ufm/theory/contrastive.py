@@ -171,7 +171,7 @@ def _samples(K: int) -> tuple[Array, Array]:
     return jnp.asarray(z), jnp.asarray(k)
 
 
-@partial(jax.jit, static_argnames="loss")
+@jax.jit
 def _descend(loss: Loss, z: Array, k: Array) -> tuple[Array, Array, Array]:
     """The lowest gap on 300 steps of descent of the gap from each sample, where, and the first strictness."""
     slope = jax.vmap(jax.value_and_grad(partial(_gap, loss), has_aux=True))
@@ -232,16 +232,16 @@ def _phi(loss: Loss, K: int, facts: profiles.Facts) -> tuple[Callable[[Any], Any
         profile = profiles.profile_of(loss, K)
     if profile is not None:
         return profile.value, profile
-    f = jax.jit(partial(_over_shifts, loss, K))
 
     @in_float64
     def value(a: Any) -> Any:
         a = np.asarray(a, dtype=np.float64)
-        return np.asarray(f(a.ravel())).reshape(a.shape)[()]
+        return np.asarray(_over_shifts(loss, K, a.ravel())).reshape(a.shape)[()]
 
     return value, None
 
 
+@partial(jax.jit, static_argnums=1)
 def _over_shifts(loss: Loss, K: int, a: Array) -> Array:
     """min over s of loss(a e_0 + s 1, 0): a grid of 201 shifts, then golden section."""
     grid = 200.0 * jnp.sinh(jnp.linspace(-7.0, 7.0, 201)) / math.sinh(7.0)

@@ -53,16 +53,22 @@ def profile_of(loss: Loss, K: int) -> ScalarProfile:
     return by_autodiff(loss, K)
 
 
-@lru_cache(maxsize=16)
 def by_autodiff(loss: Loss, K: int) -> ScalarProfile:
-    """l, l', l'' of any shift-invariant loss, compiled once a shape."""
+    """l, l', l'' of any shift-invariant loss; new values of its hyperparameters compile nothing."""
+    value, slope, curvature = (partial(_host, partial(_derivative, order, loss, K)) for order in range(3))
+    return ScalarProfile(value, slope, curvature, K)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _derivative(order: int, loss: Loss, K: int, a: Array) -> Array:
+    """The derivative of that order of l, at each of the margins a."""
 
     def l(a: Array) -> Array:  # noqa: E743
         return loss(a * (jnp.arange(K) == 0), 0)
 
-    functions = [jax.jit(jax.vmap(f)) for f in (l, jax.grad(l), jax.grad(jax.grad(l)))]
-    value, slope, curvature = (partial(_host, f) for f in functions)
-    return ScalarProfile(value, slope, curvature, K)
+    for _ in range(order):
+        l = jax.grad(l)  # noqa: E741
+    return jax.vmap(l)(a)
 
 
 @in_float64
@@ -145,8 +151,13 @@ def measure(loss: Loss, K: int) -> Facts:
     same_p = np.where(np.arange(K) == k[:, None], (math.log(K - 1) - q)[:, None], 0.0)
     inputs = np.stack([z, z + rng.normal(size=(128, 1)), np.take_along_axis(z, order, 1), averaged, same_p])
     classes = np.stack([k, k, moved, k, k])
-    out = np.asarray(jax.jit(jax.vmap(jax.vmap(loss)))(jnp.asarray(inputs), jnp.asarray(classes)))
+    out = np.asarray(_values(loss, jnp.asarray(inputs), jnp.asarray(classes)))
     scale = 1 + np.abs(out).max(0)
     change = np.abs(out - out[0]) / scale
     raised = np.maximum(out[3] - out[0], 0) / scale
     return Facts(float(change[1].max()), float(change[2].max()), float(raised.max()), float(change[4].max()))
+
+
+@jax.jit
+def _values(loss: Loss, z: Array, k: Array) -> Array:
+    return jax.vmap(jax.vmap(loss))(z, k)
