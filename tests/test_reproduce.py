@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import html.parser
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 from tolerances import HANG
 
 from ufm import catalogue, reproduce
@@ -35,7 +37,7 @@ from ufm.reproduce import (
     statements,
     validate,
 )
-from ufm.reproduce._mathml import mathml
+from ufm.reproduce._formulas import mathml
 from ufm.reproduce._prose import prose
 
 QUICK_AND_FULL = ("quick", "full")
@@ -77,18 +79,42 @@ def test_words_as_mathematics():
         assert prose(words) == shown
 
 
-def test_formulas_of_latex():
-    assert (
-        mathml(r"\frac{1}{2}")
-        == "<math><mrow><mfrac><mrow><mn>1</mn></mrow><mrow><mn>2</mn></mrow></mfrac></mrow></math>"
-    )
-    assert "<munder>" in mathml(r"\sum_j x")
-    assert "<msubsup><mi>x</mi><mi>k</mi><mn>2</mn></msubsup>" in mathml("x^2_k")
-    assert "&lt;" in mathml("a < b")
-    assert "<mi>log</mi><mspace" in mathml(r"\log p")
-    assert "<mspace" not in mathml(r"\log ( p )") + mathml(r"\log \left( p \right)")
-    with pytest.raises(ValueError, match=r"got \\unknown"):
+@pytest.mark.parametrize(
+    ("latex", "shown"),
+    [
+        (r"K^{-1}", "<msup><mi>K</mi><mrow><mo>−</mo><mn>1</mn></mrow></msup>"),
+        (r"\frac{1}{2}", "<mfrac><mrow><mn>1</mn></mrow><mrow><mn>2</mn></mrow></mfrac>"),
+        (r"x^2_k", "<msubsup><mi>x</mi><mi>k</mi><mn>2</mn></msubsup>"),
+        (r"\sum_j x", "<munder><mo>∑</mo><mi>j</mi></munder><mi>x</mi>"),
+        (r"\min_t x", "<munder><mo>min</mo><mi>t</mi></munder><mi>x</mi>"),
+        (r"a < b", "<mi>a</mi><mo><</mo><mi>b</mi>"),
+        (r"a \pm b", "<mi>a</mi><mo>±</mo><mi>b</mi>"),
+        (r"A \succeq 0", "<mi>A</mi><mo>⪰</mo><mn>0</mn>"),
+        (r"\left( \sum_j x \right)", "<munder><mo>∑</mo><mi>j</mi></munder><mi>x</mi>"),
+        (r"\ell'(a)", "<mi>ℓ</mi><mo>′</mo>"),
+        (r"f^\ast", "<msup><mi>f</mi><mo>∗</mo></msup>"),
+        (r"\log p", '<mi>log</mi><mspace width="0.167em" /><mi>p</mi>'),
+        (r"\log ( p )", '<mi>log</mi><mo stretchy="false">(</mo><mi>p</mi><mo stretchy="false">)</mo>'),
+        (r"\text{for } k", "<mtext>for\xa0</mtext><mi>k</mi>"),
+    ],
+)
+def test_a_formula_has_the_structure_that_tex_gives_it(latex, shown):
+    assert shown in html.unescape(mathml(latex))
+
+
+def test_a_formula_that_cannot_be_typeset_is_refused():
+    with pytest.raises(ValueError, match=r"got \\unknown in"):
         mathml(r"\unknown")
+    for malformed in (r"x_", r"\left( x", "{"):
+        with pytest.raises(ValueError, match="expected a well-formed formula"):
+            mathml(malformed)
+
+
+def test_bars_of_the_statements_are_brackets():
+    """A bare | is typeset as a relation, with space on either side."""
+    for row in STATEMENTS:
+        for formula in row.formulas:
+            assert not re.search(r"(?<!\\)(?<!left)(?<!right)\|", formula)
 
 
 # --- running, resuming, refusing --------------------------------------------------------------------------
@@ -303,8 +329,6 @@ def test_the_report_of_two_rows(report):
     assert [finding.statement.id for finding in report.findings] == ["figure-9", "figure-10"]
     data = json.loads((report.out / "report.json").read_text())
     validate(data)
-    jsonschema = pytest.importorskip("jsonschema", reason="the second opinion on the schema")
-    jsonschema.validate(data, SCHEMA)
     assert all(row["command"].startswith("ufm reproduce --quick --only ") for row in data["rows"])
     for row in data["rows"]:
         for figure in row["figures"]:
@@ -342,23 +366,29 @@ def test_words_are_escaped(shelf, tmp_path):
     assert "<it>" not in text
 
 
-def test_the_schema_refuses_what_is_wrong(report):
-    data = json.loads((report.out / "report.json").read_text())
-    for path, value, words in (
-        (("version",), 1, "report.version: expected one of"),
-        (("rows", 0, "verdict"), "fine", "report.rows.0..verdict: expected one of"),
-        (("rows", 0, "count"), True, "report.rows.0..count: expected integer, got bool"),
-        (("rows", 0, "worst"), {}, "report.rows.0..worst: expected the field what"),
-        (("rows", 1, "more"), 1, "expected no field more"),
-    ):
-        wrong = json.loads(json.dumps(data))
-        *parents, last = path
-        inner = wrong
-        for name in parents:
-            inner = inner[name]
-        inner[last] = value
-        with pytest.raises(ValueError, match=words):
-            validate(wrong)
+def test_the_schema_is_a_schema():
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("version",), 1, r"report\.version: 2 was expected"),
+        (("rows", 0, "verdict"), "fine", r"report\.rows\[0\]\.verdict: 'fine' is not one of \['holds', "),
+        (("rows", 0, "count"), True, r"report\.rows\[0\]\.count: True is not of type 'integer'"),
+        (("rows", 0, "worst"), {}, r"report\.rows\[0\]\.worst: 'what' is a required property"),
+        (("rows", 1, "more"), 1, r"report\.rows\[1\]: Additional properties .*'more' was unexpected"),
+    ],
+)
+def test_the_schema_refuses_what_is_wrong(report, path, value, words):
+    wrong = json.loads((report.out / "report.json").read_text())
+    *parents, last = path
+    inner = wrong
+    for name in parents:
+        inner = inner[name]
+    inner[last] = value
+    with pytest.raises(ValueError, match=words):
+        validate(wrong)
 
 
 # --- in a browser ------------------------------------------------------------------------------------------

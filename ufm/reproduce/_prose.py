@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 _GREEK = {
-    "lam": "λ", "gamma": "γ", "phi": "φ", "alpha": "α", "beta": "β", "kappa": "κ", "tau": "τ", "rho": "ρ",
+    "lam": "λ", "gamma": "γ", "phi": "ϕ", "alpha": "α", "beta": "β", "kappa": "κ", "tau": "τ", "rho": "ρ",
     "sigma": "σ", "sqrt": "√",
 }  # fmt: skip
 _SIGNS = {

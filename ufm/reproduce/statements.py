@@ -21,7 +21,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "equal non-target logits only, and for any c > 0 phi(t) + c |t| has a unique minimiser t* < 0.",
         formulas=(
             r"L(z, k) \ge \phi \left( \sum_{j \ne k} (z_j - z_k) \right)",
-            r"t^\ast = \argmin_t \phi(t) + c |t| , \quad t^\ast < 0 \; \forall c > 0",
+            r"t^\ast = \argmin_t \phi(t) + c \left| t \right| , \quad t^\ast < 0 \; \forall c > 0",
         ),
         measured="Five tests of each loss (shift, class symmetry, averaging, strictness, uniqueness), and "
         "the sign of t* on both sides of the threshold.",
@@ -71,7 +71,7 @@ STATEMENTS: tuple[Statement, ...] = (
         paper="Theorem 1 holds for focal loss, with or without a bias, for any number of classes.",
         formulas=(
             r"\bar{Z} = a \left( I_m - \frac{1}{m} 1 \, 1^\top \right) , \quad m < K",
-            r"f = \frac{m}{K} h(p_1) + \frac{K-m}{K} h(p_0) + c (m-1) a < f_{NC}",
+            r"f = \frac{m}{K} h(p_1) + \frac{K-m}{K} h(p_0) + c (m-1) a < f_{\text{NC}}",
         ),
         measured="f at an explicit point, a simplex of m classes with the others at the origin, against "
         "neural collapse and the origin, at the tie of the two.",
@@ -99,7 +99,8 @@ STATEMENTS: tuple[Statement, ...] = (
         section="Appendix C.1, Figure 10",
         paper="phi(t) is minimised with the penalty K sqrt(n lam_W lam_H) |t|.",
         formulas=(
-            r"\min_t \phi(t) + c |t| = \min_a \ell(a) + (K-1) c |a| , \quad c = \sqrt{n \lambda_W \lambda_H}",
+            r"\min_t \phi(t) + c \left| t \right| = \min_a \ell(a) + (K-1) c \left| a \right| , \quad "
+            r"c = \sqrt{n \lambda_W \lambda_H}",
         ),
         measured="The minimum with either constant against the lowest f found by solving.",
         known="holds with a correction",
@@ -112,7 +113,7 @@ STATEMENTS: tuple[Statement, ...] = (
         title="Collapse for any penalties",
         section="Definition 1, Theorem 1",
         paper="The minimiser is a simplex ETF for any positive lam_W and lam_H.",
-        formulas=(r"c < c_{thr} = \frac{-\ell'(0)}{K-1} = \frac{1}{K} \text{ (cross-entropy)}",),
+        formulas=(r"c < c_{\text{thr}} = \frac{-\ell'(0)}{K-1} = \frac{1}{K} \text{ (cross-entropy)}",),
         measured="The margin of solutions across the threshold against theory's.",
         known="holds with a correction",
         correction="Below the threshold only: 1/K for cross-entropy, (1 - alpha)/K for label smoothing, "
@@ -143,8 +144,9 @@ STATEMENTS: tuple[Statement, ...] = (
         paper="Replacing the nuclear norm by |Z|_F^2 / sigma_max leaves a bound whose minimum is the value "
         "of neural collapse.",
         formulas=(
-            r"\min_Z g(Z) + c \frac{\|Z\|_F^2}{\sigma_{max}(Z)} < f_{NC} \le g(Z) + c \|Z\|_\ast",
-            r"\|Z\|_\ast \ge \frac{1}{K} \sum_k |t_k|",
+            r"\min_Z g(Z) + c \frac{\|Z\|_F^2}{\sigma_{\text{max}}(Z)} < f_{\text{NC}} \le "
+            r"g(Z) + c \|Z\|_\ast",
+            r"\|Z\|_\ast \ge \frac{1}{K} \sum_k \left| t_k \right|",
         ),
         measured="The intermediate bound is minimised for cross-entropy; the inequality that replaces it is "
         "tried on random Z.",
@@ -182,7 +184,7 @@ STATEMENTS: tuple[Statement, ...] = (
         section="Theorem 2",
         paper="For a convex loss and d > K every critical point is a global minimum or a strict saddle.",
         formulas=(
-            r"\lambda_{min} = \frac{\lambda_W + \lambda_H}{2} - "
+            r"\lambda_{\text{min}} = \frac{\lambda_W + \lambda_H}{2} - "
             r"\sqrt{\frac{(\lambda_W - \lambda_H)^2}{4} + \|G\|^2}",
         ),
         measured="Every analytically known critical point (full grid: those a search finds as well): its "
@@ -220,7 +222,7 @@ STATEMENTS: tuple[Statement, ...] = (
         section="Corollary 2, Appendix D",
         paper="Within the region p_k > 0.21 focal loss is convex in the logits, and the global minimiser "
         "lies in it.",
-        formulas=(r"\Omega = \{ p_k \ge p_{min}(\gamma) \} , \quad p_{min}(3) = 0.0575",),
+        formulas=(r"\Omega = \{ p_k \ge p_{\text{min}}(\gamma) \} , \quad p_{\text{min}}(3) = 0.0575",),
         measured="Critical points inside the region; the target probability at the optimum.",
         known="holds with a correction",
         correction="The minimiser leaves p > 0.21 as (K-1) c grows (K = 10, c = 0.11: p = 0.17), and never "
@@ -246,7 +248,7 @@ STATEMENTS: tuple[Statement, ...] = (
         title="Focal loss outside the region",
         section="after Corollary 2",
         paper="The landscape of focal loss is benign locally; nothing is claimed outside.",
-        formulas=(r"C_{thr} = S(1/K) , \quad C_{spin} = S(p_{min})",),
+        formulas=(r"C_{\text{thr}} = S(1/K) , \quad C_{\text{spin}} = S(p_{\text{min}})",),
         measured="Where random starts end, below C_thr, 0.02 % below it and in the strip above it, K = 20.",
         known="holds",
         remark="Up to 0.95 C_thr every start reaches the optimum. Just below C_thr many, and for C_thr < C < "
