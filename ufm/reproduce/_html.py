@@ -44,16 +44,13 @@ def page(data: dict[str, Any], out: Path) -> str:
 def _environment(out: Path) -> Environment:
     loader = FileSystemLoader(Path(__file__).parent)
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    made.filters |= {
-        "embedded": lambda png: _embedded(out / png),
-        "facts": _facts,
-        "mathml": lambda latex: Markup(mathml(latex)),
-        "number": lambda value: Markup(number(value)),
-        "parts": _parts,
-        "prose": lambda words: Markup(prose(words)),
-        "sign": lambda verdict: _TONES[verdict][1],
-        "tone": lambda verdict: _TONES[verdict][0],
-    }
+    made.filters["sign"] = lambda verdict: _TONES[verdict][1]
+    made.filters["tone"] = lambda verdict: _TONES[verdict][0]
+    made.filters["embedded"] = lambda png: _embedded(out / png)
+    made.filters["facts"] = _facts
+    made.filters["parts"] = _parts
+    for markup in (mathml, number, prose):  # what these three return is not escaped again
+        made.filters[markup.__name__] = lambda value, markup=markup: Markup(markup(value))
     return made
 
 
