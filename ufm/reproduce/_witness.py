@@ -25,6 +25,11 @@ _ROWS = 256
 _CHUNK = 32
 
 
+def shown(loss: Loss | str) -> str:
+    """A loss in words."""
+    return repr(losses.get(loss))
+
+
 # --- the scalar profile, from the loss ------------------------------------------------------------
 
 
@@ -126,6 +131,10 @@ class Shape(NamedTuple):
     K: int
     d: int
     n: int
+
+
+#: the sizes that many rows share, so that they share compiled programs
+SHAPE = Shape(K=10, d=12, n=2)
 
 
 class Point(NamedTuple):

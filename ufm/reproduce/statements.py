@@ -8,7 +8,15 @@ adding a row.
 from __future__ import annotations
 
 from ufm import _checks
-from ufm.reproduce import _bounds, _collapse, _saddles, _scalar
+from ufm.reproduce import (
+    _corollary_2,
+    _definition_1,
+    _focal_loss,
+    _nuclear_norm,
+    _scalar_problem,
+    _theorem_1,
+    _theorem_2,
+)
 from ufm.reproduce._records import Panel, Statement, Unmeasured
 
 #: The rows, in the order of the report.
@@ -30,7 +38,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds with a correction",
         correction='t* <= 0, and t* < 0 exactly for c below the threshold (1/K for cross-entropy): "for any '
         'c > 0" is true of no loss here. MSE is not a function of logit differences.',
-        jobs=_scalar.definition_1,
+        jobs=_definition_1.definition_1,
     ),
     Statement(
         id="other-losses",
@@ -43,7 +51,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         remark="A loss that fails T5 and T6 alone has neural collapse without a bias; with a free bias "
         "Theorem 1 is false for it near its tie.",
-        jobs=_scalar.other_losses,
+        jobs=_definition_1.other_losses,
     ),
     Statement(
         id="theorem-1",
@@ -61,7 +69,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         remark="For MSE the claims are its own: a simplex ETF only where the bias takes up the mean. The "
         "paper's W'W reads W W' and w^k are rows. d >= K-1 suffices.",
-        jobs=_collapse.theorem_1,
+        jobs=_theorem_1.theorem_1,
         panels=(Panel("claims", "deviation / tolerance (1: the limit)", "", xscale="log"),),
     ),
     Statement(
@@ -79,7 +87,7 @@ STATEMENTS: tuple[Statement, ...] = (
         remark="The other classes are told apart by the bias alone. True without a bias, and with one "
         "wherever the convex hull of phi touches phi at t*: (K-1) c <= 1, or K <= 5. No violation is known "
         "for K <= 17.",
-        jobs=_collapse.partial_collapse,
+        jobs=_focal_loss.partial_collapse,
         panels=(Panel("window", "C = (K-1) c", "neural collapse less the lowest f known"),),
     ),
     Statement(
@@ -91,7 +99,7 @@ STATEMENTS: tuple[Statement, ...] = (
         measured="The tie by autodiff; and f at points of partial collapse off the tie, on both sides of it.",
         known="fails",
         remark="With a bias the parameters at which Theorem 1 fails are an open set around the tie.",
-        jobs=_collapse.tie,
+        jobs=_focal_loss.tie,
     ),
     Statement(
         id="constants",
@@ -106,7 +114,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds with a correction",
         correction="The weight is c for |t| and (K-1) c for the margin a = -t/(K-1). K c with t would put "
         "the threshold of cross-entropy at c = 1/K^2 instead of 1/K.",
-        jobs=_scalar.constants,
+        jobs=_scalar_problem.constants,
     ),
     Statement(
         id="thresholds",
@@ -118,7 +126,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds with a correction",
         correction="Below the threshold only: 1/K for cross-entropy, (1 - alpha)/K for label smoothing, "
         "S(1/K)/(K-1) for focal loss. Above it the minimiser is W = 0, H = 0.",
-        jobs=_scalar.thresholds,
+        jobs=_scalar_problem.thresholds,
         panels=(Panel("margin", "c / c_thr", "margin a of the logits"),),
     ),
     Statement(
@@ -135,7 +143,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "finds without them; random factors, none of which is below.",
         known="holds",
         remark="For d >= rank Z.",
-        jobs=_bounds.nuclear_norm,
+        jobs=_nuclear_norm.nuclear_norm,
     ),
     Statement(
         id="lemma-8",
@@ -153,7 +161,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds with a correction",
         correction="The conclusion is true for convex losses, the step is not. With |Z|_* >= (1/K) sum_k "
         "|t_k| the proof needs neither Lemma 8 nor, where there is no bias, convexity.",
-        jobs=_bounds.lemma_8,
+        jobs=_nuclear_norm.lemma_8,
         panels=(Panel("bound", "c = sqrt(n lam_W lam_H)", "value, cross-entropy, K = 3"),),
     ),
     Statement(
@@ -164,7 +172,7 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"\lambda_W W^\top W = \lambda_H H H^\top",),
         measured="The difference at every analytically known critical point, of every index.",
         known="holds",
-        jobs=_saddles.lemma_5,
+        jobs=_theorem_2.lemma_5,
     ),
     Statement(
         id="lemma-7",
@@ -176,7 +184,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="fails",
         remark="At a frame of m < K classes the bias tells the others apart. At global minimisers the "
         "statement is true, which is all that Theorem 1 needs.",
-        jobs=_saddles.lemma_7,
+        jobs=_theorem_2.lemma_7,
     ),
     Statement(
         id="theorem-2",
@@ -192,7 +200,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         remark="d >= K suffices, d >= K-1 for losses of logit differences. For d <= K-2 strict local minima "
         "exist (K = 5, d = 2).",
-        jobs=_saddles.theorem_2,
+        jobs=_theorem_2.theorem_2,
     ),
     Statement(
         id="global-minima",
@@ -204,7 +212,7 @@ STATEMENTS: tuple[Statement, ...] = (
         measured="Every analytically known critical point: the norm of G, f against the closed-form minimum, "
         "and the smallest eigenvalue of the dense Hessian by autodiff.",
         known="holds",
-        jobs=_saddles.global_minima,
+        jobs=_theorem_2.global_minima,
     ),
     Statement(
         id="corollary-1",
@@ -214,7 +222,7 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"\nabla_z^2 L(z, k) \succeq 0",),
         measured="The smallest curvature of the loss at random logits, and Theorem 2 over critical points.",
         known="holds",
-        jobs=_saddles.corollary_1,
+        jobs=_theorem_2.corollary_1,
     ),
     Statement(
         id="corollary-2",
@@ -227,7 +235,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds with a correction",
         correction="The minimiser leaves p > 0.21 as (K-1) c grows (K = 10, c = 0.11: p = 0.17), and never "
         "the exact region p >= p_min(gamma).",
-        jobs=_saddles.corollary_2,
+        jobs=_corollary_2.corollary_2,
     ),
     Statement(
         id="region",
@@ -240,7 +248,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         remark="Exact: convex if and only if p_k >= p_min(gamma), for any K and any other logits; at most "
         "0.0585. The paper's proof gives 0.2032, rounded up.",
-        jobs=_saddles.region,
+        jobs=_corollary_2.region,
         panels=(Panel("region", "gamma", "target probability", xscale="log"),),
     ),
     Statement(
@@ -253,7 +261,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         remark="Up to 0.95 C_thr every start reaches the optimum. Just below C_thr many, and for C_thr < C < "
         "C_spin (K >= 18) up to all, end in strict local minima above it.",
-        jobs=_collapse.spurious,
+        jobs=_focal_loss.spurious,
         panels=(Panel("ends", "C = (K-1) c", "share of starts above the optimum"),),
     ),
     Statement(
@@ -264,7 +272,7 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"\phi(t) = \ell(-t/(K-1)) , \quad \ell(a) = L(a e_k, k)",),
         measured="phi and its slope in closed form against the loss itself and autodiff.",
         known="holds",
-        jobs=_scalar.figure_9,
+        jobs=_scalar_problem.figure_9,
         panels=(Panel("phi", "t = sum of logit differences", "phi(t), K = 10"),),
     ),
     Statement(
@@ -275,7 +283,7 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"a^\ast = \log \left( \frac{1}{c} - (K-1) \right) \text{ (cross-entropy)}",),
         measured="Minimiser and minimum in closed form against a search on the loss itself.",
         known="holds",
-        jobs=_scalar.figure_10,
+        jobs=_scalar_problem.figure_10,
         panels=(
             Panel("below", "t = sum of logit differences", "phi(t) + c |t|, K = 10, c = 0.1 c_thr"),
             Panel("above", "t = sum of logit differences", "the same at c = 1.5 c_thr"),
@@ -289,7 +297,7 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"\text{index} = \text{number of negative eigenvalues of } \nabla^2 f",),
         measured="Objective, index and smallest eigenvalue of each against a dense Hessian by autodiff.",
         known="holds",
-        jobs=_saddles.critical_points,
+        jobs=_theorem_2.critical_points,
         panels=(Panel("points", "index", "objective f"),),
     ),
     Statement(
@@ -303,7 +311,7 @@ STATEMENTS: tuple[Statement, ...] = (
         ),
         measured="All eigenvalues with multiplicities against a dense Hessian by autodiff.",
         known="holds",
-        jobs=_saddles.spectrum,
+        jobs=_theorem_2.spectrum,
         panels=(Panel("spectrum", "eigenvalue number", "eigenvalue, cross-entropy"),),
     ),
 )

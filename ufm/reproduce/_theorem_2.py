@@ -6,19 +6,15 @@ from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import ufm
 from ufm import losses, theory
 from ufm.landscape import CriticalPoints
 from ufm.landscape.theorems import LandscapeReport
-from ufm.losses import Loss
 from ufm.reproduce import _witness as witness
 from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
-from ufm.reproduce._scalar import shown
-from ufm.reproduce._witness import Shape
+from ufm.reproduce._witness import Shape, shown
 
 
 class Case(NamedTuple):
@@ -62,7 +58,7 @@ def _report(case: Case) -> LandscapeReport:
     return ufm.landscape.verify(_points(case))
 
 
-def _cases(level: Level, *names: str) -> Iterator[Case]:
+def cases(level: Level, *names: str) -> Iterator[Case]:
     """Of these losses: one size, lam_b = 0 and 0.05; the full grid has more sizes and penalties."""
     for name in names:
         yield Case(name, SHAPE, lam_b=0.05)
@@ -74,7 +70,7 @@ def _cases(level: Level, *names: str) -> Iterator[Case]:
             yield Case(name, Shape(6, 6, 2))
 
 
-def _claims(case: Case, names: tuple[str, ...], about: Any = "paper") -> Outcome:
+def claims(case: Case, names: tuple[str, ...], about: Any = "paper") -> Outcome:
     report = _report(case)
     instances = []
     for name in names:
@@ -97,12 +93,12 @@ _THEOREM_2 = (
 
 def theorem_2(level: Level) -> Iterator[Job]:
     """Convex losses; d = K - 1 too, which the paper leaves out; and d <= K - 2, where it ends."""
-    for case in _cases(level, "ce", "ls", "mse"):
-        yield Job(case.name, partial(_claims, case, _THEOREM_2), 6.0)
+    for case in cases(level, "ce", "ls", "mse"):
+        yield Job(case.name, partial(claims, case, _THEOREM_2), 6.0)
     if level == "full":
         for name in ("ce", "ls"):
             case = Case(name, Shape(4, 3, 2))
-            yield Job(case.name, partial(_claims, case, _THEOREM_2, "ours"), 5.0)
+            yield Job(case.name, partial(claims, case, _THEOREM_2, "ours"), 5.0)
         for name in ("ce", "ls", "mse"):
             yield Job(f"search-{name}", partial(_searched, name), 20.0)
         yield Job("small-d", _small_d, 15.0)
@@ -134,14 +130,14 @@ def _small_d() -> Outcome:
 
 def corollary_1(level: Level) -> Iterator[Job]:
     """Convexity in the logits, and what follows at critical points."""
-    for case in _cases(level, "ce", "ls", "mse"):
-        yield Job(case.name, partial(_claims, case, ("corollary_1", "theorem_2")), 3.0)
+    for case in cases(level, "ce", "ls", "mse"):
+        yield Job(case.name, partial(claims, case, ("corollary_1", "theorem_2")), 3.0)
 
 
 def global_minima(level: Level) -> Iterator[Job]:
     """The size of G tells global minima from saddles."""
     names = ("ce", "mse") if level == "quick" else ("ce", "ls", "mse")
-    for case in _cases(level, *names):
+    for case in cases(level, *names):
         yield Job(case.name, partial(_global_minima, case), 2.0)
 
 
@@ -172,96 +168,13 @@ def _global_minima(case: Case) -> Outcome:
     )  # fmt: skip
 
 
-# --- Corollary 2: where focal loss is convex ------------------------------------------------------
-
-_GAMMAS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
-
-
-def corollary_2(level: Level) -> Iterator[Job]:
-    """Critical points of focal loss inside the region, and whether the optimum lies in the paper's."""
-    for case in _cases(level, "fl"):
-        yield Job(case.name, partial(_claims, case, ("critical", "corollary_2", "paper_region")), 6.0)
-    for c in (0.02, 0.11) if level == "quick" else (0.005, 0.02, 0.05, 0.09, 0.1, 0.11, 0.12):
-        yield Job(f"optimum-c{c:g}", partial(_optimum_region, c), 0.1)
-
-
-def _optimum_region(c: float) -> Outcome:
-    prob = witness.problem("fl", Shape(10, 12, 1), c)
-    best = theory.global_optimum(prob)
-    p = float(np.exp(best.margin) / (np.exp(best.margin) + prob.K - 1))
-    least = theory.convexity_region("fl", prob.K).p_min
-    config = {"loss": shown("fl"), "K": prob.K, "c": c, "p at the optimum": p, "p_min": least}
-    return Outcome(
-        (
-            Instance("how far the global minimiser lies outside p >= 0.21", config, max(0.0, 0.21 - p), 0.0),
-            Instance("and outside p >= p_min(gamma)", config, max(0.0, least - p), 0.0, "ours"),
-        )
-    )
-
-
-def region(level: Level) -> Iterator[Job]:
-    """p_min(gamma), against derivatives of the loss."""
-    for gamma in (1.0, 3.0, 10.0) if level == "quick" else _GAMMAS:
-        yield Job(f"gamma{gamma:g}", partial(_region, gamma), 0.5)
-    yield Job("curve", _region_curve, 0.2)
-
-
-def _region(gamma: float) -> Outcome:
-    loss = losses.focal(gamma)
-    p = theory.convexity_region(loss, 10).p_min
-    a = np.log(p) - np.log1p(-p) + np.log(9)
-    _, _, bend, third = (float(x[0]) for x in witness.profile(loss, 10, [a]))
-    config = {"loss": "fl", "gamma": gamma, "p_min": p, "paper": 0.21}
-    signs = _wrong_signs(loss, p)
-    return Outcome(
-        (
-            Instance("p_min <= 0.21: the paper's region suffices", config, max(0.0, p - 0.21), 0.0,
-                     "paper", {"0.21 / p_min": 0.21 / p}),
-            Instance("relative error of p_min by autodiff: (1-p) l''/l'''", config,
-                     abs((1 - p) * bend / third), 1e-10, "ours"),
-            Instance("Hessians in z, p_k within 0.1 % of p_min, with a smallest eigenvalue of the wrong sign",
-                     config, float(signs), 0.0, "ours"),
-        )
-    )  # fmt: skip
-
-
-@jax.jit
-def _smallest(loss: Loss, z: jax.Array) -> jax.Array:
-    return jax.vmap(lambda z: jnp.linalg.eigvalsh(jax.hessian(lambda x: loss(x, 0))(z)))(z)
-
-
-def _wrong_signs(loss: Loss, p: float) -> int:
-    """Random logits of 6 classes whose target probability is 0.1 % above, then below, p_min."""
-    rng, wrong = np.random.default_rng(0), 0
-    for factor, positive in ((1.001, True), (0.999, False)):
-        z = rng.normal(size=(64, 6))
-        q = p * factor
-        z[:, 0] = np.log(np.exp(z[:, 1:]).sum(axis=1)) + np.log(q / (1 - q))
-        values = np.asarray(_smallest(loss, jnp.asarray(z)))
-        # the common shift of the logits is an exact zero: rounding gives it either sign
-        negative = values[:, 0] < -1e-9 * np.abs(values).max(axis=1)
-        wrong += int((negative if positive else ~negative).sum())
-    return wrong
-
-
-def _region_curve() -> Outcome:
-    gamma = np.geomspace(0.2, 20.0, 60)
-    p = [float(theory.p_infl(g)) for g in gamma]
-    curves = (
-        Curve("region", "p_min(gamma), exact", gamma.tolist(), p),
-        Curve("region", "0.21, the paper", [float(gamma[0]), float(gamma[-1])], [0.21, 0.21]),
-        Curve("region", "0.2032, its proof", [float(gamma[0]), float(gamma[-1])], [0.20318787] * 2),
-    )
-    return Outcome((), curves=curves)
-
-
 # --- the table of critical points, and spectra ----------------------------------------------------
 
 
 def critical_points(level: Level) -> Iterator[Job]:
     """Every analytically known point against the dense Hessian by autodiff."""
     names = ("ce", "fl") if level == "quick" else tuple(losses.LOSSES)
-    for case in _cases(level, *names):
+    for case in cases(level, *names):
         yield Job(case.name, partial(_dense, case), 6.0)
 
 
@@ -295,7 +208,7 @@ def _dense(case: Case) -> Outcome:
 
 def spectrum(level: Level) -> Iterator[Job]:
     """The closed-form spectrum at the optimum against the dense Hessian."""
-    for case in _cases(level, *losses.LOSSES):
+    for case in cases(level, *losses.LOSSES):
         yield Job(case.name, partial(_spectrum, case), 2.0)
 
 
@@ -324,7 +237,7 @@ def _spectrum(case: Case) -> Outcome:
 def lemma_5(level: Level) -> Iterator[Job]:
     """Balance, at every critical point."""
     names = ("ce", "fl") if level == "quick" else tuple(losses.LOSSES)
-    for case in _cases(level, *names):
+    for case in cases(level, *names):
         yield Job(case.name, partial(_balance, case), 2.0)
 
 

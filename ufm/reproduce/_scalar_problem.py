@@ -1,4 +1,4 @@
-"""Definition 1, the scalar problem and its constants: losses as functions of one margin."""
+"""The scalar problem, min over t of phi(t) + c |t|: figures 9 and 10, its constant, and its threshold."""
 
 from __future__ import annotations
 
@@ -7,147 +7,16 @@ from functools import partial
 
 import numpy as np
 
-from ufm import catalogue, losses, theory
+from ufm import losses, theory
 from ufm.losses import Loss
 from ufm.reproduce import _witness as witness
 from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
-from ufm.reproduce._witness import Point, Shape
-from ufm.theory.contrastive import STRICT, Check
+from ufm.reproduce._witness import SHAPE, Point, Shape, shown
 
-#: the sizes that the rows share, so that they share compiled programs
-SHAPE = Shape(K=10, d=12, n=2)
 #: margins at which profiles are compared
 MARGINS = np.linspace(-4.0, 12.0, 65)
 #: of an identity between two ways to compute a loss, relative to 1 + |L|
 ROUNDING = 1e-12
-
-
-def shown(loss: Loss | str) -> str:
-    """A loss in words."""
-    return repr(losses.get(loss))
-
-
-# --- Definition 1 ---------------------------------------------------------------------------------
-
-
-def definition_1(level: Level) -> Iterator[Job]:
-    """ce, ls, fl and mse, K up to 17: beyond, focal loss has ties (their own row)."""
-    for K in (10,) if level == "quick" else (2, 3, 5, 10, 17):
-        for name in losses.LOSSES:
-            yield Job(f"{name}-K{K}", partial(_definition_1, name, K), 0.8)
-
-
-def _definition_1(name: str, K: int) -> Outcome:
-    loss = losses.get(name)
-    found = theory.contrastive_property(loss, K)
-    config = {"loss": shown(loss), "K": K}
-    instances = [_test(c, config, must_fail=name == "mse" and c.name == "T1") for c in found.tests[:5]]
-    if name != "mse":
-        instances += [_letter(loss, K, config), _sign(loss, K, config)]
-    return Outcome(tuple(instances), (_tests_table(shown(loss) + f", K={K}", found),))
-
-
-def _test(check: Check, config: dict[str, object], *, must_fail: bool = False) -> Instance:
-    """A test as an instance of ours; T4 passes above its bound, T1 of MSE is to fail."""
-    what = f"{check.name}: {check.statement}"
-    if must_fail:
-        return Instance(f"{what} - must fail", config, float(check.passed), 0.0, "ours")
-    if check.name == "T4":
-        below = max(0.0, STRICT - min(check.value, 1.0))
-        return Instance(what, config, below, 0.0, "ours", {"strictness": min(check.value, 1e300)})
-    return Instance(what, config, float(check.value), float(check.tolerance), "ours")
-
-
-def _letter(loss: Loss, K: int, config: dict[str, object]) -> Instance:
-    """Definition 1 to the letter: t* < 0 for every c > 0."""
-    c = np.geomspace(1e-3, 1.0, 40)
-    grid = np.append(0.0, np.geomspace(1e-3, 30.0, 255))
-    values = witness.profile(loss, K, grid)[0]
-    best = np.argmin(values + (K - 1) * c[:, None] * grid, axis=1)
-    at_zero = c[best == 0]
-    what = "values of c in [0.001, 1] at which phi(t) + c |t| is smallest at t* = 0, not below"
-    return Instance(what, config, float(at_zero.size), 0.0, "paper", {"smallest such c": float(at_zero[0])})
-
-
-def _sign(loss: Loss, K: int, config: dict[str, object]) -> Instance:
-    """Corrected: t* < 0 exactly below the threshold."""
-    c_thr = witness.collapse_threshold(loss, Shape(K, K + 1, 1))
-    wrong = 0
-    for c in c_thr * np.array([0.2, 0.9, 1.1, 3.0]):
-        a, _ = witness.lowest(loss, K, (K - 1) * c)
-        wrong += (a > 0) != (c < c_thr)
-    return Instance("t* < 0 exactly where c < c_thr (count of exceptions)", config, float(wrong), 0.0, "ours")
-
-
-def _tests_table(name: str, found: theory.ContrastiveProperty) -> Table:
-    marks = ("passes" if check.passed else "fails" for check in found.tests)
-    header = ("loss", *(check.name for check in found.tests), "Theorem 1")
-    row = (name, *marks, _conclusion(found))
-    return Table("The tests of Definition 1", header, (row,))
-
-
-def _conclusion(found: theory.ContrastiveProperty) -> str:
-    if found.holds_with_bias:
-        return "proved with any bias"
-    return "proved without a bias" if found.holds or _only_ties(found) else "not by this route"
-
-
-def _only_ties(found: theory.ContrastiveProperty) -> bool:
-    """Without a bias a tie costs uniqueness at one c only."""
-    return {check.name for check in found.tests if not check.passed} <= {"T5", "T6"}
-
-
-# --- other losses ---------------------------------------------------------------------------------
-
-CATALOGUE_K = 5
-
-
-def other_losses(level: Level) -> Iterator[Job]:
-    """The catalogue at K = 5; the full grid also minimises f for those with a known optimum."""
-    for entry in catalogue.CATALOGUE:
-        yield Job(entry.name, partial(_other_loss, entry), 1.2)
-    for entry in catalogue.CATALOGUE if level == "full" else ():
-        if entry.smooth and "T3" not in entry.fails:
-            yield Job(f"{entry.name}, solved", partial(_other_solved, entry), 6.0)
-
-
-def _other_loss(entry: catalogue.Entry) -> Outcome:
-    found = theory.contrastive_property(entry.loss, CATALOGUE_K)
-    failed = {check.name for check in found.tests if not check.passed}
-    config = {"loss": entry.name, "K": CATALOGUE_K}
-    differ = failed ^ set(entry.fails)
-    what = "tests of Definition 1 whose result differs from the catalogue's"
-    instances = [Instance(what, config, float(len(differ)), 0.0, "ours", {"fails": sorted(failed)})]
-    for tie in found.ties if entry.smooth else ():
-        (low, high), slopes = (x for x in witness.profile(entry.loss, CATALOGUE_K, [tie.low, tie.high])[:2])
-        at = config | {"margins": [tie.low, tie.high], "C": tie.C}
-        apart = abs(low + tie.C * tie.low - high - tie.C * tie.high)
-        instances.append(Instance("two margins tie: l(0) = l(a) + C a", at, float(apart), 1e-10, "ours"))
-        flat = abs(float(slopes[1]) + tie.C)
-        instances.append(Instance("and the second is stationary: l'(a) = -C", at, flat, 1e-8, "ours"))
-    ties = "; ".join(f"a = {tie.high:.6g} at C = {tie.C:.8g}" for tie in found.ties) or "none"
-    marks = ("passes" if check.passed else "fails" for check in found.tests)
-    row = (entry.name, *marks, ties, _conclusion(found), entry.source)
-    header = ("loss", *(check.name for check in found.tests), "tie with the origin", "Theorem 1", "source")
-    return Outcome(tuple(instances), (Table("The catalogue, K = 5", header, (row,)),))
-
-
-def _other_solved(entry: catalogue.Entry) -> Outcome:
-    shape, loss = Shape(CATALOGUE_K, 7, 2), entry.loss
-    if "T1" in entry.fails:
-        loss = losses.custom(loss.function, convex=True)  # type: ignore[attr-defined]
-    found = []
-    for bias, lam_b in ((True, 0.0), (True, 0.01), (False, 0.0)):
-        c = 0.01 * 2**0.5
-        points = [Point(c, lam_b, seed) for seed in range(4)]
-        optimum = theory.global_optimum(witness.problem(loss, shape, c, lam_b=lam_b, bias=bias)).objective
-        lowest = min(float(sol.objective) for sol in witness.solve(loss, shape, points, bias=bias, scale=1.0))
-        config = {"loss": entry.name, **shape._asdict(), "c": c, "lam_b": lam_b, "bias": bias}
-        what = "lowest f found from four starts against the scalar problem's value"
-        gap = abs(lowest - optimum) / (1 + abs(optimum))
-        found.append(Instance(what, config, gap, 1e-9, "ours"))
-    return Outcome(tuple(found))
-
 
 # --- figures 9 and 10 -----------------------------------------------------------------------------
 
