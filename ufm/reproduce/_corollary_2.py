@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ufm import losses, theory
+from ufm import _compile, losses, theory
 from ufm.losses import Loss
 from ufm.reproduce import _witness as witness
 from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome
@@ -67,7 +67,7 @@ def _region(gamma: float) -> Outcome:
     )  # fmt: skip
 
 
-@jax.jit
+@partial(_compile.jit, options=_compile.INSTANT)
 def _smallest(loss: Loss, z: jax.Array) -> jax.Array:
     return jax.vmap(lambda z: jnp.linalg.eigvalsh(jax.hessian(lambda x: loss(x, 0))(z)))(z)
 

@@ -14,11 +14,13 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 import ufm
-from ufm import losses, theory
+from ufm import _compile, losses, theory
 from ufm._problem import Params, Problem
 from ufm._solve import Solution
 from ufm.losses import Loss
 
+#: A witness runs a few times at one shape, so the time to compile it is nearly all of its time.
+_instant = partial(_compile.jit, options=_compile.INSTANT)
 #: numbers that one call of a compiled witness takes: one shape, one compilation
 _ROWS = 256
 #: problems that make one full chunk of a sweep: fewer would be another shape
@@ -33,14 +35,21 @@ def shown(loss: Loss | str) -> str:
 # --- the scalar profile, from the loss ------------------------------------------------------------
 
 
-@partial(jax.jit, static_argnames="K")
+@partial(_instant, static_argnames=("K",))
 def _derivatives(loss: Loss, a: Array, *, K: int) -> tuple[Array, ...]:
     def l(a: Array) -> Array:  # noqa: E743
         return loss(a * (jnp.arange(K) == 0), 0)
 
-    first = jax.grad(l)
-    second = jax.grad(first)
-    return tuple(jax.vmap(f)(a) for f in (l, first, second, jax.grad(second)))
+    def one(a: Array) -> tuple[Array, ...]:
+        ((value, first), (_, second)), (_, (_, third)) = _with_slope(_with_slope(_with_slope(l)))(a)
+        return value, first, second, third
+
+    return tuple(jax.vmap(one)(a))
+
+
+def _with_slope(f: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """a -> (f(a), f'(a)) in forward mode, which traces the loss once however often it is nested."""
+    return lambda a: jax.jvp(f, (a,), (jnp.ones_like(a),))
 
 
 def profile(loss: Loss, K: int, a: Any) -> tuple[np.ndarray, ...]:
@@ -51,7 +60,7 @@ def profile(loss: Loss, K: int, a: Any) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(f)[: a.size].reshape(a.shape) for f in found)
 
 
-@partial(jax.jit, static_argnames="K")
+@partial(_instant, static_argnames=("K",))
 def _shifted(loss: Loss, a: Array, *, K: int) -> Array:
     def at(a: Array, s: float) -> Array:
         return loss(a * (jnp.arange(K) == 0) + s, 0)
@@ -89,7 +98,7 @@ def lowest(loss: Loss, K: int, weight: float) -> tuple[float, float]:
 # --- dense Hessians -------------------------------------------------------------------------------
 
 
-@jax.jit
+@_instant
 def _hessian(prob: Problem, params: Params) -> Array:
     flat, unravel = ravel_pytree(params if prob.bias else (params.W, params.H))
 
@@ -112,7 +121,7 @@ def as_leaves(prob: Problem) -> Problem:
     return leaves
 
 
-@jax.jit
+@_instant
 def _objective(prob: Problem, params: Params) -> Array:
     return prob(params)
 
