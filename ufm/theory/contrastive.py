@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ufm import _checks, losses
+from ufm import _checks, _compile, losses
 from ufm._precision import in_float64
 from ufm.losses import Loss
 from ufm.theory import profiles
@@ -170,7 +170,7 @@ def _samples(K: int) -> tuple[Array, Array]:
     return jnp.asarray(z), jnp.asarray(k)
 
 
-@partial(jax.jit, static_argnames="loss")
+@partial(_compile.jit, static_argnames=("loss",), options=_compile.INSTANT)
 def _descend(loss: Loss, z: Array, k: Array) -> tuple[Array, Array, Array]:
     """The lowest gap on 300 steps of descent of the gap from each sample, where, and the first strictness."""
     slope = jax.vmap(jax.value_and_grad(partial(_gap, loss), has_aux=True))
@@ -231,7 +231,7 @@ def _phi(
     if loss.name in profiles.PROFILES or facts.shift_invariant:
         profile = profiles.profile_of(loss, K)
         return profile.value, profile
-    f = jax.jit(partial(_over_shifts, loss, K))
+    f = _compile.jit(partial(_over_shifts, loss, K), options=_compile.INSTANT)
 
     @in_float64
     def value(a: Any) -> Any:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ufm import _checks, losses
+from ufm import _checks, _compile, losses
 from ufm._precision import in_float64
 from ufm.losses import Loss
 from ufm.theory._setting import NoClosedForm, number
@@ -158,7 +158,7 @@ def by_autodiff(loss: Loss, K: int) -> ScalarProfile:
     def l(a: Array) -> Array:  # noqa: E743
         return loss(a * (jnp.arange(K) == 0), 0)
 
-    functions = [jax.jit(jax.vmap(f)) for f in (l, jax.grad(l), jax.grad(jax.grad(l)))]
+    functions = [_compile.jit(jax.vmap(f), options=_compile.INSTANT) for f in (l, jax.grad(l), jax.grad(jax.grad(l)))]
     value, slope, curvature = (partial(_host, f) for f in functions)
     return ScalarProfile(value, slope, curvature, K)
 
@@ -230,7 +230,8 @@ def measure(loss: Loss, K: int) -> Facts:
     same_p = np.where(np.arange(K) == k[:, None], (math.log(K - 1) - q)[:, None], 0.0)
     inputs = np.stack([z, z + rng.normal(size=(128, 1)), np.take_along_axis(z, order, 1), averaged, same_p])
     classes = np.stack([k, k, moved, k, k])
-    out = np.asarray(jax.jit(jax.vmap(jax.vmap(loss)))(jnp.asarray(inputs), jnp.asarray(classes)))
+    on_all = _compile.jit(jax.vmap(jax.vmap(loss)), options=_compile.INSTANT)
+    out = np.asarray(on_all(jnp.asarray(inputs), jnp.asarray(classes)))
     scale = 1 + np.abs(out).max(0)
     change = np.abs(out - out[0]) / scale
     raised = np.maximum(out[3] - out[0], 0) / scale
