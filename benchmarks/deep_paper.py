@@ -181,7 +181,7 @@ def overhead(s: Scale) -> list[Row]:
 
 def train(s: Scale, out: Path, data_dir: Path | None) -> list[Row]:
     """Four losses to the end, and the figures of them."""
-    from ufm import deep, plotting
+    from ufm import deep, figures
 
     how: Any = {"widths": (s.width,), "epochs": (s.epochs,), "data_dir": data_dir, "dtype": "bfloat16"}
     plan = deep.plan_sweep(out, s.data, net=s.net, **how)
@@ -191,7 +191,7 @@ def train(s: Scale, out: Path, data_dir: Path | None) -> list[Row]:
     found = deep.figures.records(out)
     for number in (1, 2):
         drawing = deep.figures.draw(number, found, data=None if s.data == "cifar10" else s.data)
-        plotting.save(lambda d=drawing: d.figure, [out / f"figure{number}.{kind}" for kind in ("png", "pdf")])
+        figures.save(lambda d=drawing: d.figure, [out / f"figure{number}.{kind}" for kind in ("png", "pdf")])
     return [_trained(record) for record in found]
 
 

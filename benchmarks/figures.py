@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import scaling
 from benchmarks.machine import Row
-from ufm import plotting
+from ufm import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,20 +21,20 @@ LABELS = {
 }
 MEASURED = {"seconds": "time [s]", "peak GiB": "peak memory above the smallest size's [GiB]"}
 _COLOURS = (
-    plotting.BLUE,
-    plotting.SKY,
-    plotting.GREEN,
-    plotting.BLACK,
-    plotting.PINK,
-    plotting.RED,
-    plotting.ORANGE,
+    figures.BLUE,
+    figures.SKY,
+    figures.GREEN,
+    figures.BLACK,
+    figures.PINK,
+    figures.RED,
+    figures.ORANGE,
 )
 _MARKERS = ("o", "s", "^", "x", "D", "v", "P")
 
 
 def draw(rows: list[Row]) -> Figure:
     """One column an axis, one row a quantity."""
-    figure = plotting.new_figure(plotting.WIDTH, 7.6)
+    figure = figures.new_figure(figures.WIDTH, 7.6)
     grid: Any = figure.subplots(len(MEASURED), len(scaling.AXES), sharex="col", sharey="row", squeeze=False)
     for line, (what, title) in zip(grid, MEASURED.items(), strict=True):
         for ax, axis in zip(line, scaling.AXES, strict=True):
@@ -62,4 +62,4 @@ def _curves(ax: Axes, rows: list[Row], axis: str, what: str) -> None:
 
 
 def save(rows: list[Row], folder: Path) -> None:
-    plotting.save(lambda: draw(rows), [folder / name for name in FILES])
+    figures.save(lambda: draw(rows), [folder / name for name in FILES])

@@ -15,7 +15,8 @@ import ufm
 from benchmarks.machine import Row, absent, alone, cores, timed
 from benchmarks.spectra_peers import PEERS, End, ours_as_operator
 from ufm import landscape, theory
-from ufm.landscape import _lanczos, families
+from ufm.hessian import lanczos
+from ufm.landscape import families
 
 #: the accuracy that every side of the table `smallest` must reach, relative to the largest |eigenvalue|
 ACCURACY = 1e-5
@@ -129,16 +130,16 @@ def smallest(quick: bool) -> Iterator[Row]:
         yield from _sides(prob, params, "random point", which, float(value))
 
 
-def lanczos(prob: ufm.Problem, params: ufm.Params, which: str) -> End:
+def our_lanczos(prob: ufm.Problem, params: ufm.Params, which: str) -> End:
     """Ours, without the eigenvector that no peer computes either."""
     sign = 1.0 if which == "smallest" else -1.0
-    return lambda tol: sign * _lanczos.lowest_value(prob, params, sign=sign, tol=tol)[0]
+    return lambda tol: sign * lanczos.lowest_value(prob, params, sign=sign, tol=tol)[0]
 
 
 def _sides(prob: ufm.Problem, params: ufm.Params, where: str, which: str, exact: float) -> Iterator[Row]:
     """Each side at the loosest tolerance with which it is accurate enough."""
     scale = abs(landscape.eigenvalues(prob, params, 1, "largest", method="lanczos", tol=1e-4).values[-1])
-    for name, make in {"ufm (Lanczos)": lanczos, **PEERS}.items():
+    for name, make in {"ufm (Lanczos)": our_lanczos, **PEERS}.items():
         row: Row = {"where": where, "dimension": prob.size, "which": which, "method": name}
         try:
             end = make(prob, params, which)

@@ -17,7 +17,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 import ufm
 from benchmarks.peers import torch_threads
-from ufm.landscape.hessian import product
+from ufm.hessian.product import product
 
 End = Callable[[float], float]
 

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 import ufm
-from ufm import landscape, plotting
-from ufm.deep import figures
+from ufm import figures, landscape
+from ufm.deep import figures as trained
 
-COLOURS = (plotting.BLUE, plotting.RED, plotting.GREEN)
+COLOURS = (figures.BLUE, figures.RED, figures.GREEN)
 
 
 def collapse(ax: Any) -> None:
@@ -52,7 +52,7 @@ def points(ax: Any) -> None:
     """Objective against the number of ways down: Theorem 2 at K=4."""
     prob = ufm.Problem.balanced("ce", K=4, d=6, n=2, lam_W=0.01, lam_H=0.02)
     for point in landscape.find_critical_points(prob, starts=128):
-        colour, marker = (plotting.BLUE, "*") if point.is_minimum else (plotting.RED, "o")
+        colour, marker = (figures.BLUE, "*") if point.is_minimum else (figures.RED, "o")
         ax.plot(point.index, point.objective, marker, color=colour, ms=11 if point.is_minimum else 5)
     ax.annotate(
         "neural collapse,\nthe only minimum", (0.4, 0.29), (3.2, 0.16), arrowprops={"arrowstyle": "-"}
@@ -65,16 +65,16 @@ def points(ax: Any) -> None:
 
 def networks(ax: Any, folder: str) -> None:
     """NC1 against the epochs for the four losses, from records."""
-    for run in figures.records(folder):
-        title, colour, dashes, _ = figures.LOSSES[run.config["loss"]]
+    for run in trained.records(folder):
+        title, colour, dashes, _ = trained.LOSSES[run.config["loss"]]
         ax.plot(run.history.epoch, run.history.nc1, color=colour, ls=dashes, label=title)
     ax.set(xlabel="epoch", ylabel="NC1", yscale="log", title="and deep networks get there")
     ax.legend()
 
 
 def main() -> None:
-    with plotting.style():
-        figure = plotting.new_figure(7.6, 2.5)
+    with figures.style():
+        figure = figures.new_figure(7.6, 2.5)
         left, middle, right = figure.subplots(1, 3)
         collapse(left)
         points(middle)

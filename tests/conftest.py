@@ -32,7 +32,7 @@ PROSE = (
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks `processor`, for `.ci/processors`: of each file of numbers the first case of `processors.AGAIN` tests.
+    """Marks `processor`, for `.ci/processors`: `processors.AGAIN` tests of each file of numbers, a case each.
 
     They are spread evenly over the file, so that what stands together because it is alike is seen once. The
     docstrings count as one file. More are marked by hand: what has once depended on rounding.

@@ -17,7 +17,9 @@ from tolerances import Traced, close, eps
 
 import ufm
 from ufm import Params, Problem, landscape, losses
-from ufm.landscape import Bounds, _dual, certificates
+from ufm.hessian import certificate as certificates
+from ufm.hessian import dual
+from ufm.landscape import Bounds
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the solver's own deprecations are not ours to fix
@@ -182,7 +184,7 @@ def test_the_gap_bounds_the_distance_to_the_optimum(name: str, regime: str, stre
 
 
 dual_point = jax.jit(
-    lambda prob, params: _dual.dual_point(prob, _dual.evaluate(prob, params))[0], compiler_options=QUICK
+    lambda prob, params: dual.dual_point(prob, dual.evaluate(prob, params))[0], compiler_options=QUICK
 )
 
 

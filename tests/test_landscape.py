@@ -19,8 +19,10 @@ from tolerances import close
 
 import ufm
 from ufm import Params, Problem, landscape, losses, theory
-from ufm.landscape import _lanczos, hessian, saddles, spectrum
-from ufm.landscape._structure import structure
+from ufm.hessian import lanczos, spectrum
+from ufm.hessian import product as hessian
+from ufm.hessian.structure import structure
+from ufm.landscape import saddles
 
 REGIMES = {"free": {}, "penalised": {"lam_b": 0.05}, "absent": {"bias": False}}
 HYPER = {"ce": {}, "ls": {"alpha": 0.2}, "fl": {"gamma": 3.0}, "mse": {"kappa": 2.0, "beta": 1.5}}
@@ -262,14 +264,14 @@ def test_lanczos_stays_orthogonal_to_what_is_deflated():
     """To any vector, not only to an eigenvector, from which rounding alone would lead back."""
     prob = problem("ce", "free", LABELS, 6)
     at, sign = random_point(prob), jnp.asarray(1.0)
-    unit = _lanczos._unit(random_point(prob, 9))
+    unit = lanczos._unit(random_point(prob, 9))
     locked = Params(*(x[None] for x in unit))
-    start = _lanczos._start(prob, at, locked, jnp.asarray(0))
+    start = lanczos._start(prob, at, locked, jnp.asarray(0))
     zero = jax.tree.map(jnp.zeros_like, start)
-    state = _lanczos._State(zero, start, jnp.zeros(()))
+    state = lanczos._State(zero, start, jnp.zeros(()))
     basis, alphas, betas = [start], [], []
     for _ in range(6):
-        state, alpha, beta = _lanczos._advance(prob, at, locked, sign, state, steps=1)
+        state, alpha, beta = lanczos._advance(prob, at, locked, sign, state, steps=1)
         basis.append(state.new)
         alphas, betas = [*alphas, float(alpha[0])], [*betas, float(beta[0])]
     rows = np.stack([np.asarray(ravel_pytree(v)[0]) for v in basis])
@@ -282,7 +284,7 @@ def test_lanczos_stays_orthogonal_to_what_is_deflated():
     # the second pass makes the same vectors: its sum with the weights s is the Ritz vector V' s
     s = np.linalg.eigh(T)[1][:, 0]
     weights = (jnp.asarray(alphas), jnp.asarray(betas), jnp.asarray(s))
-    vector = _lanczos._combine(prob, at, locked, sign, start, weights)[0]
+    vector = lanczos._combine(prob, at, locked, sign, start, weights)[0]
     close(ravel_pytree(vector)[0][:size], s @ V, ulps=4096, scale=1.0)
 
 
@@ -296,7 +298,7 @@ def test_lanczos_agrees_with_arpack_on_the_same_product():
         dtype=np.float64,
     )
     expected = eigsh(operator, k=1, which="SA", return_eigenvectors=False, tol=1e-10)[0]
-    value, residual, products = _lanczos.lowest_value(prob, at, tol=1e-10)
+    value, residual, products = lanczos.lowest_value(prob, at, tol=1e-10)
     assert value == pytest.approx(expected, rel=1e-8)
     assert residual < 1e-7
     assert products < 2000

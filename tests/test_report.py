@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm import _report, losses, plotting
+from ufm import _sheet, figures, losses
 from ufm._pytree import replace
+from ufm.figures.sweep import margins
 
 K, D, N = 4, 6, 3
 SIZES = {"K": K, "d": D, "n": N}
@@ -34,7 +35,7 @@ def refuse(constant):
 
 
 def strict(tree):
-    return json.loads(_report.dumps(tree), parse_constant=refuse)
+    return json.loads(_sheet.dumps(tree), parse_constant=refuse)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_a_record_prints_in_plain_ascii_and_in_html(records, name):
     text = str(record)
     assert text.isascii()
     assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= _report.WIDTH
+    assert max(map(len, text.splitlines())) <= _sheet.WIDTH
     joined = " ".join(text.split())
     markup = record._repr_html_()
     for words in expected:
@@ -93,9 +94,10 @@ def test_the_reason_of_a_failure_is_printed_once_for_all_claims_that_share_it(re
 
 def test_printing_does_not_compute_the_certificate():
     sol = ufm.solve_ufm("ce", **SIZES)
-    assert "not computed" in str(sol)
+    before = str(sol)
     assert "certificate" not in vars(sol)
-    assert sol.certificate.verdict in str(sol)
+    assert sol.certificate.verdict in str(sol.sheet(sol.certificate))
+    assert str(sol) == before  # what was computed in the meantime changes nothing
 
 
 def test_markup_in_a_name_stays_text():
@@ -116,7 +118,7 @@ def test_a_sweep_without_a_closed_form_says_so(sweep):
 @pytest.mark.parametrize("loss", losses.LOSSES)
 def test_a_problem_can_be_built_again_from_its_json(loss):
     prob = ufm.Problem.balanced(loss, **SIZES, lam_W=4e-3, lam_H=1e-3, lam_b=0.02)
-    facts = strict(_report.problem_dict(prob))
+    facts = strict(prob.to_dict())
     assert facts.pop("N") == prob.N
     again = ufm.Problem.balanced(**facts)
     params = ufm.init(prob, seed=1, scale=1.0)
@@ -124,12 +126,12 @@ def test_a_problem_can_be_built_again_from_its_json(loss):
 
 
 def test_counts_stand_for_n_where_classes_are_not_balanced():
-    facts = strict(_report.problem_dict(ufm.Problem("ce", SHUFFLED, K, D, bias=False)))
+    facts = strict(ufm.Problem("ce", SHUFFLED, K, D, bias=False).to_dict())
     assert (facts["n"], facts["counts"], facts["bias"]) == (None, [5, 3, 2, 2], False)
 
 
 def test_a_solution_in_json(sol):
-    facts = strict(_report.solution_dict(sol))
+    facts = strict(sol.to_dict())
     for name in ("objective", "grad_norm", "steps", "tol", "converged", "reduced"):
         assert facts[name] == getattr(sol, name)
     assert (facts["solver"], facts["status"]) == ("newton", "converged")
@@ -140,7 +142,7 @@ def test_a_solution_in_json(sol):
 def test_json_has_null_and_a_reason_where_a_number_is_not_finite():
     prob = ufm.Problem.balanced("ce", **SIZES)
     saddle = ufm.solve(prob, prob.zeros(), escape=False)  # a critical point with equal means
-    facts = strict(_report.solution_dict(saddle))
+    facts = strict(saddle.to_dict())
     assert facts["nc1"] is None
     assert "equal" in facts["why"]["nc1"]
     assert list(facts["why"]) == ["nc1"]
@@ -149,7 +151,7 @@ def test_json_has_null_and_a_reason_where_a_number_is_not_finite():
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_number_that_json_does_not_have_is_never_written(value):
     with pytest.raises(ValueError, match="JSON"):
-        _report.dumps({"value": value})
+        _sheet.dumps({"value": value})
 
 
 def test_a_report_in_json_has_the_contract_s_keys(sol):
@@ -173,7 +175,7 @@ def test_a_claim_that_is_not_finite_is_null_with_the_reason(sol, value):
 
 
 def test_a_sweep_in_json_has_one_record_for_each_problem(sweep):
-    facts = strict(_report.sweep_dict(sweep))
+    facts = strict(sweep.to_dict())
     assert facts["shape"] == [2, LAM.size]
     assert not {"lam_W", "lam_H"} & set(facts["problem"])
     index = [(int(record["seed"]), int(np.searchsorted(LAM, record["lam_W"]))) for record in facts["records"]]
@@ -229,7 +231,7 @@ def test_a_sweep_s_figure_draws_theory_over_the_numbers(sweep):
     figure = sweep.plot()
     c = np.sqrt(N) * LAM
     expected = np.where(c < 1 / K, np.log(np.maximum(1 / c - (K - 1), 1)), 0.0)  # cross-entropy's margin
-    np.testing.assert_allclose(plotting.margins(sweep), np.tile(expected, (2, 1)), atol=1e-9)
+    np.testing.assert_allclose(margins(sweep), np.tile(expected, (2, 1)), atol=1e-9)
     margin = lines(figure.axes[1])
     np.testing.assert_allclose(margin["solved"][1], np.tile(expected, 2), atol=1e-9)
     np.testing.assert_allclose(np.interp(LAM, *margin["theory"]), expected, atol=1e-9)
@@ -275,7 +277,7 @@ def test_seeds_alone_stand_along_x(sweep):
 
 def test_a_report_s_figure_has_a_row_for_each_claim(records):
     passing, failing = records["report"][0], records["failing"][0]
-    ax = plotting.plot_report(passing, failing).axes[0]
+    ax = figures.plot_report(passing, failing).axes[0]
     assert [text.get_text() for text in ax.get_yticklabels()] == [c.name for c in passing.claims]
     rings = [line for line in ax.get_lines() if line.get_markersize() == 8 and line.get_xdata().size]
     assert len(rings) == sum(claim.verdict == "fails" for claim in failing.claims)

@@ -22,8 +22,9 @@ from ufm import Params, Problem, losses, theory
 
 flint = pytest.importorskip("flint")
 
-from ufm.landscape import _balls, _exact, _minimum, _newton_balls, rigour  # noqa: E402
-from ufm.landscape.rigour import prove_below, prove_critical_point, prove_negative_curvature  # noqa: E402
+from ufm.rigour import balls, exact, minimum, newton  # noqa: E402
+from ufm.rigour import proofs as rigour  # noqa: E402
+from ufm.rigour.proofs import prove_below, prove_critical_point, prove_negative_curvature  # noqa: E402
 
 HYPER = {"ce": {}, "ls": {"alpha": 0.2}, "fl": {"gamma": 2.5}, "mse": {"kappa": 2.0, "beta": 1.5}}
 REGIMES = {"free": (True, 0.0), "penalised": (True, 0.03), "absent": (False, 0.0)}
@@ -64,19 +65,19 @@ def contains(bound: rigour.Bound, value: Any) -> bool:
 def test_losses_in_balls_enclose_value_gradient_and_hessian(name: str) -> None:
     """Against autodiff in float64, and the value at 60 digits."""
     loss = losses.get(name, **HYPER[name])
-    balls, rng = _balls.loss_in_balls(loss), np.random.default_rng(0)
+    enclosed, rng = balls.loss_in_balls(loss), np.random.default_rng(0)
     for scale in (0.1, 1.0, 6.0):
         z, k = scale * rng.normal(size=5), int(rng.integers(5))
         with flint.ctx.workprec(200):
-            exact = _balls.vector(z)
-            value, slope, curve = balls.value(exact, k), balls.gradient(exact, k), balls.hessian(exact, k)
-            inside = [x + flint.arb(0, 1e-3) for x in exact]
-            assert all(a.contains(b) for a, b in zip(balls.gradient(inside, k), slope, strict=True))
-            assert balls.value(inside, k).contains(value)
+            at = balls.vector(z)
+            value, slope, curve = enclosed.value(at, k), enclosed.gradient(at, k), enclosed.hessian(at, k)
+            inside = [x + flint.arb(0, 1e-3) for x in at]
+            assert all(a.contains(b) for a, b in zip(enclosed.gradient(inside, k), slope, strict=True))
+            assert enclosed.value(inside, k).contains(value)
         expected = _jet(loss, z, k)
         close(float(value), expected[0], ulps=32)
-        close(_balls.middle(slope), expected[1], ulps=64)
-        close(_balls.middle(np.array(curve)), expected[2], ulps=256)
+        close(balls.middle(slope), expected[1], ulps=64)
+        close(balls.middle(np.array(curve)), expected[2], ulps=256)
         with mp.workdps(DPS):
             assert mp.almosteq(mp.mpf(value.str(45, radius=False)), _loss_by_hand(name, z, k), 1e-40)
 
@@ -116,9 +117,9 @@ def test_the_reduced_problem_has_the_derivatives_of_its_objective(name: str, reg
         bias=prob.bias,
     )  # fmt: skip
     owner = np.repeat(np.arange(3), weights)
-    lam_W, lam_H, lam_b = _exact.penalties(prob)
-    problem = _newton_balls.Reduced(
-        _balls.loss_in_balls(prob.loss), (1, 0, 2), weights, 3, r, lam_W, lam_H, lam_b, prob.bias,
+    lam_W, lam_H, lam_b = exact.penalties(prob)
+    problem = newton.Reduced(
+        balls.loss_in_balls(prob.loss), (1, 0, 2), weights, 3, r, lam_W, lam_H, lam_b, prob.bias,
         prob.bias and prob.lam_b == 0 and prob.loss.shift_invariant,
     )  # fmt: skip
 
@@ -130,11 +131,11 @@ def test_the_reduced_problem_has_the_derivatives_of_its_objective(name: str, reg
         return prob(Params(A, B[:, owner], b))
 
     x = np.random.default_rng(1).normal(size=problem.size)
-    exact, expected = _balls.vector(x), _jet(jax.tree_util.Partial(full), jnp.asarray(x))
-    close(float(_newton_balls.objective(problem, exact)), expected[0], ulps=64)
-    close(_balls.middle(_newton_balls.gradient(problem, exact)), expected[1], ulps=64)
-    close(_balls.middle(_newton_balls.hessian(problem, exact)), expected[2], ulps=256)
-    T = np.asarray(_newton_balls.tangents(problem, x), dtype=float)
+    at, expected = balls.vector(x), _jet(jax.tree_util.Partial(full), jnp.asarray(x))
+    close(float(newton.objective(problem, at)), expected[0], ulps=64)
+    close(balls.middle(newton.gradient(problem, at)), expected[1], ulps=64)
+    close(balls.middle(newton.hessian(problem, at)), expected[2], ulps=256)
+    T = np.asarray(newton.tangents(problem, x), dtype=float)
     assert T.shape == (problem.size, problem.gauge)
     close(np.asarray(expected[1]) @ T, np.zeros(problem.gauge), ulps=64, scale=10.0)
 
@@ -145,24 +146,24 @@ def test_decimals_enclose_outwards_and_tightly(digits: int) -> None:
     ends = [*rng.normal(size=20) * 10.0 ** rng.integers(-40, 40, size=20), 1.0, -1.0, 999.99999, 0.1, 1e-5]
     for x in ends:
         with flint.ctx.workprec(300):
-            inner, wide = _balls.ball(float(x)), _balls.ball(float(x)) * (1 + flint.arb(0, 1e-10))
+            inner, wide = balls.ball(float(x)), balls.ball(float(x)) * (1 + flint.arb(0, 1e-10))
         for b in (inner, wide):
             low, high = (
-                Fraction(_balls.decimal_below(b, digits)),
-                Fraction(_balls.decimal_above(b, digits)),
+                Fraction(balls.decimal_below(b, digits)),
+                Fraction(balls.decimal_above(b, digits)),
             )
-            assert low <= _balls.fraction(b.lower()) <= _balls.fraction(b.upper()) <= high
-            width = _balls.fraction(b.upper()) - _balls.fraction(b.lower())
+            assert low <= balls.fraction(b.lower()) <= balls.fraction(b.upper()) <= high
+            width = balls.fraction(b.upper()) - balls.fraction(b.lower())
             assert high - low <= width + 2 * Fraction(10) ** (1 - digits) * abs(Fraction(float(x)))
-    assert (_balls.decimal_above(flint.arb(0), 4), _balls.decimal_above(flint.arb("nan"), 4)) == ("0", "nan")
+    assert (balls.decimal_above(flint.arb(0), 4), balls.decimal_above(flint.arb("nan"), 4)) == ("0", "nan")
 
 
 def test_what_is_not_finite_is_never_small() -> None:
     nan, inf = flint.arb("nan"), flint.arb.pos_inf()
     for bad in (nan, inf):
-        assert not _balls.below(bad, _balls.ball(1))
-        assert _balls.largest([_balls.ball(1), bad, _balls.ball(2)]) == inf
-        assert _balls.row_sums(flint.arb_mat(1, 2, [bad, 0])) == inf
+        assert not balls.below(bad, balls.ball(1))
+        assert balls.largest([balls.ball(1), bad, balls.ball(2)]) == inf
+        assert balls.row_sums(flint.arb_mat(1, 2, [bad, 0])) == inf
 
 
 # --- critical points ----------------------------------------------------------------------------------
@@ -356,35 +357,32 @@ def test_the_krawczyk_test_refuses_a_wrong_inverse() -> None:
     """The polished point is fine: only the preconditioner is turned away, and nothing may be claimed."""
     prob = balanced("ce", K=3)
     with rigour._precision(50):
-        problem, _, _, start = _exact.reduce(prob, _exact.exact(prob, optimum(prob)), 1e-8)
-        good = _newton_balls.polish(problem, start, reach=1e-6)
-        assert _newton_balls.enclose(problem, good).why == ""
-        assert (
-            "does not contract"
-            in _newton_balls.enclose(problem, good._replace(inverse=good.inverse.T * 3)).why
-        )
+        problem, _, _, start = exact.reduce(prob, exact.exact(prob, optimum(prob)), 1e-8)
+        good = newton.polish(problem, start, reach=1e-6)
+        assert newton.enclose(problem, good).why == ""
+        assert "does not contract" in newton.enclose(problem, good._replace(inverse=good.inverse.T * 3)).why
         for share, proved in ((0.5, True), (0.1, False)):  # |I - C DPhi| = 0.5 and 0.9, rho = 4 residuals
-            slow = _newton_balls.enclose(problem, good._replace(inverse=share * good.inverse))
+            slow = newton.enclose(problem, good._replace(inverse=share * good.inverse))
             close(float(slow.contraction), 1 - share, ulps=1e5)
             assert (slow.why == "") == proved
-        assert "not proved regular" in _newton_balls._verdict(good, True, False)
+        assert "not proved regular" in newton._verdict(good, True, False)
         turned = good._replace(frame=np.roll(good.frame, 1, axis=0) * 1e-3)
-        assert _newton_balls.enclose(problem, turned).why != ""
-        far = good._replace(x=[x + _balls.ball(0.1) for x in good.x])
-        assert _newton_balls.enclose(problem, far).why != ""
+        assert newton.enclose(problem, turned).why != ""
+        far = good._replace(x=[x + balls.ball(0.1) for x in good.x])
+        assert newton.enclose(problem, far).why != ""
 
 
 def test_a_frame_across_the_orbit_is_caught() -> None:
     """Where T(x)'T0 is singular the multipliers need not vanish."""
     prob = balanced("ce", "penalised", K=3)
     with rigour._precision(50):
-        problem, _, _, start = _exact.reduce(prob, _exact.exact(prob, optimum(prob)), 1e-8)
-        good = _newton_balls.polish(problem, start, reach=1e-6)
-        T = _newton_balls.tangents(problem, np.array(_balls.middle(good.x)))
+        problem, _, _, start = exact.reduce(prob, exact.exact(prob, optimum(prob)), 1e-8)
+        good = newton.polish(problem, start, reach=1e-6)
+        T = newton.tangents(problem, np.array(balls.middle(good.x)))
         away = np.linalg.svd(T)[0][:, 1:2]  # orthogonal to the orbit
         cube = [flint.arb(x, 1e-12) for x in good.x]
-        assert _newton_balls._gauge_defect(problem, cube, good.frame.astype(object)) < 1
-        assert not _newton_balls._gauge_defect(problem, cube, away.astype(object)) < 1
+        assert newton._gauge_defect(problem, cube, good.frame.astype(object)) < 1
+        assert not newton._gauge_defect(problem, cube, away.astype(object)) < 1
 
 
 # --- negative curvature ---------------------------------------------------------------------------------
@@ -537,10 +535,10 @@ def test_the_scalar_minimum_is_theory_s(name: str, strength: float) -> None:
 
 def test_a_profile_with_two_minima() -> None:
     """At the tie of K = 50, gamma = 3 both are kept; on either side one of them is."""
-    loss, limits = _balls.loss_in_balls(losses.focal(3.0)), []
+    loss, limits = balls.loss_in_balls(losses.focal(3.0)), []
     for C in (1.1834333967 * 0.999, 1.1834333967 * 1.001):
         with rigour._precision(30):
-            found = _minimum.scalar_minimum(loss, 50, _balls.ball(C), 30)
+            found = minimum.scalar_minimum(loss, 50, balls.ball(C), 30)
         limits.append((float(found.left), float(found.right)))
         grid = theory.scalar_profile(losses.focal(3.0), 50)
         a = np.linspace(0, 6, 600_001)
@@ -608,8 +606,8 @@ def test_misuse_is_refused() -> None:
 def test_without_the_library_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     prob = balanced("ce", K=3)
     x = optimum(prob)
-    _balls.flint.cache_clear()
+    balls.flint.cache_clear()
     monkeypatch.setitem(sys.modules, "flint", None)
     with pytest.raises(ImportError, match=r"pip install 'ufm\[rigour\]'"):
         prove_critical_point(prob, x)
-    _balls.flint.cache_clear()
+    balls.flint.cache_clear()

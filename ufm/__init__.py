@@ -35,7 +35,8 @@ from ufm._sweep import Sweep, solve_sweep
 
 if _TYPE_CHECKING:
     from ufm import deep, landscape, theory
-    from ufm._verify import Claim, Report, verify
+    from ufm._claim import Claim
+    from ufm._verify import Report, verify
 
 _cache.keep_compiled_programs()
 
@@ -68,7 +69,7 @@ _LAZY = {
     "deep": "ufm.deep",
     "landscape": "ufm.landscape",
     "theory": "ufm.theory",
-    "Claim": "ufm._verify",
+    "Claim": "ufm._claim",
     "Report": "ufm._verify",
     "verify": "ufm._verify",
 }

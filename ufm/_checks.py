@@ -105,6 +105,20 @@ def unmasked(name: str, value: Any) -> Any:
     return value
 
 
+def array_like(name: str, value: Any) -> jax.Array | np.ndarray:
+    """`value` as a jax or numpy array. Torch's tensors are recognised by their methods, without an import."""
+    if isinstance(value, jax.Array):
+        return value
+    value = unmasked(name, value)
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if "bfloat16" in str(value.dtype) else value  # numpy has no such dtype
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array (jax, numpy or torch), got {value!r}") from error
+
+
 def folder(name: str, path: Path) -> None:
     """Make a folder, and sure that it can be written to.
 

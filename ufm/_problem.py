@@ -5,7 +5,8 @@ f(W, H, b) = (1/N) sum_j L(W h_j + b, y_j) + lam_W/2 |W|^2 + lam_H/2 |H|^2 + lam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,7 +18,7 @@ from jaxtyping import Float, Int
 
 from ufm import _checks, _compile, losses
 from ufm._pytree import pytree_dataclass, replace, static
-from ufm.metrics._inputs import foreign
+from ufm._sheet import finite
 
 
 class Params(NamedTuple):
@@ -159,6 +160,25 @@ class Problem:
         """The origin W = 0, H = 0, b = 0, a critical point of every shift-invariant balanced problem."""
         return Params(jnp.zeros((self.K, self.d)), jnp.zeros((self.d, self.N)), jnp.zeros(self.K))
 
+    def describe(self, without: Iterable[str] = ()) -> str:
+        """The problem in a line, without the values of the given names."""
+        text = repr(self).removeprefix("Problem(").removesuffix(")")
+        for name in without:
+            text = re.sub(rf"(, )?\b{name}=[^,)]*", "", text)
+        return text.replace("()", "").replace("(, ", "(")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The problem as JSON; `n` is null and `counts` are given where the classes are not balanced."""
+        data: dict[str, Any] = {"loss": self.loss.name}
+        if self.loss.name == "custom":
+            data["function"] = repr(self.loss)
+        data |= {name: finite(value) for name, value in self.loss.hyperparameters.items()}
+        data |= {"K": self.K, "d": self.d, "N": self.N, "n": self.n}
+        if self.n is None:
+            data["counts"] = self.counts.tolist()
+        penalties = {name: finite(getattr(self, name)) for name in ("lam_W", "lam_H", "lam_b")}
+        return data | penalties | {"bias": self.bias}
+
     def replace(self, **changes: Any) -> Problem:
         """A copy with other penalties, loss or labels (leaves), or another K, d or bias."""
         return replace(self, **changes)
@@ -200,7 +220,7 @@ def _short(value: Any) -> str:
 
 def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     """An array of that shape in the precision of problems."""
-    array = foreign(name, value)
+    array = _checks.array_like(name, value)
     if array.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.floating):

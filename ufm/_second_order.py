@@ -114,8 +114,8 @@ def _unused(W: np.ndarray, H: np.ndarray) -> np.ndarray:
 
 def _lowest_eigenvector(prob: Problem, params: Params, floor: float) -> Params | None:
     """A unit eigenvector of the Hessian's smallest eigenvalue if that is below -`floor`."""
-    from ufm.landscape._structure import NotFinite, structure
-    from ufm.landscape.spectrum import lowest_pair
+    from ufm.hessian.spectrum import lowest_pair
+    from ufm.hessian.structure import NotFinite, structure
 
     try:
         value, direction, _ = lowest_pair(prob, params, structure(prob, params), critical=False)

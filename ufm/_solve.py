@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import enum
 import functools
+import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +27,18 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from ufm import _checks, _compile, _second_order, losses, metrics, solvers
-from ufm._printed import Printed
+from ufm._figure import plot
 from ufm._problem import Params, Problem, init
 from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass, static
 from ufm._second_order import Evidence
+from ufm._sheet import Printed, Sheet, digits, finite
 from ufm.solvers import Point, Solver, dot, noise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ufm.hessian.certificate import Certificate
 
 #: rows that a recorded trajectory holds at most; longer ones are recorded every so many steps
 HISTORY_ROWS = 10_000
@@ -403,17 +410,60 @@ class Solution(Printed):
         return metrics.of_params(self.params, self.problem.labels)
 
     @functools.cached_property
-    def certificate(self) -> Any:
+    def certificate(self) -> Certificate:
         """A rigorous upper bound on f - f* here (`landscape.certificate`)."""
-        from ufm.landscape import certificate
+        from ufm.hessian.certificate import certificate
 
         return certificate(self.problem, self.params)
 
-    def plot(self) -> Any:
-        """A matplotlib figure: Gram matrices of W and H, singular values, and the trajectory if recorded."""
-        from ufm.plotting import plot_solution
+    def sheet(self, certificate: Certificate | None = None) -> Sheet:
+        """Problem, objective, gradient norm, status with its remedy, NC1-NC3, and a certificate if given."""
+        if not self._is_concrete():
+            return Sheet("Solution of a batch of problems, or inside a JAX transformation", (), [], [])
+        name, nc = self.status.name.lower().replace("_", " "), self.metrics
+        rows = [
+            ("problem", self.problem.describe()),
+            ("objective", digits(self.objective)),
+            ("|grad f|", f"{float(self.grad_norm):.1e}  (tol {float(self.tol):.0e})"),
+            ("status", name if self.converged else f"{name}: {self.status.message}"),
+            ("steps", f"{int(self.steps)} of {self.solver.name}" + ", reduced to class means" * self.reduced),
+            ("NC1 NC2 NC3", "  ".join(f"{float(x):.1e}" for x in (nc.nc1, nc.nc2, nc.nc3))),
+            ("certificate", "sol.certificate bounds f - f*" if certificate is None else certificate.brief()),
+        ]
+        return Sheet("Solution", (), rows, [])
 
-        return plot_solution(self)
+    def _is_concrete(self) -> bool:
+        leaves = (self.code, self.objective, self.problem.lam_W)
+        return all(np.ndim(x) == 0 and not isinstance(x, jax.core.Tracer) for x in leaves)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The solution as JSON, without its arrays; `why` gives the reason of each null."""
+        nc = self.metrics
+        numbers = {"objective": self.objective, "grad_norm": self.grad_norm}
+        measured = {"nc1": nc.nc1, "nc2": nc.nc2, "nc3": nc.nc3, "nc4": nc.nc4}
+        data: dict[str, Any] = {name: finite(value) for name, value in numbers.items()}
+        data |= {
+            "tol": float(self.tol),
+            "converged": self.converged,
+            "status": self.status.name.lower(),
+            "message": self.status.message,
+            "steps": int(self.steps),
+            "solver": self.solver.name,
+            "reduced": self.reduced,
+        }
+        data |= {name: finite(value) for name, value in measured.items()}
+        why = {n: _why_null(n, x) for n, x in (numbers | measured).items() if data[n] is None}
+        return data | ({"why": why} if why else {})
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: Gram matrices of W and H, singular values, and the trajectory if recorded."""
+        return plot(self)
+
+
+def _why_null(name: str, value: Any) -> str:
+    if name == "nc1" and float(value) == math.inf:
+        return "infinite: the class means are all equal up to rounding"
+    return f"not finite: {float(value)}"
 
 
 # --- the verbs ------------------------------------------------------------------------------------

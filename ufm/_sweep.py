@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +16,21 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ufm import _checks, _compile, losses, solvers
+from ufm._figure import plot
 from ufm._precision import is_double
-from ufm._printed import Printed
 from ufm._problem import Params, Problem, check_penalties, init
 from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass, static
 from ufm._second_order import may_be_saddle
+from ufm._sheet import Printed, Sheet, finite
 from ufm._solve import Options, Outcome, Solution, Status, check_reduced, run_once, to_second_order
 from ufm.solvers import Solver
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: a printed table shows this many rows from each end of the grid
+ENDS = 15
 #: problems that one call of the compiled program solves: enough to hide its dispatch, few enough to share
 #: among the cores and to show progress
 CHUNK = 32
@@ -91,11 +97,92 @@ class Sweep(Printed):
             problem=problem, tol=self.tol, history=None, solver=self.solver, reduced=self.reduced, **picked
         )
 
-    def plot(self) -> Any:
-        """A matplotlib figure of objective and NC metrics over the grid."""
-        from ufm.plotting import plot_sweep
+    def problem_at(self, values: Mapping[str, Any]) -> Problem:
+        """The problem with these values of the swept leaves."""
+        return with_leaves(self.problem, dict(values))
 
-        return plot_sweep(self)
+    def merged_axes(self) -> dict[str, np.ndarray]:
+        """The swept values by name; those that agree everywhere share one name, "lam_W = lam_H"."""
+        merged: dict[str, np.ndarray] = {}
+        for name, values in self.swept.items():
+            twin = next((other for other, v in merged.items() if np.array_equal(v, values)), None)
+            if twin is not None:
+                merged.pop(twin)
+            merged[f"{twin} = {name}" if twin else name] = np.asarray(values)
+        return merged
+
+    def sheet(self) -> Sheet:
+        """One row for each point of the grid: the best objective over the seeds, the worst gradient."""
+        points = list(np.ndindex(self.shape[1:]))
+        shown = points if len(points) <= 2 * ENDS else [*points[:ENDS], *points[-ENDS:]]
+        axes = self.merged_axes()
+        rows = [self._row(axes, point) for point in shown]
+        if len(shown) < len(points):
+            rows.insert(ENDS, ("...", *[""] * (len(rows[0]) - 1)))
+        header = (*axes, "objective", "spread", "f - theory", "|grad f|", "steps", "converged")
+        title = f"Sweep of {self.converged.size} problems, {int(self.converged.sum())} converged"
+        count = np.size(self.seeds)
+        fixed = self.problem.describe(without=self.swept)
+        notes = [f"{count} seed{'s' * (count > 1)}, {self.solver.name}; {fixed}", *self._failures()]
+        return Sheet(title, header, rows, notes)
+
+    def _row(self, axes: dict[str, np.ndarray], point: tuple[int, ...]) -> tuple[str, ...]:
+        each: Any = (slice(None), *point)
+        f = np.asarray(self.objective)[each]
+        best, converged = float(f.min()), self.converged[each]
+        problem = self.problem_at({name: np.asarray(values)[point] for name, values in self.swept.items()})
+        optimum = _theory_objective(problem)
+        return (
+            *(f"{values[point]:.6g}" for values in axes.values()),
+            f"{best:.12g}",
+            f"{float(f.max()) - best:.1e}",
+            "-" if optimum is None else f"{best - optimum:.1e}",
+            f"{np.asarray(self.grad_norm)[each].max():.1e}",
+            f"{np.median(np.asarray(self.steps)[each]):g}",
+            f"{int(converged.sum())}/{converged.size}",
+        )
+
+    def _failures(self) -> list[str]:
+        """One line for each reason not to converge."""
+        codes, counts = np.unique(self.status[~self.converged], return_counts=True)
+        found = [(Status(int(code)), n) for code, n in zip(codes, counts, strict=True)]
+        return [f"{n} {status.name.lower().replace('_', ' ')}: {status.message}" for status, n in found]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sweep as JSON: one record for every seed and point of the grid."""
+        problem = self.problem.to_dict()
+        return {
+            "converged": bool(self.converged.all()),
+            "problem": {name: value for name, value in problem.items() if name not in self.swept},
+            "solver": self.solver.name,
+            "reduced": self.reduced,
+            "shape": list(self.shape),
+            "records": [self._record(index) for index in np.ndindex(self.shape)],
+        }
+
+    def _record(self, index: tuple[int, ...]) -> dict[str, Any]:
+        return {
+            "seed": int(np.ravel(self.seeds)[index[0]]),
+            **{name: float(np.asarray(values)[index[1:]]) for name, values in self.swept.items()},
+            "objective": finite(np.asarray(self.objective)[index]),
+            "grad_norm": finite(np.asarray(self.grad_norm)[index]),
+            "steps": int(np.asarray(self.steps)[index]),
+            "status": Status(int(self.status[index])).name.lower(),
+        }
+
+    def plot(self) -> Figure:
+        """A matplotlib figure of objective and NC metrics over the grid."""
+        return plot(self)
+
+
+def _theory_objective(prob: Problem) -> float | None:
+    """The optimum in closed form, or None where none is known."""
+    from ufm import theory  # here, because it needs scipy, which `import ufm` does not
+
+    try:
+        return float(theory.global_optimum(prob).objective)
+    except theory.NoClosedForm:
+        return None
 
 
 def with_leaves(prob: Problem, leaves: dict[str, Any]) -> Problem:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
 from ufm import theory
+from ufm._claim import Statement
 from ufm._problem import Params, Problem
 from ufm._solve import Solution
+from ufm.hessian.spectrum import eigenvalues
+from ufm.hessian.structure import NotFinite
 from ufm.theory import NoClosedForm, Optimum
 
 #: structure known worse than this proves nothing
@@ -101,9 +103,6 @@ class Facts:
         if self.prob.loss.convex and rank < self.prob.d and self.row_norm > 1e-6:
             curvature = float(self.sol.certificate.curvature)
             return curvature if math.isfinite(curvature) else -math.inf
-        from ufm.landscape import eigenvalues
-        from ufm.landscape._structure import NotFinite
-
         try:
             return float(eigenvalues(self.prob, self.sol.params, 1).values[0])
         except NotFinite:
@@ -400,75 +399,105 @@ def _trivial(f: Facts) -> str:
 # --- the table ------------------------------------------------------------------------------------
 
 
-class Statement(NamedTuple):
-    """A row: `measure` gives a deviation that must be within `tolerance` where `why_not` is empty."""
+def _lower_bound(f: Facts) -> str:
+    return str(f.sol.certificate.method)
 
-    name: str
-    statement: str
-    measure: Callable[[Facts], float]
-    tolerance: Callable[[Facts], float]
-    why_not: Callable[[Facts], str]
 
+def _optimum(f: Facts) -> str:
+    return f"f* = {f.best.objective:.15g}: {f.best.structure} ({f.best.theorem}; {f.best.proved})"
+
+
+def _uncertified(f: Facts, tolerance: float) -> str:
+    return str(f.sol.certificate.why) if f.sol.converged else _failure(f, tolerance)
+
+
+def _failure(f: Facts, tolerance: float) -> str:
+    """What is known of the reason why a statement fails."""
+    if not f.sol.converged:
+        return f"the solver did not converge: {f.sol.status.message}"
+    best = f.optimum
+    if best is not None and f.objective > best.objective + tol_objective(f):
+        return (
+            f"f = {f.objective:.15g} is {f.objective - best.objective:.3e} above {best.structure} "
+            f"({best.proved}), which theory.global_optimum(prob).params attains"
+        )
+    if best is not None and f.objective < best.objective - tol_objective(f):
+        below = best.objective - f.objective
+        return f"f is {below:.3e} below theory's optimum: a counterexample; please report it"
+    if best is not None and best.regime == "partial":
+        return f"Theorem 1 is false here: the lowest point known is {best.structure} ({best.proved})"
+    return f"the deviation exceeds {tolerance:.1e}"
+
+
+_Statement = functools.partial(Statement[Facts], failure=_failure)
 
 #: Theorem 1 of Zhou et al. 2022 (with its Lemmas 5 and 7), statement by statement.
 STATEMENTS = (
-    Statement("stationary_W", "G H' + lam_W W = 0", _stationary_W, _tol_gradient, _anything),
-    Statement("stationary_H", "W' G + lam_H H = 0", _stationary_H, _tol_gradient, _anything),
-    Statement("stationary_b", "G 1 + lam_b b = 0", _stationary_b, _tol_gradient, _has_bias),
-    Statement(
+    _Statement("stationary_W", "G H' + lam_W W = 0", _stationary_W, _tol_gradient, _anything),
+    _Statement("stationary_H", "W' G + lam_H H = 0", _stationary_H, _tol_gradient, _anything),
+    _Statement("stationary_b", "G 1 + lam_b b = 0", _stationary_b, _tol_gradient, _has_bias),
+    _Statement(
         "singular_pairs",
         "G V = -lam U and U' G = -lam V' where Z = U S V'",
         _singular_pairs,
         _tol_pairs,
         _active,
     ),
-    Statement("balance", "lam_W W'W = lam_H H H' (Lemma 5)", _balance, _tol_balance, _active),
-    Statement("objective", "f equals the global minimum f*", _objective, tol_objective, _has_optimum),
-    Statement(
-        "certificate", "nothing lower exists: f - f* <= gap", _certificate, _tol_certificate, _dual_bound
+    _Statement("balance", "lam_W W'W = lam_H H H' (Lemma 5)", _balance, _tol_balance, _active),
+    _Statement(
+        "objective", "f equals the global minimum f*", _objective, tol_objective, _has_optimum, _optimum
     ),
-    Statement("row_norms", "|w^1| = ... = |w^K|", _row_norms, _tol_structure, _etf_theorem),
-    Statement(
+    _Statement(
+        "certificate",
+        "nothing lower exists: f - f* <= gap",
+        _certificate,
+        _tol_certificate,
+        _dual_bound,
+        _lower_bound,
+        failure=_uncertified,
+    ),
+    _Statement("row_norms", "|w^1| = ... = |w^K|", _row_norms, _tol_structure, _etf_theorem),
+    _Statement(
         "self_duality",
         "h_{k,i} = sqrt(lam_W/(lam_H n)) w^k for all k, i",
         _self_duality,
         _tol_structure,
         _etf_theorem,
     ),
-    Statement(
+    _Statement(
         "zero_mean", "the columns of each H_i have mean zero", _round_means, _tol_structure, _etf_theorem
     ),
-    Statement("etf", "W W' is a simplex ETF", _etf, _tol_structure, _etf_theorem),
-    Statement("logits", "W H + b 1' is the optimum's", _class_logits, _tol_structure, _theorem),
-    Statement(
+    _Statement("etf", "W W' is a simplex ETF", _etf, _tol_structure, _etf_theorem),
+    _Statement("logits", "W H + b 1' is the optimum's", _class_logits, _tol_structure, _theorem),
+    _Statement(
         "bias_constant",
         "b = b 1",
         _bias_constant,
         _tol_structure,
         lambda f: _has_bias(f) or _theorem(f),
     ),
-    Statement("bias_zero", "b = 0 where lam_b > 0", _bias_zero, _tol_structure, _bias_zero_theorem),
-    Statement(
+    _Statement("bias_zero", "b = 0 where lam_b > 0", _bias_zero, _tol_structure, _bias_zero_theorem),
+    _Statement(
         "own_frame",
         "W W' = sqrt(n lam_H/lam_W) (|a| (I - 11'/K) + |m| 11'/K)",
         _frame,
         _tol_structure,
         _own_structure,
     ),
-    Statement("own_bias", "b = b0 1 with theory's b0", _bias_value, _tol_structure, _own_bias),
-    Statement("trivial", "W = 0 and H = 0 past the threshold", _zero, _tol_zero, _trivial),
+    _Statement("own_bias", "b = b0 1 with theory's b0", _bias_value, _tol_structure, _own_bias),
+    _Statement("trivial", "W = 0 and H = 0 past the threshold", _zero, _tol_zero, _trivial),
     # Theorem 2 and Corollary 2, as far as one point can tell; `ufm.landscape.theorems` has many
-    Statement(
+    _Statement(
         "second_order",
         "the Hessian has no negative eigenvalue",
         _negative_curvature,
         _tol_curvature,
         _critical,
     ),
-    Statement(
+    _Statement(
         "theorem_2", "a global minimum or a strict saddle (else f - f*)", _neither, tol_objective, _theorem_2
     ),
-    Statement(
+    _Statement(
         "corollary_2", "p_k >= p_min, where focal loss is convex", _outside_region, _no_tolerance, _region
     ),
 )

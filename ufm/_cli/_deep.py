@@ -18,11 +18,12 @@ from typing import Any
 import click
 import jax
 
-from ufm import _checks, _progress, deep, losses, plotting
+from ufm import _checks, _progress, deep, losses
+from ufm import figures as shelf
 from ufm._cli._group import Computing, Shown, need_device
 from ufm._cli._options import HYPERPARAMETERS, Command, Output, figure_file, grid, parsed, users_of
 from ufm._cli._output import tell
-from ufm._report import dumps
+from ufm._sheet import dumps
 from ufm.deep._process import join, keep_freed_memory, make_cpu_devices
 from ufm.deep._standing import FILE, SweepStatus
 from ufm.deep._sweep import plan_sweep, sweep_status, train_sweep
@@ -170,7 +171,7 @@ def _train(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
     if output.out is not None:
         files += [output.out / "figure.png", output.out / "figure.pdf"]
     if files and len(run.history.epoch) and jax.process_index() == 0:
-        plotting.save(run.plot, files)
+        shelf.save(run.plot, files)
     if not output.as_json and (output.plot or output.out):
         click.echo(f"written: {output.out or output.plot}")
     return 0 if run.status is deep.Status.COMPLETED else 1
@@ -269,7 +270,7 @@ def figures(
 
 
 def _save(figure: Any, files: list[Path]) -> None:
-    plotting.save(lambda: figure, files)
+    shelf.save(lambda: figure, files)
 
 
 def _say(drawing: Any) -> None:

@@ -89,8 +89,8 @@ def _arrays(points: Any) -> dict[str, Any]:
 
 
 def _figures(prob: Problem, lowest: Any) -> dict[str, Callable[[], Any]]:
+    from ufm.figures import plot_slice
     from ufm.landscape import descend, eigenvalues
-    from ufm.landscape.figures import plot_slice
 
     def spectrum() -> Any:
         return eigenvalues(prob, lowest, which="all").plot(_closed_form(prob))
@@ -113,11 +113,11 @@ def _closed_form(prob: Problem) -> Any:
 
 def _more_figures(folder: Path, figures: dict[str, Callable[[], Any]]) -> None:
     """The road and the slice, where the origin is a critical point to start from."""
-    from ufm import plotting
+    from ufm import figures as shelf
 
     for name in ("descent", "slice"):
         try:
-            plotting.save(figures[name], [folder / f"{name}.png", folder / f"{name}.pdf"])
+            shelf.save(figures[name], [folder / f"{name}.png", folder / f"{name}.pdf"])
         except ValueError as reason:  # the origin is no critical point of this problem
             click.echo(f"no {name}: {reason}", err=True)
 

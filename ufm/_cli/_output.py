@@ -14,21 +14,21 @@ import jax
 import numpy as np
 
 import ufm
-from ufm import _report
 from ufm._cli._options import Output
+from ufm._sheet import Sheet, as_table, as_text, dumps
 
 
-def tell(output: Output, record: Any) -> None:
-    """A record as a table, coloured where somebody looks."""
+def tell(output: Output, record: object) -> None:
+    """Print a record or a sheet, with colours in a terminal."""
     from rich.console import Console
 
     console = Console()
     if output.as_json:
         return
     if console.is_terminal:
-        console.print(record)
+        console.print(as_table(record) if isinstance(record, Sheet) else record)
     else:
-        click.echo(str(record))
+        click.echo(as_text(record) if isinstance(record, Sheet) else str(record))
 
 
 def write(
@@ -40,16 +40,16 @@ def write(
     """JSON on standard output, the figure, and the folder, as far as they were asked for."""
     data = make() if output.as_json or output.out else {}
     if output.as_json:
-        click.echo(_report.dumps(data))
+        click.echo(dumps(data))
     files = [] if output.plot is None else [output.plot]
     if output.out is not None:
         files += [output.out / "figure.png", output.out / "figure.pdf"]
-        (output.out / "result.json").write_text(_report.dumps(data | {"run": provenance(output)}) + "\n")
+        (output.out / "result.json").write_text(dumps(data | {"run": provenance(output)}) + "\n")
         np.savez(output.out / "arrays.npz", **arrays)
     if files and figure is not None:
-        from ufm import plotting
+        from ufm import figures
 
-        plotting.save(figure, files)
+        figures.save(figure, files)
     if not output.as_json:
         for file in files[:1] if output.out is None else [output.out]:
             click.echo(f"written: {file}")

@@ -16,7 +16,7 @@ import click
 from ufm._cli._group import Computing
 from ufm._cli._options import Output
 from ufm._cli._output import tell
-from ufm._report import dumps
+from ufm._sheet import dumps
 
 _FOLDER = click.Path(path_type=Path)
 

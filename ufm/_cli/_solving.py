@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 import ufm
-from ufm import _progress, _report, losses
+from ufm import _progress, losses
+from ufm._claim import tally
 from ufm._cli._group import Computing
 from ufm._cli._options import (
     HYPERPARAMETERS,
@@ -49,20 +50,28 @@ def solve(**options: Any) -> int:
     given, output = split(options)
     given["record"] |= bool(output.plot or output.out)
     sol = ufm.solve_ufm(**given)
-    certificate = sol.certificate  # computed before the table, which shows it
-    tell(output, sol)
+    certificate = sol.certificate
+    tell(output, sol.sheet(certificate))
 
     def data() -> dict[str, Any]:
         return {
-            "problem": _report.problem_dict(sol.problem),
+            "problem": sol.problem.to_dict(),
             "start": {name: given.get(name, default_of(name)) for name in ("seed", "scale")},
-            "solution": _report.solution_dict(sol),
-            "certificate": _report.certificate_dict(certificate),
-            "theory": _report.theory_dict(sol.problem),
+            "solution": sol.to_dict(),
+            "certificate": certificate.to_dict(),
+            "theory": _theory(sol.problem),
         }
 
     write(output, data, sol.plot, arrays_of(sol))
     return 0 if sol.converged else 1
+
+
+def _theory(prob: ufm.Problem) -> dict[str, Any]:
+    """The optimum in closed form as JSON, or nulls and the reason why none is known."""
+    try:
+        return ufm.theory.global_optimum(prob).to_dict()
+    except ufm.theory.NoClosedForm as error:
+        return {"objective": None, "why": str(error)}
 
 
 @click.command(cls=Computing)
@@ -98,7 +107,7 @@ def verify(**options: Any) -> int:
         arrays |= arrays_of(report.solution, f"{name}_" if every else "")
 
     def data() -> dict[str, Any]:
-        each = [_report.report_dict(report) for report in reports.values()]
+        each = [report.to_dict() for report in reports.values()]
         return {"passed": passed, "reports": each} if every else each[0]
 
     write(output, data, lambda: _plot_reports(list(reports.values())), arrays)
@@ -119,15 +128,15 @@ def _summary(output: Output, reports: Sequence[ufm.Report]) -> None:
     passed = sum(report.passed for report in reports)
     seconds = time.perf_counter() - output.began
     click.echo(
-        f"{passed} of {len(reports)} losses pass; claims: {_report.tally(reports)} ({seconds:.1f} s, float"
+        f"{passed} of {len(reports)} losses pass; claims: {tally(reports)} ({seconds:.1f} s, float"
         f"{jax.numpy.result_type(float).itemsize * 8}, {jax.default_backend()})"
     )
 
 
 def _plot_reports(reports: Sequence[ufm.Report]) -> Any:
-    from ufm import plotting
+    from ufm import figures
 
-    return plotting.plot_report(*reports)
+    return figures.plot_report(*reports)
 
 
 @click.command(cls=Computing)
@@ -167,7 +176,7 @@ def sweep(**options: Any) -> int:
     arrays = {name: getattr(result, name) for name in ("W", "H", "b", "objective", "grad_norm", "steps")}
     arrays |= swept | {"status": result.status, "seeds": result.seeds, "labels": result.problem.labels}
     figure = result.plot if len(result.shape) <= 3 else None
-    write(output, lambda: _report.sweep_dict(result), figure, arrays)
+    write(output, result.to_dict, figure, arrays)
     return 0 if bool(result.converged.all()) else 1
 
 

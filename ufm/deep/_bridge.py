@@ -11,13 +11,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm import _checks, losses, metrics, theory
-from ufm._printed import Printed
 from ufm._problem import Problem
+from ufm._sheet import Printed, Sheet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from ufm._report import Sheet
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -63,7 +61,6 @@ class Comparison(Printed):
 
     def sheet(self) -> Sheet:
         """A row a quantity: measured, at the UFM's optimum, and their ratio."""
-        from ufm._report import Sheet
 
         K = len(self.angles)
         simplex = None if self.optimal_alignment is None else -1 / (K - 1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ufm import plotting
+from ufm import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from ufm.deep._run import Run
 
-_METRICS = (("nc1", "NC1", plotting.BLUE), ("nc2", "NC2", plotting.RED), ("nc3", "NC3", plotting.GREEN))
-_PARTS = (("train", plotting.BLUE), ("validation", plotting.ORANGE), ("test", plotting.RED))
+_METRICS = (("nc1", "NC1", figures.BLUE), ("nc2", "NC2", figures.RED), ("nc3", "NC3", figures.GREEN))
+_PARTS = (("train", figures.BLUE), ("validation", figures.ORANGE), ("test", figures.RED))
 
 
 def plot_run(run: Run) -> Figure:
     """Loss, accuracies and NC1-NC3 against epochs, three panels."""
-    with plotting.style():
-        figure = plotting.new_figure(plotting.WIDTH, 2.3)
+    with figures.style():
+        figure = figures.new_figure(figures.WIDTH, 2.3)
         axes = figure.subplots(1, 3)
         for part, colour in _PARTS:
             for ax, what in zip(axes, ("loss", "accuracy"), strict=False):

@@ -12,19 +12,16 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ufm._printed import Printed
+from ufm._sheet import Printed, Sheet
 from ufm.deep import _feed, _run, _step
 from ufm.deep._checkpoint import Folder
 from ufm.deep._config import Plan
 from ufm.deep._run import Status
-
-if TYPE_CHECKING:
-    from ufm._report import Sheet
 
 FORMAT = "ufm sweep 1"
 #: the sweep's file in its folder
@@ -139,8 +136,6 @@ class SweepStatus(Printed):
 
     def sheet(self) -> Sheet:
         """A row for each width and number of epochs."""
-        from ufm._report import Sheet
-
         cells = sorted({(row.point.width, row.point.epochs) for row in self.rows})
         lines = []
         for cell in cells:

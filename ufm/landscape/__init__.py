@@ -5,17 +5,17 @@ critical point: `escape_direction`, `descend`. All of them: `critical_points`, `
 `verify` (Theorem 2 over them), `phase_diagram`. In ball arithmetic: `prove_critical_point` and others.
 """
 
-from ufm.landscape._inertia import Inertia, InertiaWarning, inertia
+from ufm.hessian.certificate import Bounds, Certificate, bounds, certificate
+from ufm.hessian.inertia import Inertia, InertiaWarning, inertia
+from ufm.hessian.product import dense, hvp
+from ufm.hessian.spectrum import Eigenvalues, eigenvalues
 from ufm.landscape._polish import Polished, polish
-from ufm.landscape.certificates import Bounds, Certificate, bounds, certificate
 from ufm.landscape.critical import CriticalPoint, CriticalPoints, critical_points
-from ufm.landscape.hessian import dense, hvp
 from ufm.landscape.phases import PHASES, PhaseDiagram, phase_diagram
-from ufm.landscape.rigour import Proof, prove_below, prove_critical_point, prove_negative_curvature
 from ufm.landscape.saddles import Descent, Escape, descend, escape_direction
 from ufm.landscape.search import find_critical_points
-from ufm.landscape.spectrum import Eigenvalues, eigenvalues
 from ufm.landscape.theorems import LandscapeReport, verify
+from ufm.rigour.proofs import Proof, prove_below, prove_critical_point, prove_negative_curvature
 
 __all__ = [
     "PHASES",

@@ -22,8 +22,8 @@ from scipy.sparse.linalg import LinearOperator, minres
 from ufm import _checks
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem
-from ufm.landscape import certificates
-from ufm.landscape._structure import Structure, _derivatives, decompose
+from ufm.hessian.certificate import _as_leaves
+from ufm.hessian.structure import Structure, _derivatives, decompose
 
 #: features of a class closer than this, relative to the largest, are polished as one: a start need not be
 #: critical to more than its square root of rounding
@@ -79,7 +79,7 @@ def polish(prob: Problem, params: Any, *, tol: float = 1e-12, max_steps: int = 1
     True
     """
     params = prob.check_params(params)
-    prob = certificates._as_leaves(prob)
+    prob = _as_leaves(prob)
     tol = float(_checks.real("tol", tol, above=0.0))
     max_steps = _checks.integer("max_steps", max_steps, least=1)
     with np.errstate(over="ignore", invalid="ignore"):  # a start may overflow: its norm says so

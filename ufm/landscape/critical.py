@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,19 +13,16 @@ from jax import Array
 
 from ufm import _checks
 from ufm._precision import in_float64
-from ufm._printed import Printed
 from ufm._problem import Params, Problem
 from ufm._progress import Progress, each
 from ufm._pytree import pytree_dataclass, replace, static
+from ufm._sheet import Printed, Sheet
+from ufm.hessian.certificate import SADDLE, _as_leaves, certificate
+from ufm.hessian.inertia import inertia
+from ufm.hessian.spectrum import eigenvalues
 from ufm.landscape import _orbits, families
-from ufm.landscape._inertia import inertia
 from ufm.landscape._polish import Polished, polish
-from ufm.landscape.certificates import SADDLE, _as_leaves, certificate
-from ufm.landscape.spectrum import eigenvalues
 from ufm.theory import NoClosedForm, global_optimum
-
-if TYPE_CHECKING:
-    from ufm._report import Sheet
 
 GLOBAL, LOCAL, STRICT, DEGENERATE = "global minimum", "local minimum", "strict saddle", "degenerate"
 PLURALS = {GLOBAL: "global minima", LOCAL: "local minima", STRICT: "strict saddles", DEGENERATE: DEGENERATE}
@@ -104,10 +101,8 @@ class CriticalPoints(Printed, Sequence[CriticalPoint]):
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        from ufm._report import problem_dict
-
         return {
-            "problem": problem_dict(self.problem),
+            "problem": self.problem.to_dict(),
             "points": [point.to_dict() for point in self.points],
             "missing": dict(self.missing),
             "remarks": list(self.remarks),
@@ -115,8 +110,6 @@ class CriticalPoints(Printed, Sequence[CriticalPoint]):
 
     def sheet(self) -> Sheet:
         """The table that `print` and notebooks show."""
-        from ufm._report import Sheet, facts
-
         header = ("family", "objective", "index", "zeros", "smallest", "rank", "|grad f|", "kind")
         searched = any(point.hits for point in self.points)
         rows = [_row(point, searched) for point in self.points]
@@ -124,7 +117,7 @@ class CriticalPoints(Printed, Sequence[CriticalPoint]):
         tally = ", ".join(f"{n} {PLURALS[kind] if n > 1 else kind}" for kind, n in kinds.items())
         if any(point.accidental for point in self.points):
             tally += "; zeros: by symmetry + accidental"
-        title = f"{len(self)} critical point{'s' * (len(self) != 1)}: {facts(self.problem)}"
+        title = f"{len(self)} critical point{'s' * (len(self) != 1)}: {self.problem.describe()}"
         reasons: dict[str, list[str]] = {}
         for name, why in self.missing:
             reasons.setdefault(why, []).append(name)

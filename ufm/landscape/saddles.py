@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from ufm import _checks
+from ufm._figure import plot
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 from ufm._progress import Progress
 from ufm._second_order import heights, steps_along
 from ufm._solve import solve
-from ufm.landscape._inertia import Inertia, count
+from ufm.hessian.certificate import Certificate, certificate
+from ufm.hessian.inertia import Inertia, count
+from ufm.hessian.product import check_critical, hvp, is_critical
+from ufm.hessian.spectrum import lowest_pair, unused_vector
+from ufm.hessian.structure import Structure, decompose, structure
 from ufm.landscape._polish import polish
-from ufm.landscape._structure import Structure, decompose, structure
-from ufm.landscape.certificates import Certificate, certificate
-from ufm.landscape.hessian import check_critical, hvp, is_critical
-from ufm.landscape.spectrum import lowest_pair, unused_vector
 from ufm.solvers import Newton
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Escape(NamedTuple):
@@ -130,11 +134,9 @@ class Descent(NamedTuple):
         """The last stop."""
         return self.stops[-1].params
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """A matplotlib figure: objective along the road, with the index of every saddle."""
-        from ufm.landscape.figures import plot_descent
-
-        return plot_descent(self)
+        return plot(self)
 
     def __repr__(self) -> str:
         lines = [f"{'stop':>4}{'objective':>20}{'index':>8}{'rank':>6}{'curvature':>13}{'|grad f|':>10}"]

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +17,11 @@ import numpy as np
 from scipy.optimize import brentq
 
 from ufm import losses, theory
+from ufm._claim import Claim, Claims, Statement
 from ufm._precision import in_float64
 from ufm._problem import Problem
 from ufm._progress import each
-from ufm._verify import Claim, Claims
-from ufm.landscape._structure import split
+from ufm.hessian.structure import split
 from ufm.landscape.critical import GLOBAL, CriticalPoint, CriticalPoints, critical_points
 from ufm.landscape.saddles import Escape, escape_direction
 from ufm.losses import Loss
@@ -247,70 +246,83 @@ def _nothing(f: Facts) -> CriticalPoint | None:
     return None
 
 
-class Statement(NamedTuple):
-    """A row: `measure` gives a deviation that must be within `tolerance` where `why_not` is empty."""
+def _statement(
+    name: str,
+    statement: str,
+    measure: Callable[[Facts], float],
+    tolerance: float,
+    why_not: Callable[[Facts], str],
+) -> Statement[Facts]:
+    def failure(facts: Facts, tolerance: float) -> str:
+        point = COUNTEREXAMPLES.get(name, _nothing)(facts)
+        return f"the deviation exceeds {tolerance:.1e}" if point is None else _shown(point)
 
-    name: str
-    statement: str
-    measure: Callable[[Facts], float]
-    tolerance: float
-    why_not: Callable[[Facts], str]
-    counterexample: Callable[[Facts], CriticalPoint | None] = _nothing
+    return Statement(name, statement, measure, lambda facts: tolerance, why_not, failure=failure)
 
+
+def _shown(point: CriticalPoint) -> str:
+    """A counterexample in one line, with what reproduces it."""
+    where = f"{point.family}{', ' + point.start if point.start else ''}"
+    return f"{where}: {point.kind}, index {int(point.index)}, f = {float(point.objective):.12f}; {point.why}"
+
+
+#: Which critical point contradicts a statement that fails.
+COUNTEREXAMPLES: dict[str, Callable[[Facts], CriticalPoint | None]] = {
+    "theorem_2": _first_trap,
+    "corollary_2": _first_trap_inside,
+    "no_spurious_minimum": _first_trap,
+    "collapse_is_global": lambda f: f.points[0],
+}
 
 #: Theorem 2 of Zhou et al. 2022, its corollaries, and what they are proved with.
 STATEMENTS = (
-    Statement("critical", "grad f = 0 at every point here", _gradient, 1e-10, _anything),
-    Statement(
+    _statement("critical", "grad f = 0 at every point here", _gradient, 1e-10, _anything),
+    _statement(
         "theorem_2",
         "every critical point is a global minimum or a strict saddle (count of others)",
         _traps,
         0.0,
         _theorem_2,
-        _first_trap,
     ),
-    Statement("corollary_1", "the loss is convex in the logits", _convexity, 1e-12, _corollary_1),
-    Statement(
+    _statement("corollary_1", "the loss is convex in the logits", _convexity, 1e-12, _corollary_1),
+    _statement(
         "corollary_2",
         "where p_k >= p_min: the region's minimum or a strict saddle (count of others)",
         _traps_inside,
         0.0,
         _corollary_2,
-        _first_trap_inside,
     ),
-    Statement("region", "the loss is convex exactly where p_k >= p_min", _region, 1e-9, _corollary_2),
-    Statement("paper_region", "the paper's 0.21 suffices: p_min <= 0.21", _paper_region, 0.0, _focal),
-    Statement(
+    _statement("region", "the loss is convex exactly where p_k >= p_min", _region, 1e-9, _corollary_2),
+    _statement("paper_region", "the paper's 0.21 suffices: p_min <= 0.21", _paper_region, 0.0, _focal),
+    _statement(
         "no_spurious_minimum",
         "no minimum but the global one is here (count of others)",
         _traps,
         0.0,
         _anything,
-        _first_trap,
     ),
-    Statement(
+    _statement(
         "collapse_is_global",
         "nothing lies below neural collapse (Theorem 1)",
         _below_collapse,
         1e-12,
         _has_collapse,
-        lambda f: f.points[0],
     ),
-    Statement(
+    _statement(
         "saddle_curvature",
         "rank < d: smallest eigenvalue A/2 - sqrt((lam_W - lam_H)^2/4 + |G|^2)",
         _saddle_curvature,
         1e-9,
         _deficient,
     ),
-    Statement(
+    _statement(
         "proof_direction",
         "its curvature is -2 (|G| - lam)/(sqrt(lam_H/lam_W) + sqrt(lam_W/lam_H))",
         _proof_curvature,
         1e-9,
         _has_proof_direction,
     ),
-    Statement(
+    _statement(
         "flat_directions",
         "at a global minimum only symmetries are flat (count of others)",
         _accidental,
@@ -328,20 +340,16 @@ class LandscapeReport(Claims):
     claims: tuple[Claim, ...]
     counterexamples: dict[str, CriticalPoint]
 
-    def sheet(self) -> Any:
-        """The table that `print` and notebooks show."""
-        from ufm._report import claims_sheet, facts
-
-        return claims_sheet(self, facts(self.points.problem), f"over {len(self.points)} critical points")
+    def headline(self) -> tuple[str, str]:
+        """The problem, and how many points there are."""
+        return self.points.problem.describe(), f"over {len(self.points)} critical points"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        from ufm._report import claim_dict
-
         return {
             "passed": self.passed,
             **self.points.to_dict(),
-            "claims": [claim_dict(claim) for claim in self.claims],
+            "claims": [claim.to_dict() for claim in self.claims],
             "counterexamples": {name: point.to_dict() for name, point in self.counterexamples.items()},
         }
 
@@ -374,32 +382,17 @@ def verify(points: CriticalPoints | Problem, *, progress: bool | None = None) ->
         raise ValueError(f"points: expected CriticalPoints or a Problem, got {type(points).__name__}")
     if len(points) == 0:
         raise ValueError("points: expected at least one critical point, got none; raise starts")
-    measured = _measured(points, progress)
-    counterexamples = {claim.name: point for claim, point in measured if point is not None}
-    return LandscapeReport(points, tuple(claim for claim, _ in measured), counterexamples)
+    facts = Facts(points, progress)
+    claims = _measured(facts, progress)
+    found = {
+        claim.name: COUNTEREXAMPLES.get(claim.name, _nothing)(facts)
+        for claim in claims
+        if claim.verdict == "fails"
+    }
+    return LandscapeReport(points, claims, {name: at for name, at in found.items() if at is not None})
 
 
 @in_float64
-def _measured(points: CriticalPoints, progress: bool | None) -> list[tuple[Claim, CriticalPoint | None]]:
-    facts = Facts(points, progress)
-    _ = facts.escapes  # first, and with steps of its own: nearly all of the time
-    rows = each("statements", STATEMENTS, progress, lambda row: row.name)
-    return [_claim(row, facts) for row in rows]
-
-
-def _claim(row: Statement, facts: Facts) -> tuple[Claim, CriticalPoint | None]:
-    why_not = row.why_not(facts)
-    if why_not:
-        return Claim(row.name, row.statement, None, None, "not applicable", why_not), None
-    value = row.measure(facts)
-    if value <= row.tolerance and math.isfinite(value):
-        return Claim(row.name, row.statement, value, row.tolerance, "holds", ""), None
-    point = row.counterexample(facts)
-    why = f"the deviation exceeds {row.tolerance:.1e}" if point is None else _shown(point)
-    return Claim(row.name, row.statement, value, row.tolerance, "fails", why), point
-
-
-def _shown(point: CriticalPoint) -> str:
-    """A counterexample in a line, with what reproduces it."""
-    where = f"{point.family}{', ' + point.start if point.start else ''}"
-    return f"{where}: {point.kind}, index {int(point.index)}, f = {float(point.objective):.12f}; {point.why}"
+def _measured(facts: Facts, progress: bool | None) -> tuple[Claim, ...]:
+    _ = facts.escapes  # first, because this takes nearly all of the time and shows its own progress
+    return tuple(row.claim(facts) for row in each("statements", STATEMENTS, progress, lambda row: row.name))

@@ -14,20 +14,6 @@ from ufm import _checks
 from ufm.metrics.conventions import CONVENTIONS, Convention
 
 
-def foreign(name: str, value: Any) -> Any:
-    """A jax or numpy array; torch is told by its methods and never imported."""
-    if isinstance(value, jax.Array):
-        return value
-    value = _checks.unmasked(name, value)
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        value = value.float() if "bfloat16" in str(value.dtype) else value  # numpy has no such dtype
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected an array (jax, numpy or torch), got {value!r}") from error
-
-
 def widest(*arrays: Array) -> Any:
     """The dtype to compute in: float64 where one is, float32 otherwise, half precisions included."""
     return jnp.dtype("float64" if any(X.dtype == "float64" for X in arrays) else "float32")
@@ -40,7 +26,7 @@ def eps(X: Array) -> float:
 
 def array(name: str, value: Any, *axes: str | int) -> Array:
     """A floating jax array of >= 32 bits; an axis is a size to match or a name that any size > 0 fits."""
-    X = foreign(name, value)
+    X = _checks.array_like(name, value)
     fits = X.ndim == len(axes) and all(
         n == a if isinstance(a, int) else n > 0 for n, a in zip(X.shape, axes, strict=True)
     )
@@ -78,7 +64,7 @@ def batch(value: Any, mask: Any, d: int) -> tuple[Float[Array, "N d"], Bool[Arra
     """features (N, d) and mask (N,) of a stream's batch."""
     X = array("features", value, "N", d)
     if mask is not None:
-        mask = foreign("mask", mask)
+        mask = _checks.array_like("mask", mask)
         if mask.shape != X.shape[:1] or mask.dtype != bool:
             raise ValueError(f"mask: expected booleans of shape {X.shape[:1]}, got {mask.dtype} {mask.shape}")
         mask = jnp.asarray(mask)
@@ -101,7 +87,7 @@ def classifier(
 
 def labels(value: Any, N: int, K: int, mask: Array | None = None) -> Int[Array, " N"]:
     """labels (N,) in 0..K-1 where the mask is True."""
-    y = foreign("labels", value)
+    y = _checks.array_like("labels", value)
     if y.shape != (N,):
         raise ValueError(f"labels: expected shape ({N},), one a row of features, got {y.shape}")
     if not jnp.issubdtype(y.dtype, jnp.integer):

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ufm import plotting
+from ufm import figures
 from ufm.reproduce._records import Curve, Finding, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = (plotting.BLUE, plotting.RED, plotting.GREEN, plotting.PINK, plotting.ORANGE, plotting.SKY)
+_COLOURS = (figures.BLUE, figures.RED, figures.GREEN, figures.PINK, figures.ORANGE, figures.SKY)
 _MARKS = ("o", "s", "^", "D", "v", "P")
 _LINES = ("-", "--", "-.", ":")
 
@@ -46,9 +46,9 @@ def merged(finding: Finding) -> list[Curve]:
 def draw(finding: Finding) -> Figure:
     """All panels of a row side by side."""
     panels, curves = finding.statement.panels, merged(finding)
-    with plotting.style():
+    with figures.style():
         tall = 3.6 if any(isinstance(y, str) for curve in curves for y in curve.y) else 2.9
-        figure = plotting.new_figure(plotting.WIDTH * (1.0 if len(panels) > 1 else 0.78), tall)
+        figure = figures.new_figure(figures.WIDTH * (1.0 if len(panels) > 1 else 0.78), tall)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, panel in zip(axes, panels, strict=True):
             _fill(ax, panel, [curve for curve in curves if curve.panel == panel.name])
@@ -98,7 +98,7 @@ def _save(drawing: Callable[[], Figure], files: list[Path]) -> None:
     """Raises OSError with words that say what is kept: matplotlib's has no file."""
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
-        plotting.save(drawing, files)
+        figures.save(drawing, files)
     except OSError as error:
         raise OSError(f"{files[0]}: {error.strerror or error}; what was measured is kept") from error
 

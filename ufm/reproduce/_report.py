@@ -11,21 +11,18 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import jax
 import numpy as np
 import scipy
 
 from ufm import _checks
-from ufm._printed import Printed
+from ufm._sheet import Printed, Sheet
 from ufm.reproduce import _figures, _html, _runner, _schema
 from ufm.reproduce._figures import Drawn
 from ufm.reproduce._records import Finding, Level, Table, Unmeasured, Verdict
 from ufm.reproduce.statements import UNMEASURED, chosen
-
-if TYPE_CHECKING:
-    from ufm._report import Sheet
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -57,8 +54,6 @@ class Reproduction(Printed):
 
     def sheet(self) -> Sheet:
         """The table that `print` and notebooks show."""
-        from ufm._report import Sheet
-
         rows = [_words(finding) for finding in self.findings]
         odd = [f"{f.statement.id}: expected {f.statement.known!r}" for f in self.findings if not f.consistent]
         tally = ", ".join(f"{n} {verdict}" for verdict, n in counts(self.findings).items() if n)

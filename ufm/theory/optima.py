@@ -53,6 +53,11 @@ class Optimum(NamedTuple):
         """A minimiser, lam_W W^T W = lam_H H H^T, with the columns of H in the order of the labels."""
         return _frames.minimiser(self.setting, self.factors, self.b)
 
+    def to_dict(self) -> dict[str, Any]:
+        """The optimum as JSON, without its arrays."""
+        names = ("objective", "margin", "regime", "structure", "proved", "theorem")
+        return {name: getattr(self, name) for name in names} | {"why": self.remark}
+
     @property
     def rank(self) -> int:
         """Rank of W and H."""

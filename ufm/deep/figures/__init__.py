@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ufm import plotting
+from ufm import figures
 from ufm.deep._run import Run
 from ufm.deep.figures._bridge import plot_comparison
 from ufm.deep.figures._evolution import evolution
@@ -107,14 +107,14 @@ def draw(
             raise ValueError(
                 f"data: expected with a figure of training, got figure {number}, which is theory's"
             )
-        with plotting.style():
+        with figures.style():
             made: Made = kind.draw()
         return Drawing(number, kind.title, *made)
     of_paper = data in (None, kind.data)
     name = kind.data if data is None else _checks_name(data)
     chosen, left_out = family(runs, name, kind.net if of_paper else None)
     title = f"{kind.title if title is None else title}, {_NAMES.get(name, name)}"
-    with plotting.style():
+    with figures.style():
         if chosen:
             made = kind.draw(chosen, of_paper)
             notes = [*_compared(made.numbers), *_listed(made.missing), *([left_out] * bool(left_out))]
@@ -160,12 +160,12 @@ def _caption(made: Made, title: str, notes: Iterable[str]) -> None:
 
 def _nothing(data: str, net: str | None) -> Figure:
     """What to run, in place of a figure."""
-    figure = plotting.new_figure(plotting.WIDTH, 1.6)
+    figure = figures.new_figure(figures.WIDTH, 1.6)
     ax = figure.subplots()
     ax.set_axis_off()
     axes = "--loss ce,ls,fl,mse --width ... --epochs ... --out FOLDER"
     command = f"ufm train --data {data} --net {net or 'NET'} {axes}"
-    ax.text(0.5, 0.5, f"no run of {data} found\n{command}", ha="center", va="center", color=plotting.RED)
+    ax.text(0.5, 0.5, f"no run of {data} found\n{command}", ha="center", va="center", color=figures.RED)
     return figure
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ufm import plotting
+from ufm import figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def plot_comparison(found: Comparison) -> Figure:
     """Cosines of the class means, of classifier and class means, and margins with the UFM's optimum."""
     K = len(found.angles)
-    with plotting.style():
-        figure = plotting.new_figure(plotting.WIDTH, 2.4)
+    with figures.style():
+        figure = figures.new_figure(figures.WIDTH, 2.4)
         axes = figure.subplots(1, 3)
         panels = (("class means", found.angles), ("rows of $W$ and class means", found.dual_angles))
         for ax, (title, cosines) in zip(axes, panels, strict=False):
@@ -30,11 +30,11 @@ def plot_comparison(found: Comparison) -> Figure:
             ax.set(xticks=(), yticks=())
             ax.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes[1], shrink=0.8, pad=0.02).outline.set_visible(False)
-        axes[2].hist(found.margins, bins=40, color=plotting.SKY, label="samples")
-        axes[2].axvline(found.margin, color=plotting.BLUE, ls="--", label=f"mean {found.margin:.3g}")
+        axes[2].hist(found.margins, bins=40, color=figures.SKY, label="samples")
+        axes[2].axvline(found.margin, color=figures.BLUE, ls="--", label=f"mean {found.margin:.3g}")
         if found.optimal_margin is not None:
             label = f"UFM's optimum {found.optimal_margin:.3g}"
-            axes[2].axvline(found.optimal_margin, color=plotting.RED, label=label)
+            axes[2].axvline(found.optimal_margin, color=figures.RED, label=label)
         axes[2].set(title="margins", xlabel="margin $a$", yticks=())
         axes[2].legend()
         above = "" if found.gap is None else f"objective {found.gap:.2%} above the UFM's minimum, "

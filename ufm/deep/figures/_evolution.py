@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ufm import plotting
+from ufm import figures
 from ufm.deep.figures._records import (
     COLLAPSE,
     LOSSES,
@@ -29,7 +29,7 @@ def evolution(names: dict[str, str], runs: list[Record], of_paper: bool) -> Made
     """Each quantity against the epochs, a line a loss: mean over the seeds, and between the extreme ones."""
     cell = _fullest(runs)
     rows = len(names) // 3
-    figure = plotting.new_figure(plotting.WIDTH, 0.5 + 2.0 * rows)
+    figure = figures.new_figure(figures.WIDTH, 0.5 + 2.0 * rows)
     axes = np.ravel(figure.subplots(rows, 3, squeeze=False))
     missing, numbers = [], []
     others = {run.config["loss"] for run in runs} - set(LOSSES)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ufm import plotting
+from ufm import figures
 from ufm.deep._measure import PARTS
 from ufm.deep._run import History, Status
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSSES = {
-    "ce": ("CE", plotting.BLUE, "-", "o"),
-    "ls": ("LS", plotting.GREEN, "--", "^"),
-    "fl": ("FL", plotting.RED, "-.", "s"),
-    "mse": ("MSE", plotting.PINK, ":", "D"),
+    "ce": ("CE", figures.BLUE, "-", "o"),
+    "ls": ("LS", figures.GREEN, "--", "^"),
+    "fl": ("FL", figures.RED, "-.", "s"),
+    "mse": ("MSE", figures.PINK, ":", "D"),
 }
 #: the looks of losses that the paper does not have
 _OTHERS = (
-    (plotting.ORANGE, (0, (6, 1))),
-    (plotting.SKY, (0, (1, 1))),
-    (plotting.BLACK, (0, (3, 1, 1, 1, 1, 1))),
+    (figures.ORANGE, (0, (6, 1))),
+    (figures.SKY, (0, (1, 1))),
+    (figures.BLACK, (0, (3, 1, 1, 1, 1, 1))),
 )
 #: the paper's grid
 WIDTHS, EPOCHS = (0.25, 0.5, 1.0, 2.0), (100, 200, 400, 800)

@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ufm.landscape import _balls
-from ufm.landscape._balls import Ball, BallLoss, Matrix, Vector, ball
+from ufm.rigour import balls
+from ufm.rigour.balls import Ball, BallLoss, Matrix, Vector, ball
 
 
 class Reduced(NamedTuple):
@@ -93,7 +93,7 @@ def product(X: np.ndarray, Y: np.ndarray) -> np.ndarray:
     """X Y through the library's matrix product."""
     if 0 in (*X.shape, *Y.shape):
         return np.full((X.shape[0], Y.shape[1]), ball(0), dtype=object)
-    return _balls.table(_balls.matrix(X) * _balls.matrix(Y))
+    return balls.table(balls.matrix(X) * balls.matrix(Y))
 
 
 def _logits(A: np.ndarray, B: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -108,8 +108,8 @@ def objective(problem: Reduced, x: Vector) -> Ball:
     Z, zero = _logits(A, B, b), ball(0)
     groups = enumerate(zip(problem.labels, problem.weights, strict=True))
     fit = sum((w * problem.loss.value(list(Z[:, m]), k) for m, (k, w) in groups), zero) / problem.N
-    size_H = sum((w * _balls.squares(B[:, m]) for m, w in enumerate(problem.weights)), zero)
-    penalty = problem.lam_W * _balls.squares(A) + problem.lam_H * size_H + problem.lam_b * _balls.squares(b)
+    size_H = sum((w * balls.squares(B[:, m]) for m, w in enumerate(problem.weights)), zero)
+    penalty = problem.lam_W * balls.squares(A) + problem.lam_H * size_H + problem.lam_b * balls.squares(b)
     return fit + penalty / 2
 
 
@@ -216,8 +216,8 @@ FLOATING = 64
 def _derivative(problem: Reduced, x: Vector, frame: np.ndarray) -> np.ndarray:
     """DPhi at x, as floats."""
     t = frame.shape[1]
-    with _balls.flint().ctx.workprec(FLOATING):
-        H = _balls.middle(hessian(problem, x))
+    with balls.flint().ctx.workprec(FLOATING):
+        H = balls.middle(hessian(problem, x))
     return np.block([[H, frame], [frame.T, np.zeros((t, t))]])
 
 
@@ -234,16 +234,16 @@ def polish(problem: Reduced, start: Vector, *, reach: float, steps: int = 20) ->
     step is so small that the inverse need not be renewed, and where it has left the ball of radius `reach`.
     """
     x, moved = start, 0.0
-    frame = _frame(problem, _balls.middle(start))
+    frame = _frame(problem, balls.middle(start))
     inverse, ratio = _inverse(_derivative(problem, x, frame))
     for _ in range(steps):
         if inverse is None:
             break
-        slope = np.append(_balls.middle(gradient(problem, x)), np.zeros(frame.shape[1]))
+        slope = np.append(balls.middle(gradient(problem, x)), np.zeros(frame.shape[1]))
         step = (inverse @ slope)[: len(x)]
         x = [(a - s).mid() for a, s in zip(x, step.tolist(), strict=True)]
-        moved = float(np.linalg.norm(_balls.middle([a - s for a, s in zip(x, start, strict=True)])))
-        if not moved <= reach or np.linalg.norm(step) <= 1e-10 * (1 + np.linalg.norm(_balls.middle(x))):
+        moved = float(np.linalg.norm(balls.middle([a - s for a, s in zip(x, start, strict=True)])))
+        if not moved <= reach or np.linalg.norm(step) <= 1e-10 * (1 + np.linalg.norm(balls.middle(x))):
             break
         inverse, ratio = _inverse(_derivative(problem, x, frame))
     if inverse is not None and moved <= reach:
@@ -269,12 +269,12 @@ def _refine(problem: Reduced, x: Vector, inverse: np.ndarray, gauge: int) -> Vec
     """x - C Phi(x) at the working precision, until the step no longer shrinks."""
     if not problem.size:
         return x
-    C, last = _balls.matrix(inverse), None
+    C, last = balls.matrix(inverse), None
     for _ in range(100):
         slope = [g.mid() for g in gradient(problem, x)] + [ball(0)] * gauge
-        step = _balls.table(C * _balls.matrix(objects(slope)[:, None]))[: len(x), 0]
-        size = _balls.largest(step)
-        if not size.is_finite() or (last is not None and not _balls.below(size, last / 4)):
+        step = balls.table(C * balls.matrix(objects(slope)[:, None]))[: len(x), 0]
+        size = balls.largest(step)
+        if not size.is_finite() or (last is not None and not balls.below(size, last / 4)):
             break
         x, last = [(a - s).mid() for a, s in zip(x, step, strict=True)], size
     return x
@@ -297,23 +297,23 @@ def enclose(problem: Reduced, at: Polished) -> Enclosure:
         return Enclosure(at.x, zero, zero, zero, _singular(at))
     if not problem.size:
         return Enclosure(at.x, zero, zero, zero, "")
-    C = _balls.matrix(inverse)
+    C = balls.matrix(inverse)
     slope = objects(gradient(problem, at.x) + [zero] * problem.gauge)
-    residual = _balls.largest(_balls.table(C * _balls.matrix(slope[:, None])).ravel())
-    rho = (4 * residual + ball(2) ** -_balls.flint().ctx.prec).upper()  # above zero where x is exact
-    cube = [_balls.flint().arb(a, rho) for a in at.x]
+    residual = balls.largest(balls.table(C * balls.matrix(slope[:, None])).ravel())
+    rho = (4 * residual + ball(2) ** -balls.flint().ctx.prec).upper()  # above zero where x is exact
+    cube = [balls.flint().arb(a, rho) for a in at.x]
     frame = at.frame.astype(object)
     corner = np.full((problem.gauge, problem.gauge), zero, dtype=object)
-    with _balls.flint().ctx.workprec(FLOATING):  # the two norms need no digits, only to be below 1
-        J = _balls.matrix(np.block([[hessian(problem, cube), frame], [frame.T, corner]]))
-        contraction = _balls.row_sums(_identity(len(slope)) - C * J)
+    with balls.flint().ctx.workprec(FLOATING):  # the two norms need no digits, only to be below 1
+        J = balls.matrix(np.block([[hessian(problem, cube), frame], [frame.T, corner]]))
+        contraction = balls.row_sums(_identity(len(slope)) - C * J)
         gauge = _gauge_defect(problem, cube, frame)
     why = _verdict(at, residual + contraction * rho < rho, gauge < 1)
     return Enclosure(cube, rho, contraction, gauge, why)
 
 
 def _identity(size: int) -> Matrix:
-    return _balls.matrix(np.eye(size, dtype=int))
+    return balls.matrix(np.eye(size, dtype=int))
 
 
 def _gauge_defect(problem: Reduced, cube: Vector, frame: np.ndarray) -> Ball:
@@ -321,10 +321,10 @@ def _gauge_defect(problem: Reduced, cube: Vector, frame: np.ndarray) -> Ball:
     if not problem.gauge:
         return ball(0)
     overlap = product(tangents(problem, objects(cube)).T, frame)
-    D, _ = _inverse(_balls.middle(overlap))
+    D, _ = _inverse(balls.middle(overlap))
     if D is None:
-        return _balls.flint().arb.pos_inf()
-    return _balls.row_sums(_identity(problem.gauge) - _balls.matrix(D) * _balls.matrix(overlap))
+        return balls.flint().arb.pos_inf()
+    return balls.row_sums(_identity(problem.gauge) - balls.matrix(D) * balls.matrix(overlap))
 
 
 def _singular(at: Polished) -> str:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ufm._problem import Problem
-from ufm.landscape import _balls, _newton_balls
-from ufm.landscape._balls import Ball, ball
-from ufm.landscape._newton_balls import Reduced
+from ufm.rigour import balls, newton
+from ufm.rigour.balls import Ball, ball
+from ufm.rigour.newton import Reduced
 from ufm.theory._setting import number
 
 #: unknowns of a reduced problem, multipliers included: 800 take 8 s
@@ -68,10 +68,10 @@ def penalties(prob: Problem) -> tuple[Ball, Ball, Ball]:
 
 def balled(array: np.ndarray, radius: Ball | None = None) -> np.ndarray:
     """Balls around exact entries, of radius 0 or of the one given."""
-    spread = ball(0) if radius is None else _balls.flint().arb(0, radius)
-    balls = np.empty(array.size, dtype=object)
-    balls[:] = [ball(x) + spread for x in array.ravel().tolist()]
-    return balls.reshape(array.shape)
+    spread = ball(0) if radius is None else balls.flint().arb(0, radius)
+    out = np.empty(array.size, dtype=object)
+    out[:] = [ball(x) + spread for x in array.ravel().tolist()]
+    return out.reshape(array.shape)
 
 
 def reduce(prob: Problem, params: Exact, eps: float) -> tuple[Reduced, np.ndarray, np.ndarray, list[Ball]]:
@@ -79,13 +79,13 @@ def reduce(prob: Problem, params: Exact, eps: float) -> tuple[Reduced, np.ndarra
     labels, weights, owner = _groups(prob, params.H, eps)
     W, means = balled(params.W), _means(balled(params.H), owner)
     rows = np.vstack([W, means.T])
-    U, s, _ = np.linalg.svd(_balls.middle(rows) * np.sqrt(_sizes(prob, weights)), full_matrices=False)
+    U, s, _ = np.linalg.svd(balls.middle(rows) * np.sqrt(_sizes(prob, weights)), full_matrices=False)
     tails = np.sqrt(np.append(np.cumsum(s[::-1] ** 2)[::-1], 0.0))
     rank = int(np.argmax(tails <= max(eps / 4, ROUNDING * s[0])))
     lam_W, lam_H, lam_b = penalties(prob)
     shift = bool(prob.bias and lam_b == 0 and prob.loss.shift_invariant)
     problem = Reduced(
-        _balls.loss_in_balls(prob.loss), tuple(labels.tolist()), tuple(weights.tolist()), prob.K, rank,
+        balls.loss_in_balls(prob.loss), tuple(labels.tolist()), tuple(weights.tolist()), prob.K, rank,
         lam_W, lam_H, lam_b, prob.bias, shift,
     )  # fmt: skip
     unknowns = problem.size + problem.gauge
@@ -96,8 +96,8 @@ def reduce(prob: Problem, params: Exact, eps: float) -> tuple[Reduced, np.ndarra
         )
     # the rows' own span, to all digits: that of the floats of the decomposition is wrong in the 16th
     Q = _orthonormal(rows.T @ (U[:, :rank] / s[:rank]).astype(object) if rank else np.empty((prob.d, 0)))
-    product = _newton_balls.product
-    start = _newton_balls.join(problem, product(W, Q), product(Q.T, means), balled(params.b))
+    product = newton.product
+    start = newton.join(problem, product(W, Q), product(Q.T, means), balled(params.b))
     return problem, Q, owner, [x.mid() for x in start.tolist()]
 
 
@@ -125,36 +125,36 @@ def _groups(prob: Problem, H: np.ndarray, eps: float) -> tuple[np.ndarray, np.nd
         mean = H[:, own].mean(axis=1, keepdims=True)
         if np.linalg.norm(H[:, own] - mean) <= most:
             merged[:, own] = mean
-    first, weights, owner = _balls.distinct(labels.tolist(), merged)
+    first, weights, owner = balls.distinct(labels.tolist(), merged)
     return labels[first], weights, owner
 
 
 def _orthonormal(Q: np.ndarray) -> np.ndarray:
     """An enclosure of the exact Gram-Schmidt orthonormalisation of the columns of Q."""
-    balls = balled(Q)
+    basis = balled(Q)
     for c in range(Q.shape[1]):
-        q, before = balls[:, c], balls[:, :c]
+        q, before = basis[:, c], basis[:, :c]
         if c:
             q = q - before @ (before.T @ q)
-        balls[:, c] = q / _balls.norm(q)
-    return balls
+        basis[:, c] = q / balls.norm(q)
+    return basis
 
 
 def expand(problem: Reduced, x: list[Ball], Q: np.ndarray, owner: np.ndarray) -> Exact:
     """W = A Q', h_j = Q B_m, b: balls."""
-    A, B, b = problem.split(_newton_balls.objects(x))
-    product = _newton_balls.product
+    A, B, b = problem.split(newton.objects(x))
+    product = newton.product
     return Exact(product(A, Q.T), product(Q, B)[:, owner], balled(b))
 
 
 def rationals(array: np.ndarray) -> np.ndarray:
     """The midpoints as Fractions."""
     out = np.empty(array.size, dtype=object)
-    out[:] = [_balls.fraction(x) for x in array.ravel().tolist()]
+    out[:] = [balls.fraction(x) for x in array.ravel().tolist()]
     return out.reshape(array.shape)
 
 
 def distance(exact: Exact, true: Exact) -> Ball:
     """Upper bound of the Euclidean distance."""
     gaps = [(balled(np.asarray(x)) - y).ravel() for x, y in zip(exact, true, strict=True)]
-    return _balls.norm(np.concatenate(gaps))
+    return balls.norm(np.concatenate(gaps))

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
-from ufm.landscape import _balls
-from ufm.landscape._balls import Ball, BallLoss, ball
+from ufm.rigour import balls
+from ufm.rigour.balls import Ball, BallLoss, ball
 
 
 class Minimum(NamedTuple):
@@ -65,7 +65,7 @@ def _on_interval(loss: BallLoss, K: int, C: Ball, left: Fraction, right: Fractio
     """A lower bound of F on the interval, and a value taken there."""
     F = _profile(loss, K, C)
     centre, half = ball((left + right) / 2), ball((right - left) / 2)
-    slope = F(centre + _balls.flint().arb(0, half))[1]
+    slope = F(centre + balls.flint().arb(0, half))[1]
     if slope > 0 or slope < 0:
         value = F(ball(left if slope > 0 else right))[0]
         return value, value

@@ -15,8 +15,9 @@ from ufm import _checks, losses
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 from ufm._pytree import pytree_dataclass, static
-from ufm.landscape import _dual
-from ufm.landscape._dual import Point
+from ufm._sheet import finite
+from ufm.hessian import dual
+from ufm.hessian.dual import Point
 
 
 class Bounds(NamedTuple):
@@ -64,6 +65,20 @@ class Certificate:
     def is_global(self) -> bool:
         """Whether the verdict is "global minimum"."""
         return self.verdict == GLOBAL
+
+    def brief(self) -> str:
+        """The verdict and the bound in a line."""
+        return f"{self.verdict}, f - f* <= {float(self.gap):.1e}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The certificate as JSON."""
+        return {
+            "verdict": self.verdict,
+            "gap": finite(self.gap),
+            "lower_bound": finite(self.lower_bound),
+            "method": self.method,
+            "why": self.why,
+        }
 
     def __repr__(self) -> str:
         if not isinstance(self.gap, float):  # JAX rebuilds records around tracers and placeholders
@@ -147,10 +162,10 @@ def bounds(prob: Problem, params: Params) -> Bounds:
     >>> jax.vmap(ufm.landscape.bounds, in_axes=(None, 0))(prob, starts).gap.shape
     (5,)
     """
-    point = _dual.evaluate(prob, params)
+    point = dual.evaluate(prob, params)
     gap = linear_gap = trivial = point.objective - prob.loss.infimum
     if prob.loss.convex:
-        dual_gap, linear_gap = _dual.gaps(prob, point)
+        dual_gap, linear_gap = dual.gaps(prob, point)
         gap = jnp.where(dual_gap < trivial, dual_gap, trivial)  # also where the dual gap is not finite
         linear_gap = jnp.where(linear_gap < trivial, linear_gap, trivial)
     top, left = _top_singular(point.slope)

@@ -9,19 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ufm._figure import draw
 from ufm._problem import Params, Problem
-from ufm.landscape._structure import as_params
-from ufm.plotting import BLACK, BLUE, GREEN, ORANGE, RED, WIDTH, new_figure, style
+from ufm.figures._style import BLACK, BLUE, GREEN, ORANGE, RED, WIDTH, new_figure, style
+from ufm.hessian.spectrum import Eigenvalues, merge
+from ufm.hessian.structure import as_params
+from ufm.landscape.saddles import Descent, escape_direction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ufm.landscape.saddles import Descent
-    from ufm.landscape.spectrum import Eigenvalues
     from ufm.theory import Spectrum
 
 
+@draw.register(Eigenvalues)
 def plot_spectrum(ev: Eigenvalues, closed_form: Spectrum | None = None) -> Figure:
     """Each distinct eigenvalue as a stem of the height of its multiplicity; the closed form drawn over it."""
     with style():
@@ -56,8 +58,6 @@ def plot_spectrum(ev: Eigenvalues, closed_form: Spectrum | None = None) -> Figur
 
 def _together(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray]:
     """Equal eigenvalues of different sectors as one."""
-    from ufm.landscape.spectrum import merge
-
     order = np.argsort(spectrum.values)
     return merge(spectrum.values[order], spectrum.multiplicities[order])
 
@@ -70,6 +70,7 @@ def _signed_log(axes: Axes, values: np.ndarray) -> None:
     axes.axvline(0.0, color=BLACK, lw=0.5)
 
 
+@draw.register(Descent)
 def plot_descent(road: Descent) -> Figure:
     """Objective and index of the saddles on the road, and the objective on each straight way out."""
     with style():
@@ -126,8 +127,6 @@ def plot_slice(prob: Problem, saddle: Any, minimum: Any, *, points: int = 81) ->
     Raises:
         ValueError: `saddle` is not a critical point, or a wrong shape.
     """
-    from ufm.landscape.saddles import escape_direction
-
     saddle, minimum = prob.check_params(saddle), _turned(prob, prob.check_params(minimum), saddle)
     escape = escape_direction(prob, saddle)
     u = Params(*(y - x for x, y in zip(saddle, minimum, strict=True)))

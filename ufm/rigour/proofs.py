@@ -19,11 +19,11 @@ import numpy as np
 from ufm import _checks
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem
-from ufm.landscape import _balls, _exact, _newton_balls
-from ufm.landscape._balls import Ball, BallLoss, ball
-from ufm.landscape._exact import Exact
-from ufm.landscape._minimum import scalar_minimum
-from ufm.landscape._newton_balls import Reduced
+from ufm.rigour import balls, exact, newton
+from ufm.rigour.balls import Ball, BallLoss, ball
+from ufm.rigour.exact import Exact
+from ufm.rigour.minimum import scalar_minimum
+from ufm.rigour.newton import Reduced
 
 
 class Bound(NamedTuple):
@@ -89,22 +89,22 @@ def _proof(
         bounds=tuple(bounds),
         problem=repr(prob),
         digits=digits,
-        library=_balls.version(),
+        library=balls.version(),
         point=None if point is None else Params(*cast(Any, point)),
     )
 
 
 def _between(name: str, meaning: str, x: Ball, digits: int) -> Bound:
-    return Bound(name, meaning, _balls.decimal_below(x, digits), _balls.decimal_above(x, digits))
+    return Bound(name, meaning, balls.decimal_below(x, digits), balls.decimal_above(x, digits))
 
 
 def _at_most(name: str, meaning: str, x: Ball) -> Bound:
-    return Bound(name, meaning, None, _balls.decimal_above(x, 4))
+    return Bound(name, meaning, None, balls.decimal_above(x, 4))
 
 
 def _precision(digits: int) -> Any:
     """The working precision, with 64 bits to spare for what rounding takes."""
-    return _balls.flint().ctx.workprec(math.ceil(digits * math.log2(10)) + 64)
+    return balls.flint().ctx.workprec(math.ceil(digits * math.log2(10)) + 64)
 
 
 # --- critical points ------------------------------------------------------------------------------
@@ -150,31 +150,31 @@ def prove_critical_point(prob: Problem, params: Params, *, eps: float = 1e-8, di
 
 
 def _given(prob: Problem, params: Any, eps: Any, digits: Any) -> tuple[Exact, float, int]:
-    _balls.loss_in_balls(prob.loss)
+    balls.loss_in_balls(prob.loss)
     eps = float(_checks.real("eps", eps, above=0.0))
-    return _exact.exact(prob, params), eps, _checks.integer("digits", digits, least=10)
+    return exact.exact(prob, params), eps, _checks.integer("digits", digits, least=10)
 
 
 def _critical_point(prob: Problem, given: Exact, eps: float, digits: int) -> tuple[Proof, Ball]:
     """The proof, and the distance from what was given that it allows."""
-    problem, Q, owner, start = _exact.reduce(prob, given, eps)
+    problem, Q, owner, start = exact.reduce(prob, given, eps)
     claim = "critical point"
     statement = f"f has a critical point x with |x - params| <= {eps!r}: grad f(x) = 0"
-    found = _newton_balls.polish(problem, start, reach=2 * eps)
+    found = newton.polish(problem, start, reach=2 * eps)
     if found.inverse is not None and not found.moved <= 2 * eps:
         why = _far(problem, start, found.moved)
         return _proof(prob, claim, statement, why, (), digits, proved=False), ball(eps)
-    cube = _newton_balls.enclose(problem, found)
+    cube = newton.enclose(problem, found)
     if cube.why:
         return _proof(prob, claim, statement, cube.why, (), digits, proved=False), ball(eps)
-    centre = Exact(*(_exact.rationals(x) for x in _exact.expand(problem, found.x, Q, owner)))
-    true = _exact.expand(problem, cube.x, Q, owner)
-    distance = _exact.distance(given, true).upper()
+    centre = Exact(*(exact.rationals(x) for x in exact.expand(problem, found.x, Q, owner)))
+    true = exact.expand(problem, cube.x, Q, owner)
+    distance = exact.distance(given, true).upper()
     bounds = [
         _at_most("distance", "|x - params|", distance),
-        _at_most("radius", "|x - point|", _exact.distance(centre, true)),
+        _at_most("radius", "|x - point|", exact.distance(centre, true)),
         _at_most("contraction", "|I - C DPhi|", cube.contraction),
-        _between("objective", "f(x)", _newton_balls.objective(problem, cube.x), digits),
+        _between("objective", "f(x)", newton.objective(problem, cube.x), digits),
     ]
     near = bool(distance <= ball(eps))
     why = _method(prob, problem) if near else "a critical point was proved, but further from params than eps"
@@ -182,7 +182,7 @@ def _critical_point(prob: Problem, given: Exact, eps: float, digits: int) -> tup
 
 
 def _far(problem: Reduced, start: list[Ball], moved: float) -> str:
-    slope = _balls.norm(_newton_balls.objects(_newton_balls.gradient(problem, start)))
+    slope = balls.norm(newton.objects(newton.gradient(problem, start)))
     return (
         f"Newton's method moves by {moved:.1e} or more from params, where |grad f| = "
         f"{float(slope.mid()):.1e}: no critical point is found within eps; polish params with ufm.solve"
@@ -219,12 +219,12 @@ def prove_negative_curvature(
         ImportError, ValueError: as `prove_critical_point`; a direction of a wrong shape or equal to zero.
     """
     given, eps, digits = _given(prob, params, eps, digits)
-    v = _exact.exact(prob, direction, "direction: ")
+    v = exact.exact(prob, direction, "direction: ")
     if not any(np.any(x) for x in v):
         raise ValueError("direction: expected at least one entry that is not zero, got zero")
     with _precision(digits):
         critical, radius = _critical_point(prob, given, eps, digits)
-        reach = _balls.decimal_above(radius, 4)
+        reach = balls.decimal_above(radius, 4)
         statement = (
             f"f has a critical point x with |x - params| <= {reach}, and D^2 f(y)[v, v] < 0 at every y with "
             f"|y - params| <= {reach}: x is a strict saddle"
@@ -232,7 +232,7 @@ def prove_negative_curvature(
         if not critical.proved:
             return dataclasses.replace(critical, claim="negative curvature", statement=statement)
         curvature = _curvature(prob, given, ball(Fraction(reach)), v)
-        holds = _balls.below(curvature, ball(0))
+        holds = balls.below(curvature, ball(0))
         why = f"{critical.why}; the quadratic form over the whole ball"
         if not holds:
             why = "the quadratic form over the ball around params is not proved negative along the direction"
@@ -248,11 +248,11 @@ def prove_negative_curvature(
 
 def _curvature(prob: Problem, given: Exact, radius: Ball, v: Exact) -> Ball:
     """D^2 f[v, v] / |v|^2 over the cube of that radius around a point."""
-    loss, product = _balls.loss_in_balls(prob.loss), _newton_balls.product
+    loss, product = balls.loss_in_balls(prob.loss), newton.product
     labels = np.asarray(prob.labels)
-    first, weights, _ = _balls.distinct(labels.tolist(), given.H, v.H)
-    W, H, b = (_exact.balled(x, radius) for x in (given.W, given.H[:, first], given.b))
-    dW, dH, db = _exact.balled(v.W), _exact.balled(v.H[:, first]), _exact.balled(v.b)
+    first, weights, _ = balls.distinct(labels.tolist(), given.H, v.H)
+    W, H, b = (exact.balled(x, radius) for x in (given.W, given.H[:, first], given.b))
+    dW, dH, db = exact.balled(v.W), exact.balled(v.H[:, first]), exact.balled(v.b)
     Z = product(W, H) + (b[:, None] if prob.bias else ball(0))
     U, twist = product(dW, H) + product(W, dH) + db[:, None], product(dW, dH)
     total = ball(0)
@@ -261,8 +261,8 @@ def _curvature(prob: Problem, given: Exact, radius: Ball, v: Exact) -> Ball:
         bend = U[:, m] @ (np.array(loss.hessian(z, k), dtype=object) @ U[:, m])
         slope = np.array(loss.gradient(z, k), dtype=object) @ twist[:, m]
         total += w * (bend + 2 * slope) / prob.N
-    sizes = [_balls.squares(dW), weights.astype(object) @ (dH * dH).sum(axis=0), _balls.squares(db)]
-    penalty = sum((lam * size for lam, size in zip(_exact.penalties(prob), sizes, strict=True)), ball(0))
+    sizes = [balls.squares(dW), weights.astype(object) @ (dH * dH).sum(axis=0), balls.squares(db)]
+    penalty = sum((lam * size for lam, size in zip(exact.penalties(prob), sizes, strict=True)), ball(0))
     return (total + penalty) / sum(sizes, ball(0))
 
 
@@ -288,19 +288,19 @@ def prove_below(prob: Problem, params: Params, *, digits: int = 50) -> Proof:
     >>> best.regime, ufm.landscape.prove_below(prob, best.params).proved
     ('partial', True)
     """
-    loss = _balls.loss_in_balls(prob.loss)
+    loss = balls.loss_in_balls(prob.loss)
     if loss.profile is None:
         raise ValueError(f"loss: expected a function of logit differences (ce, ls, fl), got {prob.loss!r}")
     if prob.n is None:
         raise ValueError(f"labels: expected equally many samples in every class, got counts {prob.counts}")
     digits = _checks.integer("digits", digits, least=10)
-    given = _exact.exact(prob, params)
+    given = exact.exact(prob, params)
     with _precision(digits):
         value = _objective(prob, loss, given)
-        lam_W, lam_H, _ = _exact.penalties(prob)
+        lam_W, lam_H, _ = exact.penalties(prob)
         least = scalar_minimum(loss, prob.K, (prob.K - 1) * (prob.n * lam_W * lam_H).sqrt(), digits)
-        holds = _balls.below(value, least.value)
-        ends = _balls.decimal_below(ball(least.left), 12), _balls.decimal_above(ball(least.right), 12)
+        holds = balls.below(value, least.value)
+        ends = balls.decimal_below(ball(least.left), 12), balls.decimal_above(ball(least.right), 12)
         bounds = [
             _between("objective", "f(params)", value, digits),
             _between("collapse", "min over a >= 0 of l(a) + C a", least.value, digits),
@@ -320,11 +320,11 @@ def prove_below(prob: Problem, params: Params, *, digits: int = 50) -> Proof:
 def _objective(prob: Problem, loss: BallLoss, given: Exact) -> Ball:
     """f at a point; samples that are bitwise the same are evaluated once."""
     labels = np.asarray(prob.labels)
-    first, weights, _ = _balls.distinct(labels.tolist(), given.H)
-    W, H, b = _exact.balled(given.W), _exact.balled(given.H[:, first]), _exact.balled(given.b)
-    Z = _newton_balls.product(W, H) + (b[:, None] if prob.bias else ball(0))
+    first, weights, _ = balls.distinct(labels.tolist(), given.H)
+    W, H, b = exact.balled(given.W), exact.balled(given.H[:, first]), exact.balled(given.b)
+    Z = newton.product(W, H) + (b[:, None] if prob.bias else ball(0))
     groups = enumerate(zip(labels[first].tolist(), weights.tolist(), strict=True))
     fit = sum((w * loss.value(list(Z[:, m]), k) for m, (k, w) in groups), ball(0)) / prob.N
-    sizes = [_balls.squares(W), weights.astype(object) @ (H * H).sum(axis=0), _balls.squares(b)]
-    penalty = sum((lam * size for lam, size in zip(_exact.penalties(prob), sizes, strict=True)), ball(0))
+    sizes = [balls.squares(W), weights.astype(object) @ (H * H).sum(axis=0), balls.squares(b)]
+    penalty = sum((lam * size for lam, size in zip(exact.penalties(prob), sizes, strict=True)), ball(0))
     return fit + penalty / 2

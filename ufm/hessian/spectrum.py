@@ -6,17 +6,23 @@ it is small; sliced by inertia (below) where only its Schur complement is; and w
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
 
 from ufm import _checks
+from ufm._figure import plot
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem
-from ufm.landscape import _lanczos
-from ufm.landscape._structure import Structure, as_params, split, structure
-from ufm.landscape.hessian import check_dense, is_critical
+from ufm.hessian import lanczos
+from ufm.hessian.product import check_dense, is_critical
+from ufm.hessian.structure import Structure, as_params, split, structure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ufm.theory import Spectrum
 
 Which = Literal["smallest", "largest", "all"]
 Method = Literal["auto", "exact", "lanczos"]
@@ -50,11 +56,9 @@ class Eigenvalues(NamedTuple):
         positive = self.values[self.values > noise]
         return float(positive.min()) if positive.size else float("nan")
 
-    def plot(self, closed_form: Any = None) -> Any:
+    def plot(self, closed_form: Spectrum | None = None) -> Figure:
         """A matplotlib figure: eigenvalues against multiplicities, a closed-form spectrum drawn over them."""
-        from ufm.landscape.figures import plot_spectrum
-
-        return plot_spectrum(self, closed_form)
+        return plot(self, closed_form=closed_form)
 
     def __repr__(self) -> str:
         shown = [f"{v:.6g} x{m}" for v, m in zip(self.values, self.multiplicities, strict=True)]
@@ -301,7 +305,7 @@ def _core_lowest(prob: Problem, params: Params, at: Structure) -> tuple[float, P
         x, head = vectors[:, 0], m + (K if prob.bias else 0)
         db = x[m:head] if prob.bias else None
         return float(values[0]), at.params_of(x[:m].reshape(K, r), x[head:].reshape(at.M, r), db)
-    pair = _lanczos.lowest(prob, params, 1)[0]
+    pair = lanczos.lowest(prob, params, 1)[0]
     return pair.value, pair.vector
 
 
@@ -310,7 +314,7 @@ def _core_lowest(prob: Problem, params: Params, at: Structure) -> tuple[float, P
 
 def _by_lanczos(prob: Problem, params: Params, k: int, which: Which, tol: float) -> Eigenvalues:
     sign = 1.0 if which == "smallest" else -1.0
-    pairs = _lanczos.lowest(prob, params, k, sign=sign, tol=tol)
+    pairs = lanczos.lowest(prob, params, k, sign=sign, tol=tol)
     values = np.array([sign * pair.value for pair in pairs])
     values, weights = merge(values, np.ones(len(values), np.int64))
     method = "Lanczos (each as often as found)"

@@ -16,8 +16,8 @@ from scipy.linalg import eigh
 from ufm import _checks
 from ufm._precision import in_float64
 from ufm._problem import Problem
-from ufm.landscape._structure import Structure, split, structure
-from ufm.landscape.hessian import check_dense, is_critical
+from ufm.hessian.product import check_dense, is_critical
+from ufm.hessian.structure import Structure, split, structure
 
 
 class _Counts(NamedTuple):

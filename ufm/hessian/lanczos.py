@@ -17,8 +17,8 @@ from jax import Array
 from scipy.linalg import eigh_tridiagonal
 
 from ufm._problem import Params, Problem
-from ufm.landscape._structure import NotFinite
-from ufm.landscape.hessian import product
+from ufm.hessian.product import product
+from ufm.hessian.structure import NotFinite
 
 #: steps between two looks at the tridiagonal matrix
 CHUNK = 16
