@@ -83,7 +83,7 @@ def case(name: str, width: float, *, batch: int, steps: int, images: int, dtype:
 
 def full_step(c: Case) -> Callable[[], None]:
     key, given = jax.random.key(1), hyper()
-    state, totals = _step.start(c.recipe.net, key, given), _step.no_totals()
+    state, totals = _step.initial_state(c.recipe.net, key, given), _step.zero_totals()
     rows = np.random.default_rng(1).integers(len(c.feed.labels), size=(c.steps, c.batch))
     (chunk,) = c.feed.chunks(jnp.asarray(rows, jnp.int32))
 
@@ -105,14 +105,14 @@ def bare_step(c: Case) -> Callable[[], None]:
     def step(state: State, _: Any) -> tuple[State, None]:
         def objective(params: Any) -> Any:
             logits, _, statistics = net.apply(params, state.statistics, x, train=True)
-            return jnp.mean(_step.per_sample(given.loss, logits, labels)), statistics
+            return jnp.mean(_step.loss_per_sample(given.loss, logits, labels)), statistics
 
         slope, statistics = jax.grad(objective, has_aux=True)(state.params)
         updates, momentum = optimiser.update(slope, state.optimiser, state.params)
         params = optax.apply_updates(state.params, updates)
         return state._replace(params=params, statistics=statistics, optimiser=momentum), None
 
-    state = _step.start(net, jax.random.key(1), given)
+    state = _step.initial_state(net, jax.random.key(1), given)
     one = jax.jit(lambda state: step(state, None)[0], donate_argnums=0)
     scanned = jax.jit(lambda state: jax.lax.scan(step, state, length=c.steps)[0], donate_argnums=0)
 
@@ -129,7 +129,7 @@ def bare_step(c: Case) -> Callable[[], None]:
 
 
 def measuring(c: Case) -> Callable[[], None]:
-    state = _step.start(c.recipe.net, jax.random.key(1), hyper())
+    state = _step.initial_state(c.recipe.net, jax.random.key(1), hyper())
     rows = np.arange(c.steps * _measure.BATCH) % len(c.feed.labels)
     asked = _measure.batches(rows, np.full(len(rows), _measure.TRAIN))
     return lambda: (
@@ -139,7 +139,7 @@ def measuring(c: Case) -> Callable[[], None]:
 
 def bare_forward(c: Case) -> Callable[[], None]:
     net = c.recipe.net
-    state = _step.start(net, jax.random.key(1), hyper())
+    state = _step.initial_state(net, jax.random.key(1), hyper())
     xs = [x for x, _ in _batches(c, min(c.steps, 4), _measure.BATCH)]
     one = jax.jit(lambda state, x: net.apply(state.params, state.statistics, x, train=False)[:2])
     stacked = jnp.stack(xs)

@@ -157,11 +157,11 @@ def memory(s: Scale, dtype: str) -> list[Row]:
     deep_overhead.full_step(c)()
     stats = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     given, key = deep_overhead.hyper(), jax.random.key(0)
-    state = _step.start(c.recipe.net, key, given)
+    state = _step.initial_state(c.recipe.net, key, given)
     rows = jax.numpy.zeros(s.batch, jax.numpy.int32)
     (chunk,) = c.feed.chunks(rows[None])
-    lowered = jax.jit(_step.numbered, static_argnums=0, donate_argnums=(1, 2)).lower(
-        c.recipe, state, _step.no_totals(), given, key, chunk.data, rows, (rows[0], rows[0])
+    lowered = jax.jit(_step.step_on_rows, static_argnums=0, donate_argnums=(1, 2)).lower(
+        c.recipe, state, _step.zero_totals(), given, key, chunk.data, rows, (rows[0], rows[0])
     )
     found = lowered.compile().memory_analysis()
     size = found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from test_deep_data import random_images
 
-from ufm.deep import _class_folders, _decoded, datasets
+from ufm.deep import _class_folders, _decoded_copies, datasets
 
 
 @pytest.fixture(autouse=True)
@@ -497,7 +497,7 @@ def test_decoded_copies_do_not_outlive_the_rules_or_the_files(tmp_path, monkeypa
     )
     assert datasets.get(root).digest == first.digest
     assert not reads
-    monkeypatch.setattr(_decoded, "VERSION", _decoded.VERSION + 1)
+    monkeypatch.setattr(_decoded_copies, "VERSION", _decoded_copies.VERSION + 1)
     assert datasets.get(root).digest == first.digest
     assert len(reads) == 1
     path = root / "cat" / "0.png"

@@ -28,7 +28,7 @@ def random_images(count, shape, seed=0):
 
 
 def test_the_split_is_the_papers():
-    train, validation = datasets.split(50_000)
+    train, validation = datasets.validation_split(50_000)
     assert validation[:8].tolist() == [26247, 35067, 34590, 16668, 12196, 2600, 9047, 2206]
     assert train[:4].tolist() == [45573, 39021, 36044, 45885]
     assert (len(validation), int(validation.sum())) == (5000, 122_592_196)

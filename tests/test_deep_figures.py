@@ -8,8 +8,7 @@ import pytest
 
 import ufm
 from ufm import losses, theory
-from ufm.deep import _bridge, figures
-from ufm.deep._run import History
+from ufm.deep import History, _last_layer, figures
 
 LOSSES = tuple(figures.LOSSES)
 ORDER = (*LOSSES, "poly1")
@@ -270,7 +269,7 @@ def layer(loss="ce", counts=(5, 8, 3, 6), seed=0, scale=1.0):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_layer_is_below_the_optimum_whatever_its_class_sizes(loss, seed):
     for scale in (0.05, 0.3, 1.0):
-        found = _bridge.compare(*layer(loss, seed=seed, scale=scale), lam_W=2e-3, lam_b=5e-4)
+        found = _last_layer.compare(*layer(loss, seed=seed, scale=scale), lam_W=2e-3, lam_b=5e-4)
         assert found.gap >= -1e-12
 
 
@@ -280,7 +279,7 @@ def test_a_layer_made_for_unequal_classes_is_not_below_the_optimum():
     prob = ufm.Problem("ce", labels, K=4, d=6, lam_W=5e-2, lam_H=2e-2)
     sol = ufm.solve(prob, ufm.init(prob))
     H, W = np.asarray(sol.H).T, np.asarray(sol.W)
-    found = _bridge.compare(H, labels, W, sol.b, prob.loss, lam_W=5e-2, lam_b=0.0)
+    found = _last_layer.compare(H, labels, W, sol.b, prob.loss, lam_W=5e-2, lam_b=0.0)
     fit = np.mean([prob.loss(jax.numpy.asarray(W @ h + sol.b), k) for h, k in zip(H, labels, strict=True)])
     assert fit + 5e-2 * np.sum(W**2) < found.optimum  # lam_H |H|^2 = lam_W |W|^2
     assert found.gap > 0
@@ -292,7 +291,7 @@ def test_the_effective_penalty_balances_the_norms():
     times = np.array([3, 2, 1])[y]
     even, labels = np.repeat(X, times, axis=0), np.repeat(y, times)
     found, equal = (
-        _bridge.compare(x, k, W, b, loss, lam_W=2e-3, lam_b=1e-3) for x, k in ((X, y), (even, labels))
+        _last_layer.compare(x, k, W, b, loss, lam_W=2e-3, lam_b=1e-3) for x, k in ((X, y), (even, labels))
     )
     H = even - even.mean(axis=0)
     assert equal.lam_H == pytest.approx(2e-3 * np.sum(W**2) / np.sum(H**2), rel=1e-12)
@@ -307,7 +306,7 @@ def test_the_effective_penalty_balances_the_norms():
 
 def test_angles_are_those_of_classifier_and_centred_means():
     X, y, W, b, loss = layer()
-    found = _bridge.compare(X, y, W, b, loss, lam_W=2e-3, lam_b=0.0)
+    found = _last_layer.compare(X, y, W, b, loss, lam_W=2e-3, lam_b=0.0)
     means = np.stack([X[y == k].mean(axis=0) for k in range(4)])
     m = means - means.mean(axis=0)
     unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (W, m)]
@@ -323,19 +322,19 @@ def test_angles_are_those_of_classifier_and_centred_means():
 def test_norms_beside_the_optimums():
     prob = ufm.Problem.balanced("ce", K=4, d=6, n=5, lam_W=3e-3, lam_H=7e-4)
     W, H, b = (np.asarray(x) for x in theory.global_optimum(prob).params)
-    found = _bridge.compare(H.T, np.asarray(prob.labels), W, b, prob.loss, lam_W=3e-3, lam_b=0.0)
+    found = _last_layer.compare(H.T, np.asarray(prob.labels), W, b, prob.loss, lam_W=3e-3, lam_b=0.0)
     assert found.norm_W == pytest.approx(found.optimal_norm_W, rel=1e-9)
     assert found.norm_M == pytest.approx(found.optimal_norm_M, rel=1e-9)
     assert found.alignment == pytest.approx(1, abs=1e-12)
     assert found.within == pytest.approx(0, abs=1e-9)
-    twice = _bridge.compare(H.T, np.asarray(prob.labels), 2 * W, b, prob.loss, lam_W=3e-3, lam_b=0.0)
+    twice = _last_layer.compare(H.T, np.asarray(prob.labels), 2 * W, b, prob.loss, lam_W=3e-3, lam_b=0.0)
     assert twice.norm_W == pytest.approx(2 * found.norm_W)
     assert twice.lam_H == pytest.approx(4 * found.lam_H)
     json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_the_comparison_is_drawn_and_told():
-    found = _bridge.compare(*layer("ls"), lam_W=2e-3, lam_b=0.0)
+    found = _last_layer.compare(*layer("ls"), lam_W=2e-3, lam_b=0.0)
     assert "UFM's optimum" in words(found.plot())
     assert f"{found.margin:.3g}" in words(found.plot())
     assert "above the optimum" in repr(found)
@@ -343,7 +342,7 @@ def test_the_comparison_is_drawn_and_told():
 
 
 def test_past_the_threshold_there_is_no_direction_to_compare_with():
-    found = _bridge.compare(*layer("ce"), lam_W=0.5, lam_b=0.0)
+    found = _last_layer.compare(*layer("ce"), lam_W=0.5, lam_b=0.0)
     assert (found.optimal_margin, found.optimal_alignment) == (0.0, None)
     assert "trivial" in repr(found)
 
@@ -361,4 +360,4 @@ def test_what_cannot_be_compared_is_refused(change, message):
     y = np.where(y == 2, 0, y) if "labels" in change else y
     X = np.ones_like(X) if "features" in change else X
     with pytest.raises(ValueError, match=message):
-        _bridge.compare(X, y, W, b, loss, lam_W=change.get("lam_W", 1e-3), lam_b=0.0)
+        _last_layer.compare(X, y, W, b, loss, lam_W=change.get("lam_W", 1e-3), lam_b=0.0)

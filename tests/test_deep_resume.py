@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from ufm import deep
+from ufm import _files, deep
 from ufm.deep import _checkpoint, _config, _resume, _train
 
 HOW = {"net": "mlp", "width": 0.25, "epochs": 6, "preset": "small", "max_train": 128, "checkpoint_seconds": 0}
@@ -63,7 +63,7 @@ import sys
 import jax
 jax.config.update("jax_compilation_cache_dir", sys.argv[2])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-from ufm import deep
+from ufm import _files, deep
 deep.train("digits", net="mlp", width=0.5, epochs=60, preset="paper", metrics_every=7, out=sys.argv[1],
            checkpoint_seconds=0)
 """
@@ -136,9 +136,8 @@ def test_a_finished_run_is_returned_and_not_trained_again(whole, tmp_path, monke
 
 
 def test_a_flipped_bit_or_a_cut_is_refused_or_harmless(tmp_path, whole):
-    checkpoint = _resume.checkpoint_of(
-        _resume.Position(6, whole.state, jax.random.key(0), whole.history, 1.0, (), whole.status, "")
-    )
+    key = jax.random.key(0)
+    checkpoint = _resume.Position(6, whole.state, key, whole.history, 1.0, (), whole.status, "").checkpoint()
     path = tmp_path / "epoch-000006.npz"
     _checkpoint.write(path, checkpoint, "me")
     good, rng = path.read_bytes(), np.random.default_rng(0)
@@ -296,14 +295,14 @@ def test_a_full_disk_stops_with_what_was_saved(tmp_path, monkeypatch, whole, at)
 
 def test_a_failing_write_leaves_the_file_before_it(tmp_path):
     path = tmp_path / "x"
-    _checkpoint.write_file(path, lambda stream: stream.write(b"old"))
+    _files.write_whole(path, lambda stream: stream.write(b"old"))
 
     def fails(stream):
         stream.write(b"new")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        _checkpoint.write_file(path, fails)
+        _files.write_whole(path, fails)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 

@@ -15,7 +15,9 @@ from test_deep_train import same_run, tiny
 from tolerances import HANG
 
 from ufm import deep
-from ufm.deep import _config, _standing, _sweep, datasets, nets, presets
+from ufm.deep import _cost, _plan, _sweep, datasets, nets, presets
+from ufm.deep._sweep_folder import Row
+from ufm.deep._sweep_status import SweepStatus, hours
 
 SMALL = {"net": "mlp", "widths": (0.125,), "epochs": (2,), "preset": "small", "batch": 16}
 
@@ -44,12 +46,8 @@ def test_the_papers_grid_costs_what_the_protocol_says(tmp_path):
     total = metrics = 0
     for width, epochs in itertools.product((0.25, 0.5, 1.0, 2.0), (100, 200, 400, 800)):
         net = nets.wrn50(width=width)
-        config = _config.plan(
-            data, "wrn50", "ce", "paper", width=width, data_dir=None, dtype="float32", seed=0, max_train=None,
-            metrics_every=None, hyperparameters={}, epochs=epochs,
-        )  # fmt: skip
-        whole = config._replace(net=FullSize(net))
-        found = _standing.operations(whole)
+        plan = _plan.plan_run(data, net="wrn50", loss="ce", preset="paper", width=width, epochs=epochs)
+        found = plan._replace(net=FullSize(net)).operations
         total += 4 * 3 * found.training
         metrics += 4 * 3 * found.metrics
     assert total == pytest.approx(2.84e19, rel=2e-3)
@@ -72,15 +70,16 @@ def test_the_cost_counts_measurements_to_the_last(tmp_path):
 
 def test_hours_are_operations_left_at_the_rate_of_the_nearest_width(tmp_path):
     plan = planned(tmp_path, widths=(0.125, 0.25, 1.0), losses=("ce",))
-    waiting = [_standing.Row(point, "waiting", "", 0, 0.0, "") for point in plan.points]
+    waiting = [Row(point, "waiting", "", 0, 0.0, "") for point in plan.points]
     half = waiting[0]._replace(status="running", epoch=1, seconds=2.0, device="here")
     done = waiting[2]._replace(status="completed", epoch=2, seconds=5.0, device="there")
-    rates, text = _standing.measured_by([half, waiting[1], done])
+    rates = _cost.rates_of([half, waiting[1], done])
+    text = _cost.rates_in_words([half, waiting[1], done], rates)
     cost = [point.operations.total for point in plan.points]
-    assert rates == {0.125: cost[0] / 2 / 2.0, 1.0: cost[2] / 5.0}
+    assert rates == {0.125: (cost[0] / 2 / 2.0, 0.0), 1.0: (cost[2] / 5.0, 0.0)}
     assert "of 2 runs on here, there" in text
-    status = _standing.SweepStatus(tmp_path, plan.settings, (half, waiting[1], done), rates, text)
-    expected = cost[0] / 2 / rates[0.125] + cost[1] / rates[0.125]
+    status = SweepStatus(tmp_path, plan.settings, (half, waiting[1], done), rates, text)
+    expected = (cost[0] / 2 + cost[1]) / rates[0.125].operations_per_second
     assert status.hours_left == pytest.approx(expected / 3600, rel=1e-12)
     assert status.operations_left == pytest.approx(cost[0] / 2 + cost[1], rel=1e-12)
 
@@ -97,13 +96,13 @@ def test_without_a_rate_the_time_is_unknown_and_otherwise_measured(tmp_path):
 
 
 def test_the_measured_rate_is_of_the_steps_alone():
-    plan = _config.plan(
-        tiny(), "mlp", "ce", "small", width=0.125, data_dir=None, dtype="float32", seed=0, max_train=None,
-        metrics_every=None, hyperparameters={}, epochs=1, batch=16,
-    )  # fmt: skip
+    how = {"net": "mlp", "width": 0.125, "loss": "ce", "preset": "small"}
+    plan = _plan.plan_run(tiny(), epochs=1, batch=16, **how)
     ticks = iter([0.0, 100.0, 100.0, 104.0])  # the first time is compilation
     macs = 72 * 32 + 32 * 32 + 32 * 3
-    assert _standing.rate_of(plan, lambda: next(ticks)) == 6 * macs * 3 * 16 / 4
+    rate = _cost.measure_rate(plan, lambda: next(ticks))
+    assert rate.operations_per_second == 6 * macs * 3 * 16 / 4
+    assert rate.compile_seconds > 0
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,7 @@ def test_the_measured_rate_is_of_the_steps_alone():
     [(None, "unknown"), (0.005, "18 s"), (0.5, "30 min"), (2.25, "2.2 h"), (1234.5, "1234 h")],
 )
 def test_times_as_a_person_reads_them(value, text):
-    assert _standing.hours(value) == text
+    assert hours(value) == text
 
 
 # --- shards ---------------------------------------------------------------------------------------
@@ -167,7 +166,7 @@ def test_shards_together_train_every_run_once_as_train_would(tmp_path):
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     plan = planned(tmp_path, losses=("ce",))
     _sweep.train_sweep(plan)
-    monkeypatch.setattr(_sweep._train, "train", lambda *_, **__: pytest.fail("it was"))
+    monkeypatch.setattr(_sweep._train, "train_plan", lambda *_, **__: pytest.fail("it was"))
     assert _sweep.train_sweep(planned(tmp_path, losses=("ce",))).done
 
 
@@ -205,7 +204,7 @@ def test_a_loss_that_is_not_finite_is_told_and_not_tried_again(tmp_path, monkeyp
     assert counts(status)["failed"] == 1
     assert "was not finite" in " ".join(repr(status).split())
     assert status.operations_left == 0
-    monkeypatch.setattr(_sweep._train, "train", lambda *_, **__: pytest.fail("it was"))
+    monkeypatch.setattr(_sweep._train, "train_plan", lambda *_, **__: pytest.fail("it was"))
     _sweep.train_sweep(plan)
 
 
@@ -301,7 +300,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         planned(tmp_path / "a", batch=8)
     with pytest.raises(ValueError, match=r"holds another sweep \(digest"):
         planned(tmp_path / "a", data=tiny(seed=1))
-    _sweep._write(planned(tmp_path / "a", losses=("ls",), epochs=(1,)))
+    planned(tmp_path / "a", losses=("ls",), epochs=(1,)).write()
     with pytest.raises(ValueError, match=r"another sweep \(ls-w0.125-e1-s0, hyperparameters"):
         planned(tmp_path / "a", losses=("ls",), epochs=(1,), alpha=0.3)
     run = tmp_path / "a" / "ce-w0.125-e1-s0"

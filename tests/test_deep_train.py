@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ufm import deep, losses, metrics
-from ufm.deep import _config, _feed, _measure, _run, _step, augment, layers, nets, presets
+from ufm.deep import _config, _feed, _measure, _plan, _step, augment, layers, nets, presets
 from ufm.deep.datasets import Dataset
 
 K, SHAPE = 3, (6, 6, 2)
@@ -44,10 +44,9 @@ def flat():
 
 
 def plan_of(data=None, *, loss="ce", net=None, width=None, preset="paper", **given):
-    how = {"data_dir": None, "dtype": "float32", "seed": 0, "max_train": None, "metrics_every": None}
     values = {"batch": 16, "epochs": 3} | given
     data, net = (tiny() if data is None else data), (flat() if net is None else net)
-    return _config.plan(data, net, loss, preset, width=width, hyperparameters={}, **how, **values)
+    return _plan.plan_run(data, net=net, loss=loss, preset=preset, width=width, **values)
 
 
 def same(a, b):
@@ -133,8 +132,8 @@ def test_twenty_steps_are_those_of_pytorch(net, loss, preset):
     import torch_nets
 
     plan = plan_of(net={"mlp": flat(), "micro": micro()}[net], loss=loss, preset=preset)
-    recipe, hyper = _run.recipe_of(plan), _run.hyper_of(plan, 0)
-    state = _step.start(plan.net, jax.random.key(0), hyper)
+    recipe, hyper = plan.recipe, plan.hyper(0)
+    state = _step.initial_state(plan.net, jax.random.key(0), hyper)
     # in float64, so that a wrong order of clipping, decay and momentum is no rounding
     values = dict(zip(hyper._fields[1:], (plan.scale, 0.1, 5e-4, 0.9, 2.0), strict=True))
     for name, value in values.items():
@@ -207,11 +206,11 @@ def test_the_same_seed_gives_the_same_run_and_nothing_is_compiled_anew(compilati
 
 def test_scanned_epochs_are_those_of_single_steps():
     plan = plan_of(tiny(pad=1, flip=True))
-    recipe, hyper, key = _run.recipe_of(plan), _run.hyper_of(plan, 0), jax.random.key(5)
+    recipe, hyper, key = plan.recipe, plan.hyper(0), jax.random.key(5)
     (chunk,) = _feed.Feed(plan.data).chunks(_step.shuffled(key, jnp.arange(80), batch=16))
 
     def start():
-        return _step.start(plan.net, key, hyper), _step.no_totals()
+        return _step.initial_state(plan.net, key, hyper), _step.zero_totals()
 
     place = (np.int32(0), np.int32(0))
     scanned = _step._scanned(recipe, *start(), hyper, key, chunk.data, chunk.order, place)
@@ -275,7 +274,7 @@ def test_batches_of_evaluation_cover_every_row_once(monkeypatch):
     run = train(metrics_every=3)
     expected = run.features()[0]
     monkeypatch.setattr(_measure, "BATCH", 25)
-    asked = _run.batches_of(plan)
+    asked = plan.batches()
     real = asked.order[asked.part < 3]
     assert np.array_equal(np.sort(real), np.arange(120))
     np.testing.assert_allclose(run.features()[0], expected, rtol=1e-5, atol=1e-6)
@@ -306,7 +305,7 @@ def test_measurements_come_every_so_often_and_at_the_end():
 
 
 def test_the_best_is_the_first_of_the_best_on_validation():
-    history = _run.History.empty()
+    history = deep.History.empty()
     for epoch, (validation, test) in enumerate([(0.5, 0.1), (0.9, 0.2), (0.9, 0.3), (0.7, 0.4)], 1):
         row = dict.fromkeys(history._fields, 0.0)
         row |= {"epoch": epoch, "validation_accuracy": validation, "test_accuracy": test}
@@ -333,7 +332,7 @@ def test_a_run_prints_and_becomes_json():
     assert record["best"]["test_accuracy"] == run.best.test_accuracy
     assert {"ufm", "source", "jax"} <= set(record["code"])
     assert record["hardware"]["backend"] == "cpu"
-    assert _config.from_dict(record["config"]) == run.config
+    assert _config.Config.from_dict(record["config"]) == run.config
     assert len(run.plot().axes) == 3
 
 
@@ -370,13 +369,13 @@ def test_what_is_not_finite_stops_with_the_last_good_state():
     assert len(run.history.epoch) == run.epoch
     # the state is that of the steps before: the same run, stepped by hand
     plan = plan_of(loss=bad, epochs=30, learning_rate=0.05)
-    recipe, hyper, key = _run.recipe_of(plan), _run.hyper_of(plan, 0), _run.key_of(plan)
-    state = _step.start(plan.net, jax.random.fold_in(key, 0), hyper)
+    recipe, hyper, key = plan.recipe, plan.hyper(0), plan.key
+    state = _step.initial_state(plan.net, jax.random.fold_in(key, 0), hyper)
     step = jax.jit(_step.step, static_argnums=0)
     for number in range(failed):
         epoch = jax.random.fold_in(key, number // 5 + 1)
         order = _step.shuffled(
-            jax.random.fold_in(epoch, 0), jnp.asarray(plan.train_rows, jnp.int32), batch=16
+            jax.random.fold_in(epoch, 0), jnp.asarray(plan.rows("train"), jnp.int32), batch=16
         )
         rows = np.asarray(order)[number % 5]
         images, labels = plan.data.train_images[rows], plan.data.train_labels[rows]

@@ -10,8 +10,10 @@ import contextlib
 import functools
 import io
 import os
+import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +26,13 @@ from ufm._cli._group import Computing, Shown, need_device
 from ufm._cli._options import HYPERPARAMETERS, Command, Output, figure_file, grid, parsed, users_of
 from ufm._cli._output import tell
 from ufm._sheet import dumps
+from ufm.deep._options import Option
 from ufm.deep._process import join, keep_freed_memory, make_cpu_devices
-from ufm.deep._standing import FILE, SweepStatus
-from ufm.deep._sweep import plan_sweep, sweep_status, train_sweep
+from ufm.deep._sweep import AXES, plan_sweep, sweep_status, train_sweep
+from ufm.deep._sweep_folder import FILE
+from ufm.deep._sweep_status import SweepStatus
+from ufm.deep._train import OPTIONS
 
-#: options that take several values, and the arguments of `plan_sweep` that they are
-_AXES = {
-    "loss": "losses",
-    "width": "widths",
-    "epochs": "epochs",
-    "seed": "seeds",
-    "weight_decay": "weight_decays",
-}
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -60,37 +57,52 @@ def whole(text: str) -> list[int]:
     return list(range(*values)) if colon else values
 
 
+def _shelf(match: re.Match[str]) -> str:
+    """The members of a shelf such as `nets.NETS`."""
+    module = losses if match[1] == "losses" else getattr(deep, match[1])
+    return ", ".join(getattr(module, match[2]))
+
+
+def _help_of(option: Option) -> str:
+    """The first sentence about an option of `deep.train`, and its default."""
+    text = re.sub(r"`(\w+)\.([A-Z]+)`", _shelf, option.help)
+    first = text.partition(". ")[0].rstrip(".")
+    said = re.search(r"Default: (.*)\.", option.help)
+    default = said[1] if option.default is None and said else option.default
+    every = ", or all" if option.name == "loss" else ""
+    return f"{first[0].upper()}{first[1:]}{every}." + (
+        f"  [default: {default}]" if default is not None else ""
+    )
+
+
+#: how the values of an axis are read
+_READERS = {"loss": names, "width": numbers, "epochs": whole, "seed": whole, "weight_decay": numbers}
+_TYPES = {"int": int, "float": float, "str": str}
+
+
+def _click_option(option: Option) -> Callable[[Command], Command]:
+    flag = "--" + option.name.replace("_", "-")
+    how: dict[str, Any] = {"help": _help_of(option), "default": None}
+    if option.name in AXES:
+        return click.option(flag, callback=parsed(_READERS[option.name]), metavar="LIST", **how)
+    kind = option.type.split(" | ")[0]
+    if kind == "bool":
+        return click.option(f"{flag}/--no-{flag[2:]}", **how)
+    return click.option(flag, type=_FOLDER if option.name == "data_dir" else _TYPES[kind], **how)
+
+
 def _training_options(command: Command) -> Command:
-    option = click.option
-    several: dict[str, Any] = {"metavar": "LIST", "show_default": True}
-    options = [
-        option("--data", default="digits", show_default=True,
-               help=f"{', '.join(deep.datasets.DATASETS)}, or a folder, tar or zip of class folders."),
-        option("--data-dir", type=_FOLDER, help="Where the data's files are, or are downloaded to."),
-        option("--net", default="small_resnet", show_default=True, help=f"{', '.join(deep.nets.NETS)}."),
-        option("--width", callback=parsed(numbers), default="1", help="Factor of the channels.", **several),
-        option("--loss", callback=parsed(names), default="ce", **several,
-               help=f"{', '.join(losses.LOSSES)}, or all."),
-        option("--epochs", callback=parsed(whole), metavar="LIST", help="[default: the preset's]"),
-        option("--seed", callback=parsed(whole), default="0", help="0:3 are three.", **several),
-        option("--weight-decay", callback=parsed(numbers), metavar="LIST", help="[default: the preset's]"),
-        option("--preset", default="paper", show_default=True, help=f"{', '.join(deep.presets.PRESETS)}."),
-        option("--batch", type=int, help="[default: the preset's]"),
-        option("--learning-rate", type=float, help="[default: the preset's]"),
-        option("--augment/--no-augment", default=None, help="[default: the preset's]"),
-        *(option(f"--{name}", type=float, help=users_of(name)) for name in HYPERPARAMETERS),
-        option("--max-train", type=int, help="Train on so many images only."),
-        option("--metrics-every", type=int, help="Epochs between measurements.  [default: epochs / 100]"),
-        option("--dtype", default="float32", show_default=True, help="float32 or bfloat16."),
-        option("--devices", type=int,
-               help="Split each batch over so many devices; on a CPU so many are made.  [default: one; all "
-                    "of all processes with --distributed]"),
-    ]  # fmt: skip
+    """Those of `deep.train`, and the hyperparameters of the losses."""
+    hyperparameters = (click.option(f"--{name}", type=float, help=users_of(name)) for name in HYPERPARAMETERS)
+    options = [*map(_click_option, OPTIONS.values()), *hyperparameters]
     return functools.reduce(lambda made, add: add(made), reversed(options), command)
 
 
 @click.command(cls=Shown)
 @_training_options
+@click.option("--devices", type=int,
+              help="Split each batch over this number of devices, which are created on a CPU.  "
+                   "[default: one; with --distributed all of all processes]")  # fmt: skip
 @click.option("--out", type=_FOLDER, help="Folder for record and checkpoints; of a sweep, for its runs.")
 @click.option("--resume", type=click.Choice(["yes", "no", "changed"]), default="yes", show_default=True,
               help="Continue what is in --out; changed: also under other code or settings.")  # fmt: skip
@@ -126,10 +138,11 @@ def train(**options: Any) -> int:
         _progress.hush()
     options["resume"] = {"yes": True, "no": False}.get(options["resume"], "changed")
     given = {name: value for name, value in options.items() if value is not None}
-    axes = {name: given.pop(name) for name in _AXES if name in given}
+    axes = {name: given.pop(name) for name in AXES if name in given}
     for name, values in axes.items():
         if not values:
             raise ValueError(f"{name}: expected at least one value, got none")
+    axes.setdefault("loss", [OPTIONS["loss"].default])  # a sweep's own default would be all four
     several = any(len(values) > 1 for values in axes.values())
     held = out is not None and (out / FILE).exists()
     # the first process speaks for all
@@ -187,8 +200,12 @@ def _sweep(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
         raise ValueError("resume: expected yes or changed with a sweep, got no; choose another folder")
     status = given.pop("status")
     how = {name: given.pop(name) for name in _HOW if name in given}
-    axes = axes if "epochs" in axes else axes | {"epochs": [deep.presets.get(given["preset"])[1].epochs]}
-    plan = plan_sweep(output.out, **{_AXES[name]: values for name, values in axes.items()}, **given)
+    axes = (
+        axes
+        if "epochs" in axes
+        else axes | {"epochs": [deep.presets.get(given.get("preset", OPTIONS["preset"].default))[1].epochs]}
+    )
+    plan = plan_sweep(output.out, **{AXES[name]: values for name, values in axes.items()}, **given)
     plan.share(how.get("shard"))  # refused before anything is measured
     if not status:
         _checks.folder("out", plan.out)

@@ -1,19 +1,17 @@
-"""What is written: tables where somebody looks, JSON, figures and folders."""
+"""Output of the commands: tables in a terminal, JSON, figures and folders."""
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import click
-import jax
 import numpy as np
 
 import ufm
+from ufm import _files
 from ufm._cli._options import Output
 from ufm._sheet import Sheet, as_table, as_text, dumps
 
@@ -37,15 +35,15 @@ def write(
     figure: Callable[[], Any] | None,
     arrays: dict[str, Any],
 ) -> None:
-    """JSON on standard output, the figure, and the folder, as far as they were asked for."""
+    """Write what was requested: JSON on standard output, the figure, the folder."""
     data = make() if output.as_json or output.out else {}
     if output.as_json:
         click.echo(dumps(data))
     files = [] if output.plot is None else [output.plot]
     if output.out is not None:
         files += [output.out / "figure.png", output.out / "figure.pdf"]
-        (output.out / "result.json").write_text(dumps(data | {"run": provenance(output)}) + "\n")
-        np.savez(output.out / "arrays.npz", **arrays)
+        _files.write_json(output.out / "result.json", data | {"run": provenance(output)}, indent=2)
+        _files.write_whole(output.out / "arrays.npz", lambda stream: np.savez(stream, **arrays))
     if files and figure is not None:
         from ufm import figures
 
@@ -57,13 +55,14 @@ def write(
 
 def provenance(output: Output) -> dict[str, Any]:
     """What a reader needs to repeat the run."""
+    versions, machine = _files.versions(), _files.hardware()
     return {
         "command": ["ufm", *sys.argv[1:]],
-        "ufm": ufm.__version__,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "backend": jax.default_backend(),
+        "ufm": versions["ufm"],
+        "jax": versions["jax"],
+        "python": machine["python"],
+        "machine": f"{machine['system']} {machine['machine']}, {machine['cpus']} cores",
+        "backend": machine["backend"],
         "seconds": round(time.perf_counter() - output.began, 3),
     }
 

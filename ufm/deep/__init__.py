@@ -1,13 +1,14 @@
-"""Deep networks: the experiments of the paper in JAX, tied to the theory."""
+"""Deep networks: the experiments of the paper in JAX, connected to the theory."""
 
 from ufm.deep import augment, datasets, figures, layers, nets, presets
-from ufm.deep._bridge import Comparison
-from ufm.deep._many import train_many
+from ufm.deep._history import Best, History, Status
+from ufm.deep._last_layer import Comparison
+from ufm.deep._replicas import train_many
 from ufm.deep._resume import load
-from ufm.deep._run import Best, History, Run, Status
-from ufm.deep._standing import SweepStatus
 from ufm.deep._sweep import SweepPlan, plan_sweep, sweep_status, train_sweep
+from ufm.deep._sweep_status import SweepStatus
 from ufm.deep._train import train
+from ufm.deep._trained_run import Run
 
 __all__ = [
     "Best",

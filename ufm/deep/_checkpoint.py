@@ -1,39 +1,37 @@
-"""A run's folder: its record and its checkpoints, each file complete or absent whatever happens.
+"""The folder of a run: its record and its checkpoints.
 
-    out/record.json                 what the run is (configuration, identity) and how far it has come
+    out/record.json                 configuration, identity and progress of the run
     out/checkpoints/epoch-000012.npz    arrays by their path, and the metadata, after 12 epochs
 
-A file is written beside its place, flushed to the disk and renamed. An npz is a zip, which holds a CRC-32 of
-every array. (orbax-checkpoint 0.12.8 gave back wrong numbers without complaint for every bit flipped in its
-data files, brought 100 MB of dependencies and takes ten files for a checkpoint.)
+An npz is a zip, which holds a CRC-32 of every array, so that damage is noticed. (orbax-checkpoint 0.12.8
+restored wrong numbers without an error for every bit flipped in its data files, has 100 MB of dependencies
+and writes ten files per checkpoint.)
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import io
 import json
-import os
 import secrets
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ufm import _checks
+from ufm import _checks, _files
 from ufm.deep import _config
 
 FORMAT = "ufm run 1"
-#: checkpoints that are kept: the newest, and one to fall back on
+#: number of checkpoints that are kept: the newest and one to fall back on
 KEEP = 2
 
 
 class Checkpoint(NamedTuple):
-    """Everything that a run continues from."""
+    """Everything that is needed to continue a run."""
 
     epoch: int  # epochs done
     arrays: dict[str, np.ndarray]  # by path
@@ -41,23 +39,23 @@ class Checkpoint(NamedTuple):
 
 
 class RefusedError(ValueError):
-    """A file that is no checkpoint of this run, with the reason."""
+    """A file is not a valid checkpoint of this run; the message says why."""
 
 
 # --- trees as named arrays ------------------------------------------------------------------------
 
 
 def named(tree: Any, prefix: str) -> dict[str, np.ndarray]:
-    """Copies on the host of a tree's leaves, by their path.
+    """Copies of a tree's leaves in the memory of the host, by their path.
 
-    Copies, because on a CPU a view would share the buffer that the next step is given to overwrite.
+    On a CPU a view would share the buffer that the next step overwrites.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {f"{prefix}{_path(path)}": np.array(leaf) for path, leaf in leaves}
 
 
 def restored(like: Any, arrays: Mapping[str, np.ndarray], prefix: str) -> Any:
-    """The tree of `named` again; `like` has its structure, shapes and dtypes.
+    """The inverse of `named`; `like` has the structure, shapes and dtypes of the tree.
 
     Raises:
         RefusedError: an array is missing or has another shape or dtype.
@@ -79,55 +77,28 @@ def _path(path: Any) -> str:
     return "".join(f"/{getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))}" for k in path)
 
 
-# --- files ----------------------------------------------------------------------------------------
-
-
-def write_file(path: Path, write: Callable[[Any], object]) -> None:
-    """`write(stream)` into a file that appears under its name only when it is complete and on the disk."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-    with contextlib.suppress(OSError):  # the name itself; not every system can
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def write_json(path: Path, tree: Any) -> None:
-    """Strict JSON, complete or absent."""
-    text = json.dumps(tree, allow_nan=False, indent=1)
-    write_file(path, lambda stream: stream.write(text.encode()))
+# --- checkpoint files ----------------------------------------------------------------------------
 
 
 def write(path: Path, checkpoint: Checkpoint, run: str) -> None:
-    """A checkpoint of the run of this identity."""
-    # the names too: a flipped bit in a zip's directory may hide an entry, which no checksum covers
+    """Write a checkpoint of the run that has this identity."""
+    # with the names: no checksum covers the directory of a zip, where a flipped bit may hide an array
     identity = {"format": FORMAT, "run": run, "epoch": checkpoint.epoch, "names": sorted(checkpoint.arrays)}
     facts = identity | checkpoint.facts
     text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     # no allow_pickle=False: numpy 2.0 would store it as one more array, and the checkpoint could not be read
     arrays: dict[str, Any] = {"facts": text} | checkpoint.arrays
-    write_file(path, lambda stream: np.savez(stream, **arrays))
+    _files.write_whole(path, lambda stream: np.savez(stream, **arrays))
 
 
 def read(path: Path, run: str) -> Checkpoint:
     """The checkpoint in a file.
 
     Raises:
-        RefusedError: broken (truncated, a checksum that does not fit), not a checkpoint, or another run's.
+        RefusedError: the file is truncated, a checksum differs, or it is the checkpoint of another run.
     """
     try:
-        content = io.BytesIO(path.read_bytes())  # read as a whole: what is checked is what is used
+        content = io.BytesIO(path.read_bytes())  # the bytes that are checked are those that are used
         with zipfile.ZipFile(content) as checked:
             if (bad := checked.testzip()) is not None:
                 raise zipfile.BadZipFile(f"checksum of {bad}")
@@ -139,7 +110,7 @@ def read(path: Path, run: str) -> Checkpoint:
         if facts.pop("names") != sorted(arrays):
             raise ValueError("arrays are missing")
     except Exception as error:  # a flipped bit may surface as any of a dozen
-        # names, not paths: this goes into records, which are published
+        # the name of the file and not its path, because records are published
         why = error.strerror if isinstance(error, OSError) else error
         raise RefusedError(f"{path.name}: broken or no checkpoint ({why})") from error
     if given[:2] != (FORMAT, run):
@@ -154,10 +125,10 @@ class Folder:
     """The folder of one run.
 
     Attributes:
-        path: where.
+        path: of the folder.
         run: the identity that record and checkpoints share.
-        record: what record.json held when it was opened, {} for a new run.
-        writes: whether this process does; of several, all read and the first writes.
+        record: the content of record.json when the folder was opened, {} for a new run.
+        writes: whether this process writes; of several processes all read and only the first writes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -170,7 +141,7 @@ class Folder:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Oldest first."""
+        """The checkpoint files, oldest first."""
         return sorted((self.path / "checkpoints").glob("epoch-*.npz"))
 
     def _read_record(self) -> dict[str, Any]:
@@ -193,23 +164,23 @@ class Folder:
         return dict(record)
 
     def open(self, record: dict[str, Any]) -> None:
-        """Make the folder and say what it is for, before anything is computed."""
+        """Make the folder and write the record, before anything is computed."""
         if not self.writes:
             return
         for made in (self.path, self.path / "checkpoints"):
             _checks.folder("out", made)
         for left in (*self.path.glob("*.part"), *(self.path / "checkpoints").glob("*.part")):
-            left.unlink(missing_ok=True)  # of a process that was killed
+            left.unlink(missing_ok=True)  # left by a process that was killed
         self._write_record(record)
 
     def _write_record(self, record: dict[str, Any]) -> None:
-        write_json(self.path / "record.json", {"format": FORMAT, "run": self.run, **record})
+        _files.write_json(self.path / "record.json", {"format": FORMAT, "run": self.run, **record})
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The newest checkpoint that can be read (None where there is none), and why newer ones cannot.
+        """The newest readable checkpoint (None if there are none), and why newer ones are unreadable.
 
         Raises:
-            ValueError: there are checkpoints and none can be read.
+            ValueError: there are checkpoints and none is readable.
         """
         refused: list[str] = []
         for path in reversed(self.checkpoints):
@@ -225,7 +196,11 @@ class Folder:
         return None, refused
 
     def save(self, checkpoint: Checkpoint, record: dict[str, Any]) -> None:
-        """Write in the background; the checkpoint must hold copies. Raises what the last save ran into."""
+        """Write in the background; the checkpoint must hold copies.
+
+        Raises:
+            OSError: the previous save failed.
+        """
         if not self.writes:
             return
         self.wait()
@@ -233,21 +208,21 @@ class Folder:
 
     @property
     def saving(self) -> bool:
-        """Whether a save is under way."""
+        """Whether a save is running."""
         return self._pending is not None and not self._pending.done()
 
     def wait(self) -> None:
-        """Until the last save is done.
+        """Wait for the last save.
 
         Raises:
-            OSError: it failed: no space, no permission. The files before it are as they were.
+            OSError: it failed, for want of space or permission. Earlier files are unchanged.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def close(self) -> None:
-        """Let the last save end, whatever becomes of it."""
+        """Wait for the last save and ignore whether it failed."""
         self._background.shutdown(wait=True)
 
     def _save(self, checkpoint: Checkpoint, record: dict[str, Any]) -> None:
@@ -257,33 +232,47 @@ class Folder:
         for old in self.checkpoints[:-KEEP]:
             old.unlink(missing_ok=True)
 
+    # --- the guard of resuming --------------------------------------------------------------------
 
-def check_same(folder: Folder, config: dict[str, Any], *, may_change: bool) -> list[str]:
-    """What differs between the folder's configuration and this one.
+    def check_same(self, config: dict[str, Any], *, may_change: bool) -> list[str]:
+        """The differences between the configuration of the folder and this one.
 
-    Raises:
-        ValueError: anything does, unless `may_change`; and then what `check_shapes` refuses.
-    """
-    changes = _config.difference(folder.record["config"], config)
-    if changes and not may_change:
-        raise ValueError(
-            f"out: {folder.path} holds another run ({'; '.join(changes)}); choose another folder, or pass "
-            "resume='changed' (--resume changed) to continue that run with the new values"
-        )
-    check_shapes(folder, config)
-    return changes
+        Raises:
+            ValueError: there are any, unless `may_change`; and then what `check_shapes` refuses.
+        """
+        changes = _config.differences(self.record["config"], config)
+        if changes and not may_change:
+            raise ValueError(
+                f"out: {self.path} holds another run ({'; '.join(changes)}); choose another folder, or pass "
+                "resume='changed' (--resume changed) to continue that run with the new values"
+            )
+        self.check_shapes(config)
+        return changes
 
+    def check_shapes(self, config: dict[str, Any]) -> None:
+        """Refuse a configuration with other data than the folder's, or with arrays of other shapes.
 
-def check_shapes(folder: Folder, config: dict[str, Any]) -> None:
-    """Refuse a configuration that makes arrays of other shapes, or takes other data, than the folder's.
+        Raises:
+            ValueError: naming the differences.
+        """
+        changes = _config.differences(self.record["config"], config)
+        fixed = [line for line in changes if line.split(":")[0] in _config.FIXED]
+        if fixed:
+            raise ValueError(
+                f"out: {self.path} holds a run of other data or another network ({'; '.join(fixed)}); choose "
+                "another folder"
+            )
 
-    Raises:
-        ValueError: telling the difference.
-    """
-    changes = _config.difference(folder.record["config"], config)
-    fixed = [line for line in changes if line.split(":")[0] in _config.SHAPES]
-    if fixed:
-        raise ValueError(
-            f"out: {folder.path} holds a run of other data or another network ({'; '.join(fixed)}); choose "
-            "another folder"
-        )
+    def check_code(self, *, may_change: bool) -> list[str]:
+        """The differences between the code that began the run and the present code.
+
+        Raises:
+            ValueError: there are any, unless `may_change`.
+        """
+        changes = _config.differences(self.record.get("code", {}), _config.code_version())
+        if changes and not may_change:
+            raise ValueError(
+                f"out: {self.path} was begun by other code ({'; '.join(changes)}) and would not end as it "
+                "would have; finish it with that code, or pass resume='changed' (--resume changed)"
+            )
+        return [f"code, {change}" for change in changes]

@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ufm._progress import Progress
-from ufm.deep import _pixels, _trees
+from ufm.deep import _file_trees, _pixels
 from ufm.deep._archives import Arrays
+from ufm.deep._file_trees import Tree
 from ufm.deep._pixels import IMAGES
-from ufm.deep._trees import Tree
 
 #: what programs leave in folders; so is everything whose name begins with a dot
 JUNK = frozenset(
@@ -302,7 +302,7 @@ def _annotated(view: _View, parts: dict[str, PurePosixPath]) -> list[Placed]:
 
 def _pictures(source: Path) -> tuple[list[Picture], str]:
     """Every image that belongs to a class, of one size and number of channels, and what was skipped."""
-    with _trees.opened(source) as tree:
+    with _file_trees.opened(source) as tree:
         view = _View(tree, source)
         placed = place(view, packed=not source.is_dir())
         said = view.said()

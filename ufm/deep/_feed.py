@@ -71,7 +71,7 @@ class Feed:
 
     def _sent(self, *arrays: np.ndarray) -> Images:
         return Images(
-            *(jax.device_put(arrays) if self._mesh is None else _mesh.everywhere(self._mesh, arrays))
+            *(jax.device_put(arrays) if self._mesh is None else _mesh.replicate(self._mesh, arrays))
         )
 
 

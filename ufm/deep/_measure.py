@@ -70,8 +70,8 @@ def _batch(
     number: Any,
 ) -> tuple[Tally, Float[Array, "B d"]]:
     """The tally with a batch more, and its features."""
-    rows, part = _mesh.split(recipe.mesh, (rows, part))
-    images, labels = _mesh.split(recipe.mesh, (data.images[rows], data.labels[rows]))
+    rows, part = _mesh.split_batch(recipe.mesh, (rows, part))
+    images, labels = _mesh.split_batch(recipe.mesh, (data.images[rows], data.labels[rows]))
     x = _step.network_input(recipe, None, images)
     if key is not None:
         augmented = _step.network_input(recipe, jax.random.fold_in(key, number), images)
@@ -79,7 +79,7 @@ def _batch(
     logits, features, _ = recipe.net.apply(state.params, state.statistics, x, train=False)
     member = part[None, :] == jnp.arange(len(PARTS), dtype=part.dtype)[:, None]
     # a masked sum, not a product: 0 times an infinite loss is no number
-    each = _step.per_sample(loss, logits, labels).astype(jnp.float32)
+    each = _step.loss_per_sample(loss, logits, labels).astype(jnp.float32)
     right = member & (jax.lax.argmax(logits, 1, jnp.int32) == labels)[None, :]
     tally = Tally(
         tally.loss + jnp.sum(jnp.where(member, each[None, :], 0), axis=1),
@@ -87,7 +87,7 @@ def _batch(
         tally.seen + jnp.sum(member, axis=1, dtype=jnp.int32),
         tally.stream.update(features, labels, mask=part == TRAIN),
     )
-    return _mesh.everywhere(recipe.mesh, (tally, features))
+    return _mesh.replicate(recipe.mesh, (tally, features))
 
 
 _one_batch = jax.jit(_batch, static_argnums=0, donate_argnums=1)
@@ -124,7 +124,7 @@ def _run(
     recipe: Recipe, state: State, loss: Any, feed: Feed, asked: Batches, key: Array | None, keep: bool
 ) -> tuple[Tally, list[Array]]:
     """The tally over the batches, and their features in pieces (steps, B, d) if kept."""
-    tally = _mesh.everywhere(recipe.mesh, _empty(K=recipe.net.num_classes, d=recipe.net.features))
+    tally = _mesh.replicate(recipe.mesh, _empty(K=recipe.net.num_classes, d=recipe.net.features))
     kept: list[Array] = []
     for data, order, first in feed.chunks(asked.order):
         part = asked.part[first : first + len(order)]
@@ -182,7 +182,7 @@ def scores_of(tally: Tally) -> list[Score]:
     return [Score(a / n, b / n) if n else Score(np.nan, np.nan) for a, b, n in zip(*sums, strict=True)]
 
 
-def in_one_program(
+def measure_inside_jit(
     recipe: Recipe,
     state: State,
     loss: Any,

@@ -39,23 +39,23 @@ def mesh_of(devices: int | None, batch: int) -> Mesh | None:
     return Mesh(np.array(there[:count]), (_AXIS,)) if count > 1 else None
 
 
-def split(mesh: Mesh | None, x: Any, axis: int = 0) -> Any:
+def split_batch(mesh: Mesh | None, x: Any, axis: int = 0) -> Any:
     """Arrays with this axis split over the devices; inside jit a constraint, outside a placement."""
     return _put(mesh, x, PartitionSpec(*[None] * axis, _AXIS))  # type: ignore[no-untyped-call]
 
 
-def everywhere(mesh: Mesh | None, tree: Any) -> Any:
+def replicate(mesh: Mesh | None, tree: Any) -> Any:
     """Arrays held whole by every device; inside jit a constraint, outside a placement."""
     return _put(mesh, tree, PartitionSpec())  # type: ignore[no-untyped-call]
 
 
-def meet(name: str) -> None:
+def wait_for_all(name: str) -> None:
     """Wait until every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
-def first_process_says(flag: bool) -> bool:
+def broadcast_from_first(flag: bool) -> bool:
     """The flag of the first process, in all of them."""
     if jax.process_count() == 1:
         return flag

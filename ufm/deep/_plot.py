@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ufm.deep._run import Run
+    from ufm.deep._trained_run import Run
 
 _METRICS = (("nc1", "NC1", figures.BLUE), ("nc2", "NC2", figures.RED), ("nc3", "NC3", figures.GREEN))
 _PARTS = (("train", figures.BLUE), ("validation", figures.ORANGE), ("test", figures.RED))

@@ -82,13 +82,13 @@ def optimiser(hyper: Hyper) -> optax.GradientTransformation:
 
 
 @partial(jax.jit, static_argnames=("net",))
-def start(net: Net, key: Array, hyper: Hyper) -> State:
+def initial_state(net: Net, key: Array, hyper: Hyper) -> State:
     """Parameters and statistics of the key, momentum zero."""
     params, statistics = net.init(key)
     return State(params, statistics, optimiser(hyper).init(params), jnp.full((), -1, jnp.int32))
 
 
-def no_totals() -> Totals:
+def zero_totals() -> Totals:
     """Before the first step."""
     return Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
@@ -100,7 +100,7 @@ def network_input(recipe: Recipe, key: Array | None, images: UInt8[Array, "B h w
     return augment.normalise(images, recipe.mean, recipe.std)
 
 
-def per_sample(loss: Any, logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Float[Array, " B"]:
+def loss_per_sample(loss: Any, logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Float[Array, " B"]:
     """The loss of each sample, in float32 at least, whatever the network computes in."""
     wide = jnp.promote_types(logits.dtype, jnp.float32)
     own = jnp.result_type(int)  # what losses compare labels with
@@ -121,7 +121,7 @@ def step(
 
     def objective(params: Tree) -> tuple[Array, tuple[Array, Array, Tree]]:
         logits, _, statistics = recipe.net.apply(params, state.statistics, x, train=True)
-        value = jnp.mean(per_sample(hyper.loss, logits, labels))
+        value = jnp.mean(loss_per_sample(hyper.loss, logits, labels))
         return hyper.scale.astype(value.dtype) * value, (value, logits, statistics)
 
     gradient, (value, logits, statistics) = jax.grad(objective, has_aux=True)(state.params)
@@ -145,7 +145,7 @@ def shuffled(key: Array, rows: Int[Array, " N"], *, batch: int) -> Int[Array, "s
     return jax.random.permutation(key, rows)[: steps * batch].reshape(steps, batch)
 
 
-def numbered(
+def step_on_rows(
     recipe: Recipe,
     state: State,
     totals: Totals,
@@ -157,13 +157,13 @@ def numbered(
 ) -> tuple[State, Totals]:
     """The step `place` = (of the epoch, of the run) on these rows."""
     key = jax.random.fold_in(key, place[0])
-    rows = _mesh.split(recipe.mesh, rows)
-    images, labels = _mesh.split(recipe.mesh, (data.images[rows], data.labels[rows]))
+    rows = _mesh.split_batch(recipe.mesh, rows)
+    images, labels = _mesh.split_batch(recipe.mesh, (data.images[rows], data.labels[rows]))
     state, more = step(recipe, state, hyper, key, images, labels, place[1])
-    return _mesh.everywhere(recipe.mesh, (state, jax.tree.map(jnp.add, totals, more)))
+    return _mesh.replicate(recipe.mesh, (state, jax.tree.map(jnp.add, totals, more)))
 
 
-_one_step = jax.jit(numbered, static_argnums=0, donate_argnums=(1, 2))
+_one_step = jax.jit(step_on_rows, static_argnums=0, donate_argnums=(1, 2))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
@@ -179,7 +179,7 @@ def _scanned(
 ) -> tuple[State, Totals]:
     def body(carry: tuple[State, Totals], x: tuple[Array, Array]) -> tuple[tuple[State, Totals], None]:
         i, rows = x
-        return numbered(recipe, *carry, hyper, key, data, rows, (first[0] + i, first[1] + i)), None
+        return step_on_rows(recipe, *carry, hyper, key, data, rows, (first[0] + i, first[1] + i)), None
 
     steps = jnp.arange(len(order), dtype=jnp.int32)
     (state, totals), _ = jax.lax.scan(body, (state, totals), (steps, order))

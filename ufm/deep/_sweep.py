@@ -1,4 +1,4 @@
-"""The stage grid -> folder of runs: loss x width x epochs x seed (x decay), resumed, sharded, costed."""
+"""The stage grid -> folder of runs: losses x widths x epochs x seeds (x decays), with their cost."""
 
 from __future__ import annotations
 
@@ -12,38 +12,44 @@ from typing import Any
 
 import jax
 
-from ufm import _checks
+from ufm import _checks, _files
 from ufm import losses as shelf
-from ufm.deep import _checkpoint, _config, _standing, _train, datasets, nets, presets
+from ufm.deep import _config, _cost, _options, _sweep_folder, _train, datasets, nets, presets
 from ufm.deep._checkpoint import Folder
-from ufm.deep._config import Plan
-from ufm.deep._run import Status
-from ufm.deep._standing import FILE, FORMAT, Point, SweepStatus
+from ufm.deep._history import Status
+from ufm.deep._plan import Plan, plan_run
+from ufm.deep._sweep_folder import FILE, FORMAT, Point, Row
+from ufm.deep._sweep_status import SweepStatus
+from ufm.deep._train import Execution
 from ufm.deep.datasets import Dataset
 from ufm.deep.nets import Net
-from ufm.deep.presets import Preset
 
-#: what differs between the runs of a sweep; everything else in their configurations is shared
-_OWN = (
-    *("loss", "hyperparameters", "width", "parameters", "features"),
-    *("epochs", "metrics_every", "seed", "weight_decay"),
-)
+#: the options of a run that are axes of a sweep, and the arguments of `plan_sweep` that they become
+AXES = {
+    "loss": "losses",
+    "width": "widths",
+    "epochs": "epochs",
+    "seed": "seeds",
+    "weight_decay": "weight_decays",
+}
+#: values in which the configurations of the runs of a sweep may differ
+_OWN = (*AXES, "hyperparameters", "parameters", "features", "metrics_every")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SweepPlan:
-    """A sweep that has been checked and costs so much; nothing is written or trained yet."""
+    """A sweep that has been checked and whose cost is known; nothing is written or trained yet."""
 
     out: Path
     settings: dict[str, Any]  # what the runs share
     points: tuple[Point, ...]
-    plans: tuple[Plan, ...]  # one a point
+    plans: tuple[Plan, ...]  # one per point
 
     def share(self, shard: str | tuple[int, int] | None) -> tuple[int, ...]:
         """Positions of the runs of shard "i/n", i = 1..n; None: all.
 
-        The dearest run goes first, each to the machine with the least to do so far: the same on every
-        machine, whatever is done already.
+        The most expensive run is assigned first, each to the machine with the least work so far. The
+        assignment depends on the plan alone and so is the same on every machine.
 
         Raises:
             ValueError: not i/n with 1 <= i <= n.
@@ -51,77 +57,102 @@ class SweepPlan:
         index, count = parse_shard(shard)
         return shares([point.operations.total for point in self.points], count)[index - 1]
 
+    def all_points(self) -> tuple[Point, ...]:
+        """The runs in the folder and those of this plan.
+
+        Raises:
+            ValueError: the folder holds something else, or a sweep with other settings.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"out: expected a folder, got the file {self.out}")
+        if (self.out / "record.json").exists():
+            raise ValueError(f"out: {self.out} holds a single run; choose another folder for a sweep")
+        held = _sweep_folder.read(self.out)
+        if held is None:
+            return self.points
+        settings, points = held
+        known = {point.name: point for point in points}
+        changes = _config.differences(settings, self.settings)
+        for point in self.points:
+            old = known.setdefault(point.name, point)
+            changed = _config.differences(old._asdict(), point._asdict())
+            changes += [f"{point.name}, {line}" for line in changed]
+        if changes:
+            raise ValueError(
+                f"out: {self.out} holds another sweep ({'; '.join(changes[:3])}); choose another folder"
+            )
+        return tuple(known.values())
+
+    def check_runs(self) -> None:
+        """Refuse a folder that holds a run of another configuration under the name of one of these."""
+        for point, own in zip(self.points, self.plans, strict=True):
+            folder = Folder(self.out / point.name)
+            if folder.record:
+                folder.check_same(own.config.to_dict(), may_change=False)
+
+    def write(self) -> None:
+        """Write the file of the sweep, with the runs that the folder holds already."""
+        points = self.all_points()
+        if jax.process_index() != 0:
+            return
+        _checks.folder("out", self.out)
+        runs = [point.to_dict() for point in points]
+        _files.write_json(self.out / FILE, {"format": FORMAT, "settings": self.settings, "runs": runs})
+
 
 # --- the plan -------------------------------------------------------------------------------------
 
 
+@_options.takes_options_of(_train.train, without=AXES, hyperparameters=True)
 def plan_sweep(
     out: str | Path,
     data: str | Path | Dataset = "digits",
     *,
-    net: str = "small_resnet",
     losses: Iterable[str] = ("ce", "ls", "fl", "mse"),
     widths: Iterable[float] = (1.0,),
     epochs: Iterable[int] = (100,),
     seeds: Iterable[int] = (0,),
     weight_decays: Iterable[float | None] = (None,),
-    preset: str | Preset = "paper",
-    batch: int | None = None,
-    learning_rate: float | None = None,
-    augment: bool | None = None,
-    max_train: int | None = None,
-    metrics_every: int | None = None,
-    dtype: str = "float32",
-    data_dir: str | Path | None = None,
-    **hyperparameters: Any,
+    **options: Any,
 ) -> SweepPlan:
-    """Check every run of losses x widths x epochs x seeds x weight_decays, and count what it costs.
+    """Check every run of losses x widths x epochs x seeds x weight_decays, and count its operations.
 
     Args:
-        out: the folder of the sweep, one folder a run inside. Another plan for the same folder adds its runs
+        out: the folder of the sweep, with one folder per run. Another plan for the same folder adds its runs
             to those that are there.
         losses: names of `ufm.losses.LOSSES`; a hyperparameter goes to the losses that have it.
         weight_decays: None is the preset's.
-        Everything else as in `train`.
+        options: those of `train`, see there.
 
-    `sweep_status` tells what is done and left, `train_sweep` trains.
+    `sweep_status` reports progress and remaining cost, `train_sweep` trains.
 
     Raises:
-        ValueError: as `train`, for any run, before one starts; an empty axis or a value twice; a folder
-            that holds a single run, or a sweep with other settings (naming the difference).
+        ValueError: as `train`, for any run, before one starts; an empty axis or a value that occurs twice; a
+            folder that holds a single run, or a sweep with other settings (naming the difference).
     """
-    folder = Path(out)
-    axes = {
-        "loss": _axis("losses", losses),
-        "width": _axis("widths", widths),
-        "epochs": _axis("epochs", epochs),
-        "seed": _axis("seeds", seeds),
-        "weight_decay": _axis("weight_decays", weight_decays),
-    }
+    given = (losses, widths, epochs, seeds, weight_decays)
+    axes = {option: _axis(name, values) for (option, name), values in zip(AXES.items(), given, strict=True)}
+    shared = {name: options.pop(name) for name in _train.OPTIONS if name in options}
     names = [_checks.choice("loss", name, shelf.LOSSES) for name in axes["loss"]]
-    own = _own_hyperparameters(names, hyperparameters)
-    if isinstance(net, Net):
-        raise ValueError(f"net: expected a name of {', '.join(nets.NETS)}, got {net!r}")
-    _checks.choice("net", net, nets.NETS)
-    presets.get(preset)
-    images = datasets.get(data, data_dir=data_dir)
-    plans = [
-        _config.plan(
-            images, net, loss, preset, width=float(_checks.real("width", width, above=0.0)), data_dir=None,
-            dtype=dtype, seed=seed, max_train=max_train, metrics_every=metrics_every,
-            hyperparameters=own[loss], epochs=e, batch=batch, learning_rate=learning_rate,
-            weight_decay=decay, augment=augment,
-        )
-        for loss, width, e, seed, decay in itertools.product(*axes.values())
-    ]  # fmt: skip
+    own = _own_hyperparameters(names, options)
+    if isinstance(shared["net"], Net):
+        raise ValueError(f"net: expected a name of {', '.join(nets.NETS)}, got {shared['net']!r}")
+    _checks.choice("net", shared["net"], nets.NETS)
+    presets.get(shared["preset"])
+    axes["width"] = [float(_checks.real("width", width, above=0.0)) for width in axes["width"]]
+    images = datasets.get(data, data_dir=shared.pop("data_dir"))
+    plans = []
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values, strict=True))
+        plans.append(plan_run(images, **point, **shared, hyperparameters=own[point["loss"]]))
     named_decay = axes["weight_decay"] != [None]
-    points = tuple(_point(plan, named_decay) for plan in plans)
+    points = tuple(_point(one, named_decay) for one in plans)
     if len({point.name for point in points}) < len(points):
         raise ValueError("weight_decays: expected different values, got the preset's own beside None")
-    shared = {k: v for k, v in plans[0].config.to_dict().items() if k not in _OWN}
-    found = SweepPlan(folder, shared, points, tuple(plans))
-    _together(found)  # refuses another sweep's folder
-    _check_runs(found)
+    settings = {k: v for k, v in plans[0].config.to_dict().items() if k not in _OWN}
+    found = SweepPlan(Path(out), settings, points, tuple(plans))
+    found.all_points()  # refuses the folder of another sweep
+    found.check_runs()
     return found
 
 
@@ -136,7 +167,7 @@ def _axis(name: str, values: Iterable[Any]) -> list[Any]:
 
 
 def _own_hyperparameters(names: list[str], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each loss those that it has; one that no loss has is refused as the loss would."""
+    """The hyperparameters of each loss; the first loss refuses those that no loss has."""
     for key in given:
         if not any(key in shelf.HYPERPARAMETERS[name] for name in names):
             shelf.get(names[0], **{key: given[key]})
@@ -155,7 +186,7 @@ def _point(plan: Plan, named_decay: bool) -> Point:
         seed=c.seed,
         weight_decay=c.weight_decay,
         metrics_every=c.metrics_every,
-        operations=_standing.operations(plan),
+        operations=plan.operations,
     )
 
 
@@ -176,9 +207,9 @@ def parse_shard(shard: str | tuple[int, int] | None) -> tuple[int, int]:
 
 
 def shares(costs: Sequence[float], count: int) -> tuple[tuple[int, ...], ...]:
-    """Positions for each of so many machines: the dearest first, each to the one with the least to do.
+    """Positions for each of `count` machines: the most expensive first, each to the one with the least work.
 
-    No machine does more than the least busy one and one run.
+    The work of two machines differs by one run at most.
     """
     own: list[list[int]] = [[] for _ in range(count)]
     load = [0.0] * count
@@ -202,38 +233,36 @@ def train_sweep(
     data_memory: int | None = None,
     progress: bool | None = None,
 ) -> SweepStatus:
-    """Train the runs of a sweep that are not finished, one after the other, each as `train` would.
+    """Train the unfinished runs of a sweep one after the other, each as `train` would.
 
     Args:
-        shard: "i/n" trains the i-th of n shares, of about equal cost, which depend on the plan alone.
+        shard: "i/n" trains the i-th of n shares of about equal cost, which depend on the plan alone.
         resume: "changed" continues interrupted runs of other code or configuration.
         Everything else as in `train`.
 
-    Returns: the `SweepStatus` afterwards. A run that is refused is told in its `troubles`, and the others go
-    on; a full disk ends the sweep. A run that another process is training is passed over.
+    Returns: the `SweepStatus` afterwards. A run that is refused is listed in its `troubles`, and the others
+    go on; a full disk ends the sweep. A run that another process is training is left out.
 
     Raises:
-        ValueError: a shard that is none; a folder that holds another configuration's run.
+        ValueError: an invalid shard; a folder that holds a run of another configuration.
     """
     chosen = plan.share(shard)
     if resume != "changed":
-        _check_runs(plan)
-    _write(plan)
+        plan.check_runs()
+    how = (resume, checkpoint_seconds, devices, data_memory, progress)
+    Execution.checked(None, *how)
+    plan.write()
     troubles: list[str] = []
     for i in chosen:
-        point, own = plan.points[i], plan.plans[i]
-        place = plan.out / point.name
+        point, place = plan.points[i], plan.out / plan.points[i].name
         with _alone(place) as free:
             if not free:
                 troubles.append(f"{point.name}: another process is training it")
                 continue
-            if _standing.row_of(plan.out, point).finished:
+            if Row.read(plan.out, point).finished:
                 continue
             try:
-                run = _train.train(
-                    **_arguments(own), out=place, resume=resume, checkpoint_seconds=checkpoint_seconds,
-                    devices=devices, data_memory=data_memory, progress=progress,
-                )  # fmt: skip
+                run = _train.train_plan(plan.plans[i], Execution.checked(place, *how))
             except (ValueError, OSError) as error:
                 troubles.append(f"{point.name}: {error}")
                 continue
@@ -243,112 +272,57 @@ def train_sweep(
     return dataclasses.replace(sweep_status(plan.out, measure=False), troubles=tuple(troubles))
 
 
-def _arguments(plan: Plan) -> dict[str, Any]:
-    """Those of `train` that give this plan."""
-    c = plan.config
-    # the name, because a preset with values exchanged has none
-    preset = c.preset if c.preset in presets.PRESETS else plan.preset
-    names = ("epochs", "batch", "learning_rate", "weight_decay", "augment", "seed", "max_train")
-    given = {name: getattr(c, name) for name in (*names, "metrics_every", "dtype")}
-    return given | {
-        "data": plan.data, "net": c.net, "width": c.width, "loss": plan.loss, "preset": preset
-    }  # fmt: skip
-
-
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[bool]:
-    """Whether no other process trains in this folder; a lock that ends with the process."""
+    """Whether no other process trains in this folder: a lock, which ends with the process."""
     place.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
-    except ImportError:  # a system without; `shard` keeps machines apart
+    except ImportError:  # not on this system; `shard` separates machines
         yield True
         return
     handle, free = os.open(place, os.O_RDONLY), True
     try:
-        if jax.process_count() == 1:  # the processes of one run share its folder
+        if jax.process_count() == 1:  # several processes of one run share its folder
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 free = False
             except OSError:
-                pass  # a file system without locks
+                pass  # the file system has no locks
         yield free
     finally:
         os.close(handle)
 
 
-# --- the folder -----------------------------------------------------------------------------------
-
-
-def _together(plan: SweepPlan) -> tuple[Point, ...]:
-    """The folder's runs and the plan's.
-
-    Raises:
-        ValueError: the folder is something else's.
-    """
-    if plan.out.exists() and not plan.out.is_dir():
-        raise ValueError(f"out: expected a folder, got the file {plan.out}")
-    if (plan.out / "record.json").exists():
-        raise ValueError(f"out: {plan.out} holds a single run; choose another folder for a sweep")
-    held = _standing.read(plan.out)
-    if not held:
-        return plan.points
-    known = {point.name: point for point in held["runs"]}
-    changes = _config.difference(held["settings"], plan.settings)
-    for point in plan.points:
-        old = known.setdefault(point.name, point)
-        changes += [f"{point.name}, {line}" for line in _config.difference(old._asdict(), point._asdict())]
-    if changes:
-        raise ValueError(
-            f"out: {plan.out} holds another sweep ({'; '.join(changes[:3])}); choose another folder"
-        )
-    return tuple(known.values())
-
-
-def _check_runs(plan: SweepPlan) -> None:
-    """Refuse folders of runs that hold others'."""
-    for point, own in zip(plan.points, plan.plans, strict=True):
-        folder = Folder(plan.out / point.name)
-        if folder.record:
-            _checkpoint.check_same(folder, own.config.to_dict(), may_change=False)
-
-
-def _write(plan: SweepPlan) -> None:
-    points = _together(plan)
-    if jax.process_index() != 0:
-        return
-    _checks.folder("out", plan.out)
-    runs = [point._asdict() | {"operations": point.operations._asdict()} for point in points]
-    _checkpoint.write_json(plan.out / FILE, {"format": FORMAT, "settings": plan.settings, "runs": runs})
-
-
 def sweep_status(sweep: str | Path | SweepPlan, *, measure: bool = True) -> SweepStatus:
-    """What of a sweep is done, and what it will still cost.
+    """The progress of a sweep, and what it will still cost.
 
     Args:
         sweep: a plan, or the folder of a sweep that was begun.
-        measure: where no run has been measured yet, time some steps of the smallest network (of a plan; a
-            folder alone has no images).
+        measure: before the first measurement of a run, time some steps of the smallest network and their
+            compilation (of a plan only: a folder has no images).
 
-    Operations are counted, see `operations`; hours are at the rate at which the sweep's own runs went, taken
-    from the nearest width.
+    Operations are counted, see `Plan.operations`. Hours are those at the rate of the sweep's own runs, taken
+    from the nearest width, and for compiling each pair of width and loss once more.
 
     Raises:
         ValueError: a folder without a sweep.
     """
     if isinstance(sweep, SweepPlan):
-        out, settings, points = sweep.out, sweep.settings, _together(sweep)
+        out, settings, points = sweep.out, sweep.settings, sweep.all_points()
     else:
-        out, held = Path(sweep), _standing.read(Path(sweep))
-        if not held:
+        out, held = Path(sweep), _sweep_folder.read(Path(sweep))
+        if held is None:
             raise ValueError(f"out: expected the folder of a sweep, got {str(out)!r} without {FILE}")
-        settings, points = held["settings"], tuple(held["runs"])
-    rows = tuple(_standing.row_of(out, point) for point in points)
-    rates, text = _standing.measured_by(rows)
+        settings, points = held
+    rows = tuple(Row.read(out, point) for point in points)
+    rates = _cost.rates_of(rows)
+    text = _cost.rates_in_words(rows, rates)
     if not rates and measure and isinstance(sweep, SweepPlan):
-        smallest = min(sweep.plans, key=lambda plan: _standing.operations(plan).total)
-        rates = {smallest.config.width: _standing.rate_of(smallest)}
-        device = jax.devices()[0].device_kind
-        text = f"rate: {_standing.STEPS} steps at width {smallest.config.width:g} on {device}, just now"
+        smallest = min(sweep.plans, key=lambda one: one.operations.total)
+        width, rate = smallest.config.width, _cost.measure_rate(smallest)
+        rates = {width: rate}
+        where = f"at width {width:g} on {jax.devices()[0].device_kind}"
+        text = f"rate: {_cost.STEPS} steps {where}, just now, after {rate.compile_seconds:.1f} s to compile"
     return SweepStatus(out, settings, rows, rates, text)

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from ufm import _checks
-from ufm.deep import _archives, _cifar, _class_folders, _mini
+from ufm.deep import _archives, _cifar, _class_folders, _miniimagenet
 from ufm.deep._archives import Arrays
-from ufm.deep._decoded import cached
+from ufm.deep._decoded_copies import cached
 from ufm.deep._download import Archive, cache_dir, fetch
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of each channel, of pixels in [0, 1]
@@ -148,14 +148,14 @@ def _labels(name: str, labels: Any, N: int, K: int) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def split(N: int, fraction: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
+def validation_split(N: int, fraction: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """Indices for training and for validation: a shuffle of range(N), its first part for validation.
 
     The generator and seed of the paper's code, so that the split of CIFAR is the paper's image by image. It
     is not stratified: the classes of the training part differ in size.
 
     >>> from ufm.deep import datasets
-    >>> train, validation = datasets.split(50_000)
+    >>> train, validation = datasets.validation_split(50_000)
     >>> train[:3].tolist(), validation[:3].tolist(), int(validation.sum())
     ([45573, 39021, 36044], [26247, 35067, 34590], 122592196)
     """
@@ -184,7 +184,7 @@ def digits(data_dir: Path | None = None) -> Dataset:
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = bunch.target.astype(np.int32)
-    train, test = split(len(images), 0.2)
+    train, test = validation_split(len(images), 0.2)
     constants = measured(images[train])
     return Dataset(
         "digits", images[train], labels[train], images[test], labels[test], _digit_names(), *constants,
@@ -275,7 +275,7 @@ def fashionmnist(data_dir: Path | None = None) -> Dataset:
 def mnist10k(data_dir: Path | None = None) -> Dataset:
     """The 10,000 images of MNIST's test file alone, every fifth for testing: real images, 1.6 MB."""
     images, labels = _idx_part("t10k", "mnist", data_dir)
-    train, test = split(len(images), 0.2)
+    train, test = validation_split(len(images), 0.2)
     return Dataset(
         "mnist10k", images[train], labels[train], images[test], labels[test], _digit_names(), *MNIST,
         source="MNIST's 10,000-image test file, split 8,000 + 2,000",
@@ -365,10 +365,13 @@ def _mini_split(folder: Path) -> Arrays:
         if len(missing) in (1, 2):
             raise ValueError(f"{missing[0]}: expected all three {what} of the split, got no such file")
     if pickles[0].is_file():
-        return _mini_arrays(_mini.read_pickles(pickles), folder)
+        return _mini_arrays(_miniimagenet.read_pickles(pickles), folder)
     if tables[0].is_file():
         return cached(
-            folder, cache_dir(), "mini csv", lambda path: _mini_arrays(_mini.read_tables(tables), path)
+            folder,
+            cache_dir(),
+            "mini csv",
+            lambda path: _mini_arrays(_miniimagenet.read_tables(tables), path),
         )
     if not folder.is_dir():
         raise ValueError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -11,37 +13,72 @@ from ufm import _checks
 from ufm.deep.datasets import CIFAR10, Constants, Dataset
 
 
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """SGD with momentum, its schedule, and what is measured; the defaults are those of the paper.
+def _setting(default: Any, check: Callable[[str, Any], Any]) -> Any:
+    """A field with the function `check(name, value)` that returns the checked value or raises ValueError."""
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+def _count(name: str, value: Any) -> int:
+    return _checks.integer(name, value, least=1)
+
+
+def _positive(name: str, value: Any) -> float:
+    return float(_checks.real(name, value, above=0.0))
+
+
+def _nonnegative(name: str, value: Any) -> float:
+    return float(_checks.real(name, value, least=0.0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """SGD with momentum, its schedule, and how metrics are measured; the defaults are those of the paper.
 
     The gradient of `reduction` (loss over the batch) is clipped, then weight_decay times *all* parameters is
     added, then momentum, then the learning rate, which drops to a tenth after the `drops` (shares) of the
     epochs, `early` epochs sooner.
+
+    A preset fixes these values, `train` may replace them, and the configuration of a run records them: a
+    training option declared here reaches all three.
     """
 
-    about: str
-    epochs: int = 100
-    batch: int = 128
+    epochs: int = _setting(100, _count)
+    batch: int = _setting(128, _count)
     reduction: str = "mean"  # over the batch: mean or sum
     mse_over_classes: str = "sum"  # of the rescaled MSE: equation (6) has the sum
-    learning_rate: float = 0.1
+    learning_rate: float = _setting(0.1, _positive)
     momentum: float = 0.9
-    weight_decay: float = 5e-4
+    weight_decay: float = _setting(5e-4, _nonnegative)
     clip: float = 2.0  # global norm
     drops: tuple[float, ...] = (3 / 7, 5 / 7)
     early: int = 0
-    augment: bool = True
+    augment: bool = _setting(True, _checks.boolean)
     augment_metrics: bool = False  # metrics on augmented training images
     convention: str = "paper"  # of `metrics.CONVENTIONS`
     validation: float = 0.1  # share of the training images
-    # The paper does not say what CIFAR-100 was normalised by; its code takes CIFAR-10's constants.
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if check := field.metadata.get("check"):
+                object.__setattr__(self, field.name, check(field.name, getattr(self, field.name)))
+
+    def settings(self) -> dict[str, Any]:
+        """These values by name, without those that a subclass adds."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Settings)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset(Settings):
+    """Settings under a name, with a sentence `about` them."""
+
+    about: str
+    # The paper does not state CIFAR-100's normalisation; its code uses CIFAR-10's constants.
     cifar10_constants: bool = True
 
     def learning_rates(self, epochs: int, learning_rate: float | None = None) -> Float[np.ndarray, " E"]:
         """The learning rate of each epoch, dropped at int(3E/7) and int(5E/7).
 
-        Never before one epoch is over, which concerns E <= 2 (`early`: E <= 4) alone.
+        The first drop comes after one epoch at the earliest, which matters for E <= 2 (`early`: E <= 4).
         """
         base = self.learning_rate if learning_rate is None else learning_rate
         at = [max(1, int(_exact(epochs, share)) - self.early) for share in self.drops]
@@ -49,7 +86,7 @@ class Preset:
         return base * 0.1 ** np.asarray(passed, np.float64)
 
     def constants(self, data: Dataset) -> Constants:
-        """Mean and std that the images are normalised by."""
+        """Mean and standard deviation by which the images are normalised."""
         return CIFAR10 if self.cifar10_constants and data.name == "cifar100" else (data.mean, data.std)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -13,11 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
-import jax
 import numpy as np
 import scipy
 
-from ufm import _checks
+from ufm import _checks, _files
 from ufm._sheet import Printed, Sheet
 from ufm.reproduce import _figures, _html, _runner, _schema
 from ufm.reproduce._figures import Drawn
@@ -102,13 +99,14 @@ def command(level: Level, out: Path | None = None, row: str = "") -> str:
 
 def machine() -> dict[str, Any]:
     """What a reader needs to compare."""
+    found = _files.hardware()
     return _runner.fingerprint() | {
-        "python": platform.python_version(),
+        "python": found["python"],
         "numpy": np.__version__,
         "scipy": scipy.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "backend": jax.default_backend(),
+        "system": f"{found['system']} {found['machine']}",
+        "cores": found["cpus"],
+        "backend": found["backend"],
     }
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-import ufm
+from ufm import _files
 from ufm._progress import Progress
 from ufm.reproduce._records import Finding, Job, Level, Outcome, Record, Statement
 
@@ -50,20 +50,16 @@ def plain(value: Any) -> Any:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file at once, in a folder that is made: a crash or a full disk leaves the old one.
+    """Write a file in a folder that is made; a crash or a full disk leaves the old file.
 
     Raises:
         OSError: it cannot be written.
     """
-    part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, file)
+        _files.write_text(file, text)
     except OSError as error:
         raise OSError(f"{file}: {error.strerror or error}; what was finished before is kept") from error
-    finally:  # a signal may stop us, too
-        part.unlink(missing_ok=True)
 
 
 # --- whose folder -----------------------------------------------------------------------------------
@@ -72,19 +68,12 @@ def write_whole(file: Path, text: str) -> None:
 @functools.cache  # the code that runs, whatever becomes of its files meanwhile
 def fingerprint() -> dict[str, str]:
     """Version, a hash of the code that measures, JAX, and its precision: records of another are no use."""
-    root = Path(ufm.__file__).parent
-    skipped = ("deep", "_cli")
-    files = sorted(f for f in root.rglob("*.py") if f.relative_to(root).parts[0] not in skipped)
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
+    root, skipped = _files.SOURCES, ("deep", "_cli")
+    files = [f for f in root.rglob("*.py") if f.relative_to(root).parts[0] not in skipped]
+    found = _files.versions()
     precision = f"float{jax.numpy.result_type(float).itemsize * 8}"
-    return {
-        "ufm": ufm.__version__,
-        "code": digest.hexdigest()[:16],
-        "jax": jax.__version__,
-        "dtype": precision,
-    }
+    code = _files.source_digest(files)
+    return {"ufm": found["ufm"], "code": code, "jax": found["jax"], "dtype": precision}
 
 
 def open_folder(out: Path, *, fresh: bool = False) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ufm import figures
-from ufm.deep._run import Run
+from ufm.deep._trained_run import Run
 from ufm.deep.figures._bridge import plot_comparison
 from ufm.deep.figures._evolution import evolution
 from ufm.deep.figures._grid import MINI, ends, grid

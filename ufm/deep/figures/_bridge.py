@@ -11,7 +11,7 @@ from ufm import figures
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ufm.deep._bridge import Comparison
+    from ufm.deep._last_layer import Comparison
 
 
 def plot_comparison(found: Comparison) -> Figure:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ufm import figures
+from ufm.deep._history import History, Status
 from ufm.deep._measure import PARTS
-from ufm.deep._run import History, Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,12 +1,13 @@
-"""The stage Plans -> Runs: replicas of a small network that train in one program, by vmap."""
+"""The stage Plans -> Runs: replicas of a small network, trained together in one program by vmap."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,26 +18,14 @@ from jax import Array
 from ufm import losses as shelf
 from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass
-from ufm.deep import _config, _measure, _step
-from ufm.deep._config import Plan
+from ufm.deep import _measure, _options, _step
 from ufm.deep._feed import Feed
-from ufm.deep._run import (
-    AUGMENT,
-    METRICS,
-    SHUFFLE,
-    History,
-    Run,
-    Status,
-    advice_of,
-    batches_of,
-    hyper_of,
-    key_of,
-    loss_of,
-    recipe_of,
-    row_of,
-    rows_of,
-)
+from ufm.deep._history import History, Status
+from ufm.deep._plan import AUGMENT, METRICS, SHUFFLE, Plan, plan_run
 from ufm.deep._step import Hyper, Images, Recipe, State, Totals
+from ufm.deep._train import train
+from ufm.deep._trained_run import Run
+from ufm.deep.datasets import Dataset
 from ufm.losses import Loss
 
 
@@ -44,7 +33,7 @@ from ufm.losses import Loss
 class Switch(Loss):
     """One of several losses, chosen by a leaf: under vmap every replica evaluates all and keeps its own.
 
-    A loss is K numbers a sample, so the others cost nothing beside the network.
+    A loss is K numbers per sample, so the others cost nothing compared with the network.
     """
 
     which: Any
@@ -57,38 +46,36 @@ class Switch(Loss):
         return jax.lax.switch(self.which, self.members, z, k)
 
 
+#: the axes of `train_many`, which replace options of one run
+_AXES = ("loss", "seed", "learning_rate", "weight_decay")
+
+
+@_options.takes_options_of(train, without=_AXES, net="mlp", preset="small")
 def train_many(
-    data: Any = "digits",
+    data: str | Path | Dataset = "digits",
     *,
-    losses: Sequence[Any] = ("ce", "ls", "fl", "mse"),
+    losses: Sequence[str | Loss | Callable[..., Any]] = ("ce", "ls", "fl", "mse"),
     seeds: Sequence[int] = (0,),
     learning_rates: Sequence[float | None] = (None,),
     weight_decays: Sequence[float | None] = (None,),
-    net: Any = "mlp",
-    width: float | None = None,
-    epochs: int | None = None,
-    preset: Any = "small",
-    batch: int | None = None,
-    augment: bool | None = None,
-    max_train: int | None = None,
-    metrics_every: int | None = None,
-    dtype: str = "float32",
-    data_dir: Any = None,
     progress: bool | None = None,
+    **options: Any,
 ) -> list[Run]:
     """Train losses x seeds x learning_rates x weight_decays of one network in one program.
 
-    Each `Run` is, up to rounding, what `train` would have given; they come in the order of the product. What
-    they share is compiled, what differs is a leaf. A replica whose loss is not finite keeps its last good
-    state while the others go on. Nothing is written: for folders and checkpoints use `train`.
+    Each `Run` is, up to rounding, what `train` would have given; they come in the order of the product. One
+    program is compiled for all of them, because they differ in leaves only. A replica whose loss is not
+    finite keeps its last good state while the others go on. Nothing is written: for folders and checkpoints
+    use `train`.
 
-    On a GPU, small networks alone leave it idle: together they cost little more than one. On a CPU this is
-    for perceptrons; convolutions with a kernel for each replica are slow there, one run after the other is
-    faster.
+    On a GPU, one small network leaves most of the device idle, and many together cost little more than one.
+    On a CPU, use it for perceptrons only: convolutions with a kernel per replica are slow there, and one run
+    after the other is faster.
 
     Args:
-        losses: names, `Loss`es or functions.  learning_rates, weight_decays: None is the preset's.
-        Everything else as in `train`.
+        losses: names, `Loss`es or functions.
+        learning_rates, weight_decays: None is the preset's.
+        options: those of `train`, see there.
 
     Raises:
         ValueError: as `train`; an empty sequence; images that do not fit the device's memory.
@@ -98,61 +85,40 @@ def train_many(
     >>> [(run.config.loss, run.config.seed) for run in runs]
     [('ce', 0), ('ce', 1), ('mse', 0), ('mse', 1)]
     """
-    axes = {
-        "loss": list(losses),
-        "seed": list(seeds),
-        "learning_rate": list(learning_rates),
-        "weight_decay": list(weight_decays),
-    }
+    given = (list(losses), list(seeds), list(learning_rates), list(weight_decays))
+    axes: dict[str, list[Any]] = dict(zip(_AXES, given, strict=True))
     for name, values in axes.items():
         if not values:
             raise ValueError(f"{name}: expected at least one value, got none")
-    axes["loss"] = [shelf.get(loss) for loss in axes["loss"]]  # one object each, told apart by identity
+    axes["loss"] = [shelf.get(loss) for loss in axes["loss"]]  # one object each, compared by identity
     plans: list[Plan] = []
     for point in itertools.product(*axes.values()):
-        own = dict(zip(axes, point, strict=True))
-        plan = _config.plan(
-            data,
-            net,
-            own.pop("loss"),
-            preset,
-            width=width,
-            data_dir=data_dir,
-            dtype=dtype,
-            max_train=max_train,
-            metrics_every=metrics_every,
-            hyperparameters={},
-            epochs=epochs,
-            batch=batch,
-            augment=augment,
-            **own,
-        )
-        data = plan.data  # read once
-        plans.append(plan)
+        plans.append(plan_run(data, **dict(zip(axes, point, strict=True)), **options))
+        data = plans[0].data  # read once
     return _Replicas(plans, progress).run()
 
 
 class _Trained(NamedTuple):
-    """Where all replicas stand; leading axis: replicas."""
+    """State and totals of all replicas, along a leading axis."""
 
     state: State
     totals: Totals
 
 
 def _hyper(plans: list[Plan], epoch: int) -> Hyper:
-    """The replicas' leaves, stacked."""
-    now = {id(plan.loss): loss_of(plan) for plan in plans}
+    """The values of the replicas, stacked."""
+    now = {id(plan.loss): plan.current_loss() for plan in plans}
     members = tuple(now.values())
     if len({jax.tree.structure(m) for m in members}) > 1:
         index = {given: i for i, given in enumerate(now)}
         chosen: list[Loss] = [Switch(jnp.int32(index[id(plan.loss)]), members) for plan in plans]
     else:
         chosen = [now[id(plan.loss)] for plan in plans]
-    each = [hyper_of(plan, epoch)._replace(loss=loss) for plan, loss in zip(plans, chosen, strict=True)]
+    each = [plan.hyper(epoch)._replace(loss=loss) for plan, loss in zip(plans, chosen, strict=True)]
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *each)
 
 
-_shared_data = (0, 0, 0, 0, None, 0, None)  # the axes of `_step.numbered`'s arguments after the recipe
+_shared_data = (0, 0, 0, 0, None, 0, None)  # the axes of `_step.step_on_rows`'s arguments after the recipe
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
@@ -166,7 +132,7 @@ def _one_step(
     rows: Any,
     place: Any,
 ) -> tuple[State, Totals]:
-    own = jax.vmap(partial(_step.numbered, recipe), in_axes=_shared_data)
+    own = jax.vmap(partial(_step.step_on_rows, recipe), in_axes=_shared_data)
     return own(state, totals, hyper, key, data, rows, place)
 
 
@@ -181,7 +147,7 @@ def _scanned(
     order: Any,
     first: Any,
 ) -> tuple[State, Totals]:
-    own = jax.vmap(partial(_step.numbered, recipe), in_axes=_shared_data)
+    own = jax.vmap(partial(_step.step_on_rows, recipe), in_axes=_shared_data)
 
     def body(carry: tuple[State, Totals], x: tuple[Array, Array]) -> tuple[tuple[State, Totals], None]:
         return own(*carry, hyper, key, data, x[1], (x[0], first + x[0])), None
@@ -204,33 +170,33 @@ def _measured(
     """Tallies and neural collapse of all replicas: a perceptron's evaluation is small enough to scan."""
 
     def of_one(state: State, loss: Any, key: Array | None) -> tuple[_measure.Tally, Any]:
-        return _measure.in_one_program(recipe, state, loss, key, data, asked, convention)
+        return _measure.measure_inside_jit(recipe, state, loss, key, data, asked, convention)
 
     return jax.vmap(of_one)(state, loss, key)
 
 
 class _Replicas:
-    """The loop of `_train`, for all replicas at once and without folders."""
+    """The loop of `_train` for all replicas at once, without folders."""
 
     def __init__(self, plans: list[Plan], progress: bool | None) -> None:
         self.plans, self.first = plans, plans[0]
-        self.recipe, self.asked = recipe_of(self.first), batches_of(self.first)
+        self.recipe, self.batches = self.first.recipe, self.first.batches()
         feed = Feed(self.first.data)
         if not feed.resident:
             raise ValueError(
                 "data: expected images that fit the device's memory; use train, one run at a time"
             )
-        (chunk,) = feed.chunks(self.asked.order)
+        (chunk,) = feed.chunks(self.batches.order)
         self.data: Images = chunk.data
-        self.rows = jnp.asarray(rows_of(self.first, "train"), jnp.int32)
-        self.steps = len(self.rows) // self.first.config.batch
+        self.rows = jnp.asarray(self.first.rows("train"), jnp.int32)
+        self.steps = self.first.steps
         self.bar = Progress(f"{len(plans)} x {self.first.config.net}", self.first.config.epochs, progress)
 
     def run(self) -> list[Run]:
-        """All epochs; each replica's run."""
-        keys = jnp.stack([key_of(plan) for plan in self.plans])
+        """Train all epochs; the run of each replica."""
+        keys = jnp.stack([plan.key for plan in self.plans])
         hyper = _hyper(self.plans, 0)
-        begin = jax.vmap(partial(_step.start, self.first.net))
+        begin = jax.vmap(partial(_step.initial_state, self.first.net))
         state = begin(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), hyper)
         empty = History.empty()
         runs = [Run(plan, Status.RUNNING, "still running", 0, state, empty) for plan in self.plans]
@@ -261,7 +227,7 @@ class _Replicas:
         batch = self.first.config.batch
         order = jax.vmap(lambda key: _step.shuffled(key, self.rows, batch=batch))(shuffle)
         hyper = _hyper(self.plans, epoch)
-        totals = jax.tree.map(lambda x: jnp.zeros((len(self.plans), *x.shape), x.dtype), _step.no_totals())
+        totals = jax.tree.map(lambda x: jnp.zeros((len(self.plans), *x.shape), x.dtype), _step.zero_totals())
         if jax.default_backend() != "cpu":
             first = np.int32(epoch * self.steps)
             done = _scanned(self.recipe, state, totals, hyper, augment, self.data, order, first)
@@ -279,13 +245,13 @@ class _Replicas:
         if config.augment_metrics:
             own = jax.vmap(lambda key: jax.random.fold_in(key, epoch + 1))(keys)
             key = jax.vmap(lambda key: jax.random.fold_in(key, METRICS))(own)
-        asked = jnp.asarray(self.asked.order), jnp.asarray(self.asked.part)
+        asked = jnp.asarray(self.batches.order), jnp.asarray(self.batches.part)
         loss = _hyper(self.plans, epoch).loss
         tally, nc = _measured(self.recipe, now.state, loss, key, self.data, asked, config.convention)
         rows = []
         for i, plan in enumerate(self.plans):
             mine, own_nc, sums = jax.tree.map(lambda x, i=i: np.asarray(x)[i], (tally, nc, now.totals))
-            row = row_of(plan, epoch + 1, _measure.scores_of(mine), own_nc, sums)
+            row = plan.history_row(epoch + 1, _measure.scores_of(mine), own_nc, sums)
             rows.append(row | {"images_per_second": speed})
         return rows
 
@@ -300,5 +266,5 @@ class _Replicas:
         status = Status.COMPLETED if failed < 0 else Status.NON_FINITE
         message = f"completed {run.epoch} epochs"
         if failed >= 0:
-            message = advice_of(run.plan, failed)
+            message = run.plan.non_finite_message(failed)
         return dataclasses.replace(run, state=state, status=status, message=message)

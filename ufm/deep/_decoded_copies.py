@@ -1,30 +1,30 @@
-"""Decoded copies of what took long to read, kept until the files or the rules of reading change."""
+"""Decoded copies of data sets that take long to read, kept until their files or the reader change."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ufm.deep import _trees
+from ufm import _files
+from ufm.deep import _file_trees
 from ufm.deep._archives import Arrays
 
-#: part of the key of a decoded copy: raised when the rules of reading change
+#: part of the key of a decoded copy: raised when the reader changes
 VERSION = 3
 
 
 def fingerprint(source: Path, reader: str) -> str:
-    """What tells one state of a file or folder from another, and one way to read it from another.
+    """A hash that changes when a file or folder does, or when it is read in another way.
 
-    Names, sizes and times of all files, those behind links too, and the names of folders: an empty class
-    folder, added later, is to be seen.
+    It covers names, sizes and times of all files, links followed, and the names of folders, so that an
+    empty class folder that is added later changes it.
     """
-    tree = _trees.listed(source) if source.is_dir() else None
+    tree = _file_trees.listed(source) if source.is_dir() else None
     files = {".": source} if tree is None else tree.files
     digest = hashlib.sha256(os.fsencode(f"{VERSION} {reader} {source.resolve()}\n"))
     for folder in [] if tree is None else tree.folders:
@@ -36,9 +36,9 @@ def fingerprint(source: Path, reader: str) -> str:
 
 
 def cached(source: Path, cache: Path, reader: str, read: Callable[[Path], Arrays]) -> Arrays:
-    """`read(source)`, or its decoded copy from the last time; a broken copy is made anew.
+    """`read(source)`, or the decoded copy of an earlier call; a broken copy is replaced.
 
-    `reader` names the way of reading: one folder may be read as more than one data set.
+    `reader` names the way of reading, because one folder may be read as more than one data set.
     """
     copy = cache / "decoded" / f"{source.name.split('.')[0]}-{fingerprint(source, reader)}.npz"
     with contextlib.suppress(Exception):  # a broken file may raise anything
@@ -46,19 +46,13 @@ def cached(source: Path, cache: Path, reader: str, read: Callable[[Path], Arrays
             arrays = Arrays(*(held[name] for name in Arrays._fields))
         return arrays._replace(classes=tuple(map(str, arrays.classes)), note=str(arrays.note))
     arrays_read = read(source)
-    # no copy where none can be written: the next start decodes again
+    # where no copy can be written, the next start decodes again
     with contextlib.suppress(OSError):
         _store(copy, arrays_read)
     return arrays_read
 
 
 def _store(copy: Path, arrays: Arrays) -> None:
-    """Written beside its place and renamed: whoever reads sees all of it or nothing."""
     copy.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=copy.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **(arrays._asdict() | {"classes": np.array(arrays.classes)}))
-        os.replace(name, copy)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    named = arrays._asdict() | {"classes": np.array(arrays.classes)}
+    _files.write_whole(copy, lambda stream: np.savez(stream, **named))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm.deep import _bridge
+from ufm.deep import _last_layer
 
 
 @pytest.mark.parametrize("loss", ["ce", "ls", "mse"])
@@ -15,7 +15,7 @@ def test_the_optimum_is_recognised_whatever_its_origin(loss):
     order = np.random.default_rng(0).permutation(20)
     labels, shift = np.asarray(prob.labels)[order], np.random.default_rng(1).standard_normal(6)
     moved = H.T[order] + shift
-    found = _bridge.compare(moved, labels, W, b - W @ shift, prob.loss, lam_W=3e-3, lam_b=0.0)
+    found = _last_layer.compare(moved, labels, W, b - W @ shift, prob.loss, lam_W=3e-3, lam_b=0.0)
     assert found.lam_H == pytest.approx(7e-4, rel=1e-6)
     assert found.gap == pytest.approx(0, abs=1e-9)
     assert found.objective == pytest.approx(best.objective, rel=1e-9)
@@ -23,7 +23,7 @@ def test_the_optimum_is_recognised_whatever_its_origin(loss):
     assert found.angle == pytest.approx(-1 / 3, abs=1e-6)
     assert max(found.angle_spread, found.norm_spread, found.duality) < 1e-6
     noise = 0.1 * np.random.default_rng(2).standard_normal(moved.shape)
-    worse = _bridge.compare(moved + noise, labels, W, b - W @ shift, prob.loss, lam_W=3e-3, lam_b=0.0)
+    worse = _last_layer.compare(moved + noise, labels, W, b - W @ shift, prob.loss, lam_W=3e-3, lam_b=0.0)
     assert worse.gap > 1e-4
     assert worse.angle_spread > 1e-3
     assert "UFM (lam_W=3.00e-03" in repr(worse)
