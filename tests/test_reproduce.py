@@ -26,11 +26,10 @@ from ufm.reproduce import (
     SCHEMA,
     STATEMENTS,
     Curve,
-    Instance,
     Job,
     Outcome,
     Panel,
-    Statement,
+    Row,
     Table,
     _figures,
     _runner,
@@ -39,6 +38,7 @@ from ufm.reproduce import (
 )
 from ufm.reproduce._formulas import mathml
 from ufm.reproduce._prose import prose
+from ufm.reproduce._records import compared
 
 QUICK_AND_FULL = ("quick", "full")
 
@@ -137,18 +137,18 @@ class Shelf:
         deviation = 1e-3 if name == "b2" else 1e-12
         table = Table("Values", ("job", "value"), ((name, "<1 & 2>"),))
         curve = Curve("it", "measured", [1.0, 2.0], [0.5, 0.25])
-        return Outcome((Instance("what <it> is", {"job": name}, deviation, 1e-9),), (table,), (curve,))
+        return Outcome((compared("what <it> is", {"job": name}, deviation, 1e-9),), (table,), (curve,))
 
     def jobs(self, names, level):
         yield from (Job(name, partial(self.measure, name)) for name in names)
 
-    def rows(self) -> tuple[Statement, ...]:
+    def rows(self) -> tuple[Row, ...]:
         shared = {"paper": "a < b", "formulas": (r"a \le b",), "measured": "both", "section": "Lemma 0"}
         panels = (Panel("it", "x", "y"),)
         first, second = partial(self.jobs, ("a1", "a2")), partial(self.jobs, ("b1", "b2"))
         return (
-            Statement(id="first", title="First", known="holds", jobs=first, panels=panels, **shared),
-            Statement(id="second", title="Second", known="fails", jobs=second, **shared),
+            Row(id="first", title="First", known="holds", jobs=first, panels=panels, **shared),
+            Row(id="second", title="Second", known="fails", jobs=second, **shared),
         )
 
 
@@ -282,7 +282,7 @@ def test_a_disk_that_fills_up_with_figures_keeps_the_measurements(shelf, tmp_pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_figures.plotting, "save", full)
+        patch.setattr(_figures.figures, "save", full)
         stopped = ufm("--out", tmp_path)
     assert stopped.exit_code == 2
     assert "first.png: No space left on device; what was measured is kept" in stopped.output

@@ -22,7 +22,7 @@ from ufm.reproduce import (
     _theorem_2,
     statements,
 )
-from ufm.reproduce._records import Record
+from ufm.reproduce._records import Record, compared
 from ufm.reproduce._witness import Shape
 
 
@@ -117,7 +117,7 @@ def test_a_penalty_of_the_nuclear_norm_off_by_a_millionth_fails(monkeypatch):
 
 
 def an_instance(deviation: float, about: str = "paper", tolerance: float = 1e-9) -> Instance:
-    return Instance("a deviation", {"K": 3}, deviation, tolerance, about)
+    return compared("a deviation", {"K": 3}, deviation, tolerance, about)
 
 
 FAILS = STATEMENTS[0]._replace(correction="", known="fails")

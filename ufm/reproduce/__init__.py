@@ -5,7 +5,8 @@
 `ufm reproduce` is the command; `reproduce` the function.
 """
 
-from ufm.reproduce._records import Curve, Finding, Instance, Job, Outcome, Panel, Statement, Table, Unmeasured
+from ufm.figures import Curve, Panel
+from ufm.reproduce._records import Finding, Instance, Job, Outcome, Row, Table, Unmeasured
 from ufm.reproduce._report import Reproduction, reproduce
 from ufm.reproduce._schema import SCHEMA, validate
 from ufm.reproduce.statements import STATEMENTS, UNMEASURED
@@ -21,7 +22,7 @@ __all__ = [
     "Outcome",
     "Panel",
     "Reproduction",
-    "Statement",
+    "Row",
     "Table",
     "Unmeasured",
     "reproduce",

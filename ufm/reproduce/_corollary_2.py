@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ufm import _compile, losses, theory
+from ufm.figures import Curve
 from ufm.losses import Loss
 from ufm.reproduce import _witness as witness
-from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome
+from ufm.reproduce._records import Job, Level, Outcome, compared
 from ufm.reproduce._theorem_2 import cases, claims
 from ufm.reproduce._witness import Shape, shown
 
@@ -35,8 +36,8 @@ def _optimum_region(c: float) -> Outcome:
     config = {"loss": shown("fl"), "K": prob.K, "c": c, "p at the optimum": p, "p_min": least}
     return Outcome(
         (
-            Instance("how far the global minimiser lies outside p >= 0.21", config, max(0.0, 0.21 - p), 0.0),
-            Instance("and outside p >= p_min(gamma)", config, max(0.0, least - p), 0.0, "ours"),
+            compared("how far the global minimiser lies outside p >= 0.21", config, max(0.0, 0.21 - p), 0.0),
+            compared("and outside p >= p_min(gamma)", config, max(0.0, least - p), 0.0, "ours"),
         )
     )
 
@@ -57,11 +58,11 @@ def _region(gamma: float) -> Outcome:
     signs = _wrong_signs(loss, p)
     return Outcome(
         (
-            Instance("p_min <= 0.21: the paper's region suffices", config, max(0.0, p - 0.21), 0.0,
+            compared("p_min <= 0.21: the paper's region suffices", config, max(0.0, p - 0.21), 0.0,
                      "paper", {"0.21 / p_min": 0.21 / p}),
-            Instance("relative error of p_min by autodiff: (1-p) l''/l'''", config,
+            compared("relative error of p_min by autodiff: (1-p) l''/l'''", config,
                      abs((1 - p) * bend / third), 1e-10, "ours"),
-            Instance("Hessians in z, p_k within 0.1 % of p_min, with a smallest eigenvalue of the wrong sign",
+            compared("Hessians in z, p_k within 0.1 % of p_min, with a smallest eigenvalue of the wrong sign",
                      config, float(signs), 0.0, "ours"),
         )
     )  # fmt: skip

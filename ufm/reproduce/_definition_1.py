@@ -10,7 +10,7 @@ import numpy as np
 from ufm import catalogue, losses, theory
 from ufm.losses import Loss
 from ufm.reproduce import _witness as witness
-from ufm.reproduce._records import Instance, Job, Level, Outcome, Table
+from ufm.reproduce._records import Instance, Job, Level, Outcome, Table, compared
 from ufm.reproduce._witness import Point, Shape, shown
 from ufm.theory.contrastive import STRICT, Check
 
@@ -38,11 +38,11 @@ def _test(check: Check, config: dict[str, object], *, must_fail: bool = False) -
     """A test as an instance of ours; T4 passes above its bound, T1 of MSE is to fail."""
     what = f"{check.name}: {check.statement}"
     if must_fail:
-        return Instance(f"{what} - must fail", config, float(check.passed), 0.0, "ours")
+        return compared(f"{what} - must fail", config, float(check.passed), 0.0, "ours")
     if check.name == "T4":
         below = max(0.0, STRICT - min(check.value, 1.0))
-        return Instance(what, config, below, 0.0, "ours", {"strictness": min(check.value, 1e300)})
-    return Instance(what, config, float(check.value), float(check.tolerance), "ours")
+        return compared(what, config, below, 0.0, "ours", {"strictness": min(check.value, 1e300)})
+    return compared(what, config, float(check.value), float(check.tolerance), "ours")
 
 
 def _letter(loss: Loss, K: int, config: dict[str, object]) -> Instance:
@@ -53,7 +53,7 @@ def _letter(loss: Loss, K: int, config: dict[str, object]) -> Instance:
     best = np.argmin(values + (K - 1) * c[:, None] * grid, axis=1)
     at_zero = c[best == 0]
     what = "values of c in [0.001, 1] at which phi(t) + c |t| is smallest at t* = 0, not below"
-    return Instance(what, config, float(at_zero.size), 0.0, "paper", {"smallest such c": float(at_zero[0])})
+    return compared(what, config, float(at_zero.size), 0.0, "paper", {"smallest such c": float(at_zero[0])})
 
 
 def _sign(loss: Loss, K: int, config: dict[str, object]) -> Instance:
@@ -63,7 +63,7 @@ def _sign(loss: Loss, K: int, config: dict[str, object]) -> Instance:
     for c in c_thr * np.array([0.2, 0.9, 1.1, 3.0]):
         a, _ = witness.lowest(loss, K, (K - 1) * c)
         wrong += (a > 0) != (c < c_thr)
-    return Instance("t* < 0 exactly where c < c_thr (count of exceptions)", config, float(wrong), 0.0, "ours")
+    return compared("t* < 0 exactly where c < c_thr (count of exceptions)", config, float(wrong), 0.0, "ours")
 
 
 def _tests_table(name: str, found: theory.ContrastiveProperty) -> Table:
@@ -104,14 +104,14 @@ def _other_loss(entry: catalogue.Entry) -> Outcome:
     config = {"loss": entry.name, "K": CATALOGUE_K}
     differ = failed ^ set(entry.fails)
     what = "tests of Definition 1 whose result differs from the catalogue's"
-    instances = [Instance(what, config, float(len(differ)), 0.0, "ours", {"fails": sorted(failed)})]
+    instances = [compared(what, config, float(len(differ)), 0.0, "ours", {"fails": sorted(failed)})]
     for tie in found.ties if entry.smooth else ():
         (low, high), slopes = (x for x in witness.profile(entry.loss, CATALOGUE_K, [tie.low, tie.high])[:2])
         at = config | {"margins": [tie.low, tie.high], "C": tie.C}
         apart = abs(low + tie.C * tie.low - high - tie.C * tie.high)
-        instances.append(Instance("two margins tie: l(0) = l(a) + C a", at, float(apart), 1e-10, "ours"))
+        instances.append(compared("two margins tie: l(0) = l(a) + C a", at, float(apart), 1e-10, "ours"))
         flat = abs(float(slopes[1]) + tie.C)
-        instances.append(Instance("and the second is stationary: l'(a) = -C", at, flat, 1e-8, "ours"))
+        instances.append(compared("and the second is stationary: l'(a) = -C", at, flat, 1e-8, "ours"))
     ties = "; ".join(f"a = {tie.high:.6g} at C = {tie.C:.8g}" for tie in found.ties) or "none"
     marks = ("passes" if check.passed else "fails" for check in found.tests)
     row = (entry.name, *marks, ties, _conclusion(found), entry.source)
@@ -132,5 +132,5 @@ def _other_solved(entry: catalogue.Entry) -> Outcome:
         config = {"loss": entry.name, **shape._asdict(), "c": c, "lam_b": lam_b, "bias": bias}
         what = "lowest f found from four starts against the scalar problem's value"
         gap = abs(lowest - optimum) / (1 + abs(optimum))
-        found.append(Instance(what, config, gap, 1e-9, "ours"))
+        found.append(compared(what, config, gap, 1e-9, "ours"))
     return Outcome(tuple(found))

@@ -9,8 +9,9 @@ import numpy as np
 
 import ufm
 from ufm import losses, theory
+from ufm.figures import Curve
 from ufm.reproduce import _witness as witness
-from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
+from ufm.reproduce._records import Job, Level, Outcome, Table, compared
 from ufm.reproduce._witness import Shape
 
 # --- partial collapse: Theorem 1 is false for focal loss with a bias -------------------------------
@@ -52,10 +53,10 @@ def _partial(gamma: float, K: int) -> Outcome:
     config = {"loss": "fl", "gamma": gamma, "K": K, "d": K + 1, "n": 1, "C": C, "lam_b": 0.0}
     alone = theory.global_optimum(prob.replace(bias=False))
     instances = (
-        Instance("neural collapse (or origin) less f at an explicit (W, H, b)", config, collapsed - f, 1e-12,
+        compared("neural collapse (or origin) less f at an explicit (W, H, b)", config, collapsed - f, 1e-12,
                  "paper", {"structure": best.structure, "f": f, "collapsed": collapsed}),
-        Instance("f of the closed form against f(W, H, b)", config, abs(best.objective - f), 1e-12, "ours"),
-        Instance("without a bias: theory's optimum against the scalar problem", config | {"bias": False},
+        compared("f of the closed form against f(W, H, b)", config, abs(best.objective - f), 1e-12, "ours"),
+        compared("without a bias: theory's optimum against the scalar problem", config | {"bias": False},
                  abs(alone.objective - collapsed), 1e-12, "ours"),
     )  # fmt: skip
     numbers = (f"{gamma:g}", f"{K}", f"{C:.8f}", f"{collapsed:.12f}", f"{f:.12f}", f"{collapsed - f:.3e}")
@@ -79,7 +80,7 @@ def _window(gamma: float, K: int, count: int) -> Outcome:
         Curve("window", f"K = {K}, gamma = {gamma:g}", C.tolist(), gaps),
         Curve("window", "tie", [tie], [0.0], "vertical"),
     )
-    return Outcome((Instance(what, config, float(gaps[worst]), 1e-12),), curves=curves)
+    return Outcome((compared(what, config, float(gaps[worst]), 1e-12),), curves=curves)
 
 
 def _strict_minimum() -> Outcome:
@@ -91,7 +92,7 @@ def _strict_minimum() -> Outcome:
     bad = float(counts.neg + counts.accidental)
     details = {"negative": int(counts.neg), "zero": int(counts.zero), "positive": int(counts.pos)}
     what = "negative and unexplained zero eigenvalues at the lower point"
-    return Outcome((Instance(what, config, bad, 0.0, "ours", details),))
+    return Outcome((compared(what, config, bad, 0.0, "ours", details),))
 
 
 def _proof() -> Outcome:
@@ -105,7 +106,7 @@ def _proof() -> Outcome:
     what = "f is below neural collapse: proved in ball arithmetic (0: yes)"
     bounds = {bound.name: str(bound) for bound in proof.bounds}
     rows = tuple((name, text) for name, text in bounds.items())
-    instance = Instance(what, config, float(not proof.proved), 0.0, "ours", bounds)
+    instance = compared(what, config, float(not proof.proved), 0.0, "ours", bounds)
     return Outcome((instance,), (Table("Proof in ball arithmetic", ("bound", "value"), rows),))
 
 
@@ -125,14 +126,14 @@ def _two_minima(gamma: float, K: int) -> Outcome:
     apart = abs(float(value[0] - value[1]) - found.C_tie * found.a_tie)
     step = abs(float(slope[1]) + found.C_tie) / float(bend[1]) / found.a_tie
     instances = [
-        Instance("l(0) = l(a_tie) + C_tie a_tie", config, apart, 1e-12, "ours"),
-        Instance("l'(a_tie) = -C_tie, as a relative error of a_tie", config, step, 1e-8, "ours"),
+        compared("l(0) = l(a_tie) + C_tie a_tie", config, apart, 1e-12, "ours"),
+        compared("l'(a_tie) = -C_tie, as a relative error of a_tie", config, step, 1e-8, "ours"),
     ]
     for share in (-0.2, 0.05):  # inside the window, off the tie
         C = found.C_tie + share * (found.C_tie - found.C_thr) * (0.05 if K < 30 else 0.1)
         gap = _collapsed(gamma, K, C) - theory.global_optimum(_focal(gamma, K, C)).objective
         what = "off the tie, free bias: neural collapse less the lowest f known"
-        instances.append(Instance(what, config | {"C": C}, float(gap), 1e-12))
+        instances.append(compared(what, config | {"C": C}, float(gap), 1e-12))
     return Outcome(tuple(instances))
 
 
@@ -158,12 +159,12 @@ def _spurious(K: int, starts: int) -> Outcome:
         config = {"loss": "fl", "gamma": 3.0, "K": K, "C": float(value), "starts": starts}
         if value < close:
             what = "at most 0.95 C_thr: share of the starts that end above the optimum"
-            instances.append(Instance(what, config, float(share), 0.0))
+            instances.append(compared(what, config, float(share), 0.0))
             continue
         where = "between C_thr and C_spin" if value > found.C_thr else "0.02 % below C_thr"
         details = {"share of the starts": float(share)}
         what = f"{where}: a spurious minimum is found (0: yes)"
-        instances.append(Instance(what, config, float(share == 0), 0.0, "ours", details))
+        instances.append(compared(what, config, float(share == 0), 0.0, "ours", details))
     curves = (
         Curve("ends", f"K = {K}", C.tolist(), diagram.above[0].tolist(), "points"),
         Curve("ends", f"C_thr, K = {K}", [found.C_thr], [0.0], "vertical"),

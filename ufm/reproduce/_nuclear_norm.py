@@ -10,8 +10,9 @@ from scipy.optimize import minimize
 
 import ufm
 from ufm import losses, theory
+from ufm.figures import Curve
 from ufm.reproduce import _witness as witness
-from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
+from ufm.reproduce._records import Job, Level, Outcome, Table, compared
 from ufm.reproduce._witness import Shape
 
 _CASES = ((3, 0.05), (4, 0.05), (10, 0.01))
@@ -63,11 +64,11 @@ def _intermediate(K: int, c: float) -> Outcome:
     again, _ = _value(Z.ravel(), K, c)
     _, scalar = witness.lowest(losses.cross_entropy(), K, (K - 1) * c)
     instances = (
-        Instance("claimed value less the minimum of the intermediate bound", config, claimed - best, 1e-9,
+        compared("claimed value less the minimum of the intermediate bound", config, claimed - best, 1e-9,
                  "paper", {"claimed": claimed, "minimum": best, "Z e_1": Z[:, 0].round(6).tolist()}),
-        Instance("claimed value against min over a of l(a) + (K-1) c a", config, abs(claimed - scalar),
+        compared("claimed value against min over a of l(a) + (K-1) c a", config, abs(claimed - scalar),
                  1e-12, "ours"),
-        Instance("the bound evaluated again at that Z", config, abs(again - best), 1e-12, "ours"),
+        compared("the bound evaluated again at that Z", config, abs(again - best), 1e-12, "ours"),
     )  # fmt: skip
     row = (f"{K}", f"{c:g}", f"{best:.6f}", f"{claimed:.6f}", f"{claimed - best:.6f}")
     header = ("K", "c", "minimum of the intermediate bound", "claimed", "short by")
@@ -88,8 +89,8 @@ def _dual(K: int, count: int) -> Outcome:
     config = {"K": K, "random Z": count}
     return Outcome(
         (
-            Instance("|Z|_* >= (1/K) sum_k |t_k|: relative violation", config, short, 1e-13, "ours"),
-            Instance("with equality at a (I - 11'/K)", {"K": K}, abs(float(equal)), 1e-13 * K, "ours"),
+            compared("|Z|_* >= (1/K) sum_k |t_k|: relative violation", config, short, 1e-13, "ours"),
+            compared("with equality at a (I - 11'/K)", {"K": K}, abs(float(equal)), 1e-13 * K, "ours"),
         )
     )
 
@@ -124,12 +125,12 @@ def _nuclear_norm(K: int, d: int, N: int, count: int) -> Outcome:
     lowest = min(_random_penalty(Z, U, d, rng) for _ in range(count))
     rest = float(np.abs(W @ H - Z).max())
     instances = (
-        Instance("least penalty found by L-BFGS against the nuclear norm, relative", config,
+        compared("least penalty found by L-BFGS against the nuclear norm, relative", config,
                  abs(_least_penalty(Z, rng) / claimed - 1), 1e-9),
-        Instance("penalty of the balanced W, H against the nuclear norm, relative", config,
+        compared("penalty of the balanced W, H against the nuclear norm, relative", config,
                  abs(_penalty(W, H) / claimed - 1), 1e-12),
-        Instance("W H = Z there", config, rest, 1e-12),
-        Instance("penalties of random W, H with W H = Z below the nuclear norm, relative",
+        compared("W H = Z there", config, rest, 1e-12),
+        compared("penalties of random W, H with W H = Z below the nuclear norm, relative",
                  config | {"random W": count}, max(0.0, 1 - lowest / claimed), 1e-12),
     )  # fmt: skip
     return Outcome(instances)

@@ -18,7 +18,7 @@ from ufm import _checks, _files
 from ufm._sheet import Printed, Sheet
 from ufm.reproduce import _figures, _html, _runner, _schema
 from ufm.reproduce._figures import Drawn
-from ufm.reproduce._records import Finding, Level, Table, Unmeasured, Verdict
+from ufm.reproduce._records import Finding, Level, RowVerdict, Table, Unmeasured
 from ufm.reproduce.statements import UNMEASURED, chosen
 
 
@@ -88,7 +88,7 @@ def _words(finding: Finding) -> tuple[str, ...]:
 def counts(findings: Iterable[Finding]) -> dict[str, int]:
     """How many rows have each verdict."""
     found = Counter(finding.verdict for finding in findings)
-    return {name: found[name] for name in get_args(Verdict)}
+    return {name: found[name] for name in get_args(RowVerdict)}
 
 
 def command(level: Level, out: Path | None = None, row: str = "") -> str:

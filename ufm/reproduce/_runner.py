@@ -24,7 +24,7 @@ import numpy as np
 
 from ufm import _files
 from ufm._progress import Progress
-from ufm.reproduce._records import Finding, Job, Level, Outcome, Record, Statement
+from ufm.reproduce._records import Finding, Job, Level, Outcome, Record, Row
 
 MANIFEST = "reproduce.json"
 RECORDS = "records"
@@ -117,7 +117,7 @@ def _read(file: Path) -> dict[str, Any]:
 # --- the jobs ---------------------------------------------------------------------------------------
 
 
-def file_of(out: Path, level: Level, row: Statement, job: Job) -> Path:
+def file_of(out: Path, level: Level, row: Row, job: Job) -> Path:
     """Where a job's record is."""
     words = re.sub(r"[^A-Za-z0-9.]+", "-", job.name).strip("-")
     mark = hashlib.sha256(job.name.encode()).hexdigest()[:6]  # two names may read alike
@@ -133,7 +133,7 @@ def kept(file: Path) -> Record | None:
     return None if record.error else record
 
 
-def measure(row: Statement, job: Job) -> Record:
+def measure(row: Row, job: Job) -> Record:
     """Run a job; what it raises is its record's error."""
     began = time.perf_counter()
     try:
@@ -151,7 +151,7 @@ class Run(NamedTuple):
     stopped: bool  # by Ctrl-C, before the last job
 
 
-def run(out: Path, rows: Sequence[Statement], level: Level, *, progress: bool | None = None) -> Run:
+def run(out: Path, rows: Sequence[Row], level: Level, *, progress: bool | None = None) -> Run:
     """Every job of the rows that has no record yet, until the last one or Ctrl-C.
 
     Raises:
@@ -180,7 +180,7 @@ def run(out: Path, rows: Sequence[Statement], level: Level, *, progress: bool | 
     return Run(tuple(_finding(row, level, found[row.id]) for row in rows), stopped)
 
 
-def _finding(row: Statement, level: Level, records: list[Record]) -> Finding:
+def _finding(row: Row, level: Level, records: list[Record]) -> Finding:
     """Records as the row lists its jobs, whatever was resumed."""
     by_name = {record.job: record for record in records}
     names = [job.name for job in row.jobs(level)]

@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 
 from ufm import losses, theory
+from ufm.figures import Curve
 from ufm.losses import Loss
 from ufm.reproduce import _witness as witness
-from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
+from ufm.reproduce._records import Job, Level, Outcome, Table, compared
 from ufm.reproduce._witness import SHAPE, Point, Shape, shown
 
 #: margins at which profiles are compared
@@ -38,10 +39,10 @@ def _figure_9(name: str, K: int) -> Outcome:
     value = np.asarray(closed.value(MARGINS))
     gap = np.abs(value - direct) / (1 + np.abs(direct))
     config = {"loss": shown(loss), "K": K, "margins": f"{MARGINS[0]:g}..{MARGINS[-1]:g}"}
-    instances = [Instance("phi in closed form against the loss", config, float(gap.max()), ROUNDING)]
+    instances = [compared("phi in closed form against the loss", config, float(gap.max()), ROUNDING)]
     if name != "mse":
         slope = np.abs(np.asarray(closed.slope(MARGINS)) - witness.profile(loss, K, MARGINS)[1])
-        instances.append(Instance("its slope against autodiff", config, float(slope.max()), ROUNDING))
+        instances.append(compared("its slope against autodiff", config, float(slope.max()), ROUNDING))
     curves = _phi_curves(name, loss, K, value, direct) if K == 10 and name != "mse" else ()
     return Outcome(tuple(instances), curves=curves)
 
@@ -71,9 +72,9 @@ def _figure_10(name: str, K: int, shares: tuple[float, ...]) -> Outcome:
         a, value = witness.lowest(loss, K, (K - 1) * c)
         config = {"loss": shown(loss), "K": K, "c": c, "c/c_thr": share}
         gap = abs(a - best.margin) / (1 + a)
-        instances.append(Instance("margin a* in closed form against the minimiser", config, gap, 1e-10))
+        instances.append(compared("margin a* in closed form against the minimiser", config, gap, 1e-10))
         apart = abs(value - best.objective)
-        instances.append(Instance("f* in closed form against the minimum", config, apart, ROUNDING))
+        instances.append(compared("f* in closed form against the minimum", config, apart, ROUNDING))
         if K == 10 and share in (0.1, 1.5):
             grid = np.linspace(-4.0, 8.0, 121)
             y = witness.profile(loss, K, grid)[0] + (K - 1) * c * np.abs(grid)
@@ -104,12 +105,12 @@ def _constants(name: str, values: tuple[float, ...]) -> Outcome:
         _, theirs = witness.lowest(loss, K, (K - 1) * K * c)
         config = {"loss": shown(loss), **SHAPE._asdict(), "c": c, "lam_b": 0.0, "seeds": "0, 1"}
         instances += [
-            Instance("min of phi(t) + K c |t| against the solved f", config, abs(theirs - f), 1e-9),
-            Instance("min of phi(t) + c |t| against the solved f", config, abs(ours - f), 1e-9, "ours"),
+            compared("min of phi(t) + K c |t| against the solved f", config, abs(theirs - f), 1e-9),
+            compared("min of phi(t) + c |t| against the solved f", config, abs(ours - f), 1e-9, "ours"),
         ]
         closed = theory.global_optimum(solved[2 * i].problem).objective
         gap = abs(closed - f)
-        instances.append(Instance("f* in closed form against the solved f", config, gap, 1e-9, "ours"))
+        instances.append(compared("f* in closed form against the solved f", config, gap, 1e-9, "ours"))
         rows.append((shown(loss), f"{c:g}", f"{f:.9f}", f"{ours:.9f}", f"{theirs:.9f}"))
     header = ("loss", "c", "f solved", "min with c", "min with K c")
     return Outcome(tuple(instances), (Table(f"The constant, K = {K}", header, tuple(rows)),))
@@ -129,7 +130,7 @@ def _thresholds(name: str, count: int) -> Outcome:
     _, slope, _, _ = witness.profile(loss, K, np.zeros(1))
     gap = abs(-float(slope[0]) / (K - 1) / c_thr - 1)
     what = "c_thr in closed form against -l'(0)/(K-1) by autodiff"
-    instances = [Instance(what, config | {"c_thr": c_thr}, gap, ROUNDING, "ours")]
+    instances = [compared(what, config | {"c_thr": c_thr}, gap, ROUNDING, "ours")]
     shares = np.linspace(0.3, 1.4, count)
     solved = witness.solve(name, SHAPE, [Point(float(share * c_thr)) for share in shares])
     margins = []
@@ -138,11 +139,11 @@ def _thresholds(name: str, count: int) -> Outcome:
         a = _margin(np.asarray(sol.W @ sol.H), K)
         margins.append(a)
         wrong = abs(a - best.margin) / (1 + best.margin)
-        instances.append(Instance("margin of the solution against theory's", at, wrong, 1e-6, "ours"))
+        instances.append(compared("margin of the solution against theory's", at, wrong, 1e-6, "ours"))
         if share > 1:
             lacking = float(not a > 1e-3)
             what = "neural collapse at this c (1: the solution is W = 0, H = 0)"
-            instances.append(Instance(what, at, lacking, 0.0))
+            instances.append(compared(what, at, lacking, 0.0))
     fine = np.linspace(0.3, 1.4, 111)
     curve = [witness.problem(loss, SHAPE, float(share * c_thr)) for share in fine]
     line = [theory.global_optimum(prob).margin for prob in curve]

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 import ufm
 from ufm import losses
 from ufm._solve import Solution
+from ufm.figures import Curve
 from ufm.reproduce import _witness as witness
-from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome
+from ufm.reproduce._records import About, Instance, Job, Level, Outcome
 from ufm.reproduce._witness import SHAPE, Point, Shape, shown
 
 #: (bias, lam_b): the two cases of the theorem, and none
@@ -40,7 +39,7 @@ def _theorem_1(
 ) -> Outcome:
     c_thr = witness.collapse_threshold(name, shape, lam_b=lam_b, bias=bias)
     points = [Point(share * c_thr, lam_b, seed) for share in shares for seed in seeds]
-    about: Any = "ours" if name == "mse" else "paper"  # Theorem 1 is not about MSE
+    about: About = "ours" if name == "mse" else "paper"  # Theorem 1 is not about MSE
     instances: list[Instance] = []
     worst: dict[str, float] = {}
     for point, sol in zip(points, witness.solve(name, shape, points, bias=bias), strict=True):
@@ -57,16 +56,10 @@ def _theorem_1(
     return Outcome(tuple(instances), curves=curves)
 
 
-def _verified(sol: Solution, config: dict[str, Any], about: Any) -> dict[str, Instance]:
-    """Every claim that applies, as an instance."""
+def _verified(sol: Solution, config: dict[str, Any], about: About) -> dict[str, Instance]:
+    """Every claim that applies, with the configuration at which it was measured."""
     return {
-        claim.name: Instance(
-            f"{claim.name}: {claim.statement}",
-            config,
-            np.inf if claim.value is None else float(claim.value),
-            claim.tolerance or 0.0,
-            about,
-        )
+        claim.name: Instance(claim, config, about, {})
         for claim in ufm.verify(sol).claims
         if claim.verdict != "not applicable"
     }

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 import ufm
 from ufm import losses, theory
+from ufm.figures import Curve
 from ufm.landscape import CriticalPoints
 from ufm.landscape.theorems import LandscapeReport
 from ufm.reproduce import _witness as witness
-from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
+from ufm.reproduce._records import About, Instance, Job, Level, Outcome, Table, compared
 from ufm.reproduce._witness import Shape, shown
 
 
@@ -35,7 +36,7 @@ class Case(NamedTuple):
         return f"{self.loss}-K{K}-d{d}-n{n}-lam{self.lam_W:g}-{regime}"
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """What reproduces it."""
         return self._asdict() | {"shape": dict(self.shape._asdict()), "loss": shown(self.loss)}
 
@@ -70,17 +71,18 @@ def cases(level: Level, *names: str) -> Iterator[Case]:
             yield Case(name, Shape(6, 6, 2))
 
 
-def claims(case: Case, names: tuple[str, ...], about: Any = "paper") -> Outcome:
+def claims(case: Case, names: tuple[str, ...], about: About = "paper") -> Outcome:
+    """The named claims of `ufm.landscape.verify` that apply at the problem's known critical points."""
     report = _report(case)
-    instances = []
-    for name in names:
-        claim = report[name]
-        if claim.verdict == "not applicable":
-            continue
-        value = np.inf if claim.value is None else float(claim.value)
-        config = case.config | {"critical points": len(report.points)}
-        instances.append(Instance(f"{name}: {claim.statement}", config, value, claim.tolerance or 0.0, about))
-    return Outcome(tuple(instances))
+    config = case.config | {"critical points": len(report.points)}
+    return Outcome(_applicable(report, names, config, about))
+
+
+def _applicable(
+    report: LandscapeReport, names: tuple[str, ...], config: dict[str, object], about: About = "paper"
+) -> tuple[Instance, ...]:
+    found = (report[name] for name in names)
+    return tuple(Instance(claim, config, about, {}) for claim in found if claim.verdict != "not applicable")
 
 
 # --- Theorem 2 and Corollary 1 --------------------------------------------------------------------
@@ -107,14 +109,8 @@ def theorem_2(level: Level) -> Iterator[Job]:
 def _searched(name: str) -> Outcome:
     case = Case(name, Shape(4, 4, 2), lam_b=0.02)
     found = ufm.landscape.find_critical_points(case.problem(), starts=512, progress=False)
-    report = ufm.landscape.verify(found)
-    instances = []
-    for claim in (report["theorem_2"], report["saddle_curvature"]):
-        value, tolerance = claim.value, claim.tolerance or 0.0
-        config = case.config | {"critical points found": len(found), "starts": 512}
-        deviation = np.inf if value is None else float(value)
-        instances.append(Instance(f"{claim.name}: {claim.statement}", config, deviation, tolerance))
-    return Outcome(tuple(instances))
+    config = case.config | {"critical points found": len(found), "starts": 512}
+    return Outcome(_applicable(ufm.landscape.verify(found), ("theorem_2", "saddle_curvature"), config))
 
 
 def _small_d() -> Outcome:
@@ -124,7 +120,7 @@ def _small_d() -> Outcome:
     minima = [float(p.objective) for p in found if p.is_minimum]
     what = "d <= K - 2: a strict local minimum above the lowest is found (0: yes)"
     lacking = float(len(minima) < 2)
-    instance = Instance(what, case.config, lacking, 0.0, "ours", {"minima": minima})
+    instance = compared(what, case.config, lacking, 0.0, "ours", {"minima": minima})
     return Outcome((instance,))
 
 
@@ -159,9 +155,9 @@ def _global_minima(case: Case) -> Outcome:
     header = ("loss", "critical point", "|G| / lam", "f - f*", "smallest eigenvalue")
     return Outcome(
         (
-            Instance("critical points with |G| <= lam whose f is not f*", config, float(small_but_high), 0.0),
-            Instance("critical points with f = f* and |G| > lam", config, float(low_but_large), 0.0),
-            Instance("critical points with |G| > lam whose dense Hessian has no negative eigenvalue", config,
+            compared("critical points with |G| <= lam whose f is not f*", config, float(small_but_high), 0.0),
+            compared("critical points with f = f* and |G| > lam", config, float(low_but_large), 0.0),
+            compared("critical points with |G| > lam whose dense Hessian has no negative eigenvalue", config,
                      float(stable), 0.0),
         ),
         (Table("The gradient in the logits, lam = sqrt(lam_W lam_H)", header, tuple(rows)),),
@@ -186,12 +182,12 @@ def _dense(case: Case) -> Outcome:
         config = case.config | {"family": point.family}
         values = witness.hessian_eigenvalues(points.problem, point.params)
         wrong = abs(int((values < -1e-9 * scale).sum()) - int(point.index))
-        instances.append(Instance("index against the dense Hessian (difference)", config, float(wrong), 0.0))
+        instances.append(compared("index against the dense Hessian (difference)", config, float(wrong), 0.0))
         apart = abs(float(point.smallest) - float(values[0])) / scale
-        instances.append(Instance("smallest eigenvalue against the dense Hessian", config, apart, 1e-10))
+        instances.append(compared("smallest eigenvalue against the dense Hessian", config, apart, 1e-10))
         f = witness.objective(points.problem, point.params)
         gap = abs(float(point.objective) - f)
-        instances.append(Instance("objective against f(W, H, b)", config, gap, 1e-12))
+        instances.append(compared("objective against f(W, H, b)", config, gap, 1e-12))
         rows.append(
             (case.loss, point.family, f"{float(point.objective):.9f}", f"{int(point.index)}",
              f"{int(point.zeros)}", f"{float(point.smallest):.3e}", f"{int(point.rank)}", point.kind)
@@ -220,7 +216,7 @@ def _spectrum(case: Case) -> Outcome:
     same = values.size == dense.size
     apart = float(np.abs(values - dense).max() / np.abs(dense).max()) if same else np.inf
     config = case.config | {"eigenvalues": int(dense.size), "distinct": int(closed.values.size)}
-    instance = Instance("closed form against the dense Hessian, relative", config, apart, 1e-10)
+    instance = compared("closed form against the dense Hessian, relative", config, apart, 1e-10)
     curves: tuple[Curve, ...] = ()
     if case == Case("ce", SHAPE, lam_b=0.05):
         steps = np.arange(dense.size, dtype=float)
@@ -248,7 +244,7 @@ def _balance(case: Case) -> Outcome:
         left, right = case.lam_W * W.T @ W, case.lam_H * H @ H.T
         apart = float(np.linalg.norm(left - right)) / (1e-2 + float(np.linalg.norm(left)))
         config = case.config | {"family": point.family, "index": int(point.index)}
-        instances.append(Instance("|lam_W W'W - lam_H H H'|, relative", config, apart, 1e-9))
+        instances.append(compared("|lam_W W'W - lam_H H H'|, relative", config, apart, 1e-9))
     return Outcome(tuple(instances))
 
 
@@ -272,14 +268,14 @@ def _bias(case: Case) -> Outcome:
         config = case.config | {"family": point.family, "b": [float(f"{x:.12g}") for x in b]}
         details = {"|grad f|": float(point.grad_norm), "index": int(point.index)}
         what = "max b - min b at a critical point"
-        instances.append(Instance(what, config, spread, 1e-9, "paper", details))
+        instances.append(compared(what, config, spread, 1e-9, "paper", details))
         rows.append((case.loss, point.family, f"{spread:.6f}", f"{float(point.grad_norm):.0e}", point.kind))
     best = points[0]
     spread = float(np.ptp(np.asarray(best.params.b)))
     what = "max b - min b at the global minimum"
-    instances.append(Instance(what, case.config, spread, 1e-9, "ours"))
+    instances.append(compared(what, case.config, spread, 1e-9, "ours"))
     gradient = max(float(point.grad_norm) for point in points)
-    instances.append(Instance("|grad f| at all of them", case.config, gradient, 1e-10, "ours"))
+    instances.append(compared("|grad f| at all of them", case.config, gradient, 1e-10, "ours"))
     header = ("loss", "critical point", "max b - min b", "|grad f|", "kind")
     title = f"The bias at critical points, K={case.shape.K}, lam_b={case.lam_b:g}"
     return Outcome(tuple(instances), (Table(title, header, tuple(rows)),))

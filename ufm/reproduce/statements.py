@@ -8,6 +8,7 @@ adding a row.
 from __future__ import annotations
 
 from ufm import _checks
+from ufm.figures import Panel
 from ufm.reproduce import (
     _corollary_2,
     _definition_1,
@@ -17,11 +18,11 @@ from ufm.reproduce import (
     _theorem_1,
     _theorem_2,
 )
-from ufm.reproduce._records import Panel, Statement, Unmeasured
+from ufm.reproduce._records import Row, Unmeasured
 
 #: The rows, in the order of the report.
-STATEMENTS: tuple[Statement, ...] = (
-    Statement(
+STATEMENTS: tuple[Row, ...] = (
+    Row(
         id="definition-1",
         title="Cross-entropy, label smoothing and focal loss have the contrastive property",
         section="Definition 1, Appendix B",
@@ -40,7 +41,7 @@ STATEMENTS: tuple[Statement, ...] = (
         'c > 0" is true of no loss here. MSE is not a function of logit differences.',
         jobs=_definition_1.definition_1,
     ),
-    Statement(
+    Row(
         id="other-losses",
         title="Which other losses have the contrastive property",
         section="Definition 1",
@@ -53,7 +54,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "Theorem 1 is false for it near its tie.",
         jobs=_definition_1.other_losses,
     ),
-    Statement(
+    Row(
         id="theorem-1",
         title="Every global minimiser is neural collapse",
         section="Theorem 1, K up to 15",
@@ -72,7 +73,7 @@ STATEMENTS: tuple[Statement, ...] = (
         jobs=_theorem_1.theorem_1,
         panels=(Panel("claims", "deviation / tolerance (1: the limit)", "", xscale="log"),),
     ),
-    Statement(
+    Row(
         id="partial-collapse",
         title="Theorem 1 for focal loss with a bias and many classes",
         section="Theorem 1, focal loss",
@@ -90,7 +91,7 @@ STATEMENTS: tuple[Statement, ...] = (
         jobs=_focal_loss.partial_collapse,
         panels=(Panel("window", "C = (K-1) c", "neural collapse less the lowest f known"),),
     ),
-    Statement(
+    Row(
         id="tie",
         title="The tie of focal loss's two minima may be left out",
         section="Appendix B, focal loss",
@@ -101,7 +102,7 @@ STATEMENTS: tuple[Statement, ...] = (
         remark="With a bias the parameters at which Theorem 1 fails are an open set around the tie.",
         jobs=_focal_loss.tie,
     ),
-    Statement(
+    Row(
         id="constants",
         title="The weight of the scalar problem",
         section="Appendix C.1, Figure 10",
@@ -116,7 +117,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "the threshold of cross-entropy at c = 1/K^2 instead of 1/K.",
         jobs=_scalar_problem.constants,
     ),
-    Statement(
+    Row(
         id="thresholds",
         title="Collapse for any penalties",
         section="Definition 1, Theorem 1",
@@ -129,7 +130,7 @@ STATEMENTS: tuple[Statement, ...] = (
         jobs=_scalar_problem.thresholds,
         panels=(Panel("margin", "c / c_thr", "margin a of the logits"),),
     ),
-    Statement(
+    Row(
         id="nuclear-norm",
         title="The penalties of W and H are a nuclear norm of Z = W H",
         section="Theorem 1, its proof",
@@ -145,7 +146,7 @@ STATEMENTS: tuple[Statement, ...] = (
         remark="For d >= rank Z.",
         jobs=_nuclear_norm.nuclear_norm,
     ),
-    Statement(
+    Row(
         id="lemma-8",
         title="The lower bound in the proof of Theorem 1",
         section="Lemma 8, equation (33)",
@@ -164,7 +165,7 @@ STATEMENTS: tuple[Statement, ...] = (
         jobs=_nuclear_norm.lemma_8,
         panels=(Panel("bound", "c = sqrt(n lam_W lam_H)", "value, cross-entropy, K = 3"),),
     ),
-    Statement(
+    Row(
         id="lemma-5",
         title="Balance of W and H",
         section="Lemma 5",
@@ -174,7 +175,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         jobs=_theorem_2.lemma_5,
     ),
-    Statement(
+    Row(
         id="lemma-7",
         title="The bias at critical points",
         section="Lemma 7",
@@ -186,7 +187,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "statement is true, which is all that Theorem 1 needs.",
         jobs=_theorem_2.lemma_7,
     ),
-    Statement(
+    Row(
         id="theorem-2",
         title="Critical points are global minima or strict saddles",
         section="Theorem 2",
@@ -202,7 +203,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "exist (K = 5, d = 2).",
         jobs=_theorem_2.theorem_2,
     ),
-    Statement(
+    Row(
         id="global-minima",
         title="The gradient in the logits tells global minima from saddles",
         section="Theorem 2, its proof",
@@ -214,7 +215,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         jobs=_theorem_2.global_minima,
     ),
-    Statement(
+    Row(
         id="corollary-1",
         title="Cross-entropy and label smoothing are convex in the logits",
         section="Corollary 1",
@@ -224,7 +225,7 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         jobs=_theorem_2.corollary_1,
     ),
-    Statement(
+    Row(
         id="corollary-2",
         title="Focal loss: benign where p_k >= 0.21, which contains the global minimiser",
         section="Corollary 2, Appendix D",
@@ -237,7 +238,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "the exact region p >= p_min(gamma).",
         jobs=_corollary_2.corollary_2,
     ),
-    Statement(
+    Row(
         id="region",
         title="The region in which focal loss is convex",
         section="Appendix D",
@@ -251,7 +252,7 @@ STATEMENTS: tuple[Statement, ...] = (
         jobs=_corollary_2.region,
         panels=(Panel("region", "gamma", "target probability", xscale="log"),),
     ),
-    Statement(
+    Row(
         id="spurious-minima",
         title="Focal loss outside the region",
         section="after Corollary 2",
@@ -264,7 +265,7 @@ STATEMENTS: tuple[Statement, ...] = (
         jobs=_focal_loss.spurious,
         panels=(Panel("ends", "C = (K-1) c", "share of starts above the optimum"),),
     ),
-    Statement(
+    Row(
         id="figure-9",
         title="phi of the losses",
         section="Figure 9",
@@ -275,7 +276,7 @@ STATEMENTS: tuple[Statement, ...] = (
         jobs=_scalar_problem.figure_9,
         panels=(Panel("phi", "t = sum of logit differences", "phi(t), K = 10"),),
     ),
-    Statement(
+    Row(
         id="figure-10",
         title="The scalar problem and its minimiser",
         section="Figure 10",
@@ -289,7 +290,7 @@ STATEMENTS: tuple[Statement, ...] = (
             Panel("above", "t = sum of logit differences", "the same at c = 1.5 c_thr"),
         ),
     ),
-    Statement(
+    Row(
         id="critical-points",
         title="The table of critical points",
         section="Theorem 2",
@@ -300,7 +301,7 @@ STATEMENTS: tuple[Statement, ...] = (
         jobs=_theorem_2.critical_points,
         panels=(Panel("points", "index", "objective f"),),
     ),
-    Statement(
+    Row(
         id="spectrum",
         title="The Hessian's spectrum at neural collapse",
         section="ours, beside Theorem 2",
@@ -329,7 +330,7 @@ UNMEASURED: tuple[Unmeasured, ...] = (
 IDS: tuple[str, ...] = tuple(row.id for row in STATEMENTS)
 
 
-def chosen(only: tuple[str, ...]) -> tuple[Statement, ...]:
+def chosen(only: tuple[str, ...]) -> tuple[Row, ...]:
     """The rows of these ids in the shelf's order; all where none is given.
 
     Raises:

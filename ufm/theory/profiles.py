@@ -158,7 +158,9 @@ def by_autodiff(loss: Loss, K: int) -> ScalarProfile:
     def l(a: Array) -> Array:  # noqa: E743
         return loss(a * (jnp.arange(K) == 0), 0)
 
-    functions = [_compile.jit(jax.vmap(f), options=_compile.INSTANT) for f in (l, jax.grad(l), jax.grad(jax.grad(l)))]
+    functions = [
+        _compile.jit(jax.vmap(f), options=_compile.INSTANT) for f in (l, jax.grad(l), jax.grad(jax.grad(l)))
+    ]
     value, slope, curvature = (partial(_host, f) for f in functions)
     return ScalarProfile(value, slope, curvature, K)
 
