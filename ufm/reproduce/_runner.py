@@ -6,6 +6,7 @@ OUT/records/quick/ID/*.json   one file a finished job, written whole or not at a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ufm import _files
+from ufm import _compile, _files
 from ufm._progress import Progress
 from ufm.reproduce._records import Finding, Job, Level, Outcome, Record, Row
 
@@ -167,7 +168,9 @@ def run(out: Path, rows: Sequence[Row], level: Level, *, progress: bool | None =
         else:
             found[row.id].append(record)
     clock, stopped = _Clock([job.cost for _, job in waiting]), False
-    with Progress("reproduce", len(plan), progress, at_once=bool(waiting)) as bar:
+    # at the quick level most of the time would go into optimising programs that run a few times
+    compiled = _compile.instantly() if level == "quick" else contextlib.nullcontext()
+    with Progress("reproduce", len(plan), progress, at_once=bool(waiting)) as bar, compiled:
         try:
             for i, (row, job) in enumerate(waiting):
                 bar.update(len(plan) - len(waiting) + i, f"{clock.left(i)}  {row.id}: {job.name}")
