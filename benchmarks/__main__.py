@@ -1,8 +1,7 @@
-"""`python -m benchmarks`: measure, and write `benchmarks/results.md`, `results.json` and the figures.
+"""`python -m benchmarks` measures and writes `benchmarks/results.md`, `results.json` and the figures.
 
-Each table can be measured alone (`--only accuracy time`); the others are kept from `results.json`, which is
-written after every table, so that a run may be cut off.
-"""
+Each table can be measured alone (`--only accuracy time`); the others are taken from `results.json`. This
+file is written after every table, so a run may be interrupted."""
 
 from __future__ import annotations
 

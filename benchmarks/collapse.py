@@ -1,9 +1,8 @@
-"""NC1-NC4 of features: `ufm.metrics` against numpy and torch as peers write them, by pinv of d x d matrices.
+"""NC1-NC4 of features: `ufm.metrics` against numpy and torch in the common formulation by d x d matrices.
 
 The features have class structure and little scatter, as after training. NC1 = tr(Sigma_W pinv(Sigma_B)) / K
-then hangs on the cut-off of pinv: Sigma_B has rank K - 1, and what rounding leaves in the other d - K + 1
-directions must not be inverted.
-"""
+then depends on the cut-off of pinv: Sigma_B has rank K - 1, and rounding errors in the other d - K + 1
+directions must not be inverted."""
 
 from __future__ import annotations
 

@@ -1,21 +1,23 @@
-"""What data, augmentation and metrics cost beside the bare step: `python -m benchmarks.deep_overhead`.
+"""The cost of data, augmentation and metrics over the bare step: `python -m benchmarks.deep_overhead`.
 
-- *bare step*: forward, backward, clipping, decay, momentum on one batch that lies normalised on the device.
-- *full step*: the library's own: rows gathered from the uint8 images on the device, cropped, flipped,
-  normalised, the bare step, the guard against values that are not finite, loss and accuracy summed.
-- *bare forward*: the network in evaluation mode on batches that lie normalised on the device, logits and
-  features: what PROTOCOL.md demands of all images after every E/100 epochs, whoever does it.
-- *measuring*: the library's own pass: the same forward with gathering, normalising, losses, accuracies, the
+- *bare step*: forward, backward, clipping, decay, momentum on one batch that is stored, normalised, on the
+  device.
+- *full step*: the library's step: rows gathered from the uint8 images on the device, cropped, flipped,
+  normalised, the bare step, the guard against values that are not finite, sums of loss and accuracy.
+- *bare forward*: the network in evaluation mode on batches that are stored, normalised, on the device, to
+  logits and features: the least that the metrics after every E/100 epochs require
+  (docs/protocol.md, section 4).
+- *measuring*: the library's pass: the same forward with gathering, normalising, losses, accuracies, the
   streamed NC1-NC3 and the second pass of NC4.
 
-Random images, compilation excluded, rounds interleaved; medians, and medians of the ratios round by round.
-*together*: data, augmentation and metrics for an image that is trained on, over the bare step, where metrics
-are taken after every epoch (E = 100) over `--evaluated` images for each of these (CIFAR-10: 60,000/45,000).
-`--clock cpu` counts the processor's time in place of the wall's: on a busy machine the better measure.
+The images are random, compilation is excluded, and the rounds are interleaved. Shown are medians, and
+medians of the ratios taken round by round. *together* is the cost of data, augmentation and metrics for
+each training image, relative to the bare step, if metrics are taken after every epoch (E = 100) over
+`--evaluated` images for each training image (CIFAR-10: 60,000/45,000). `--clock cpu` counts processor time
+instead of wall time, which is the better measure on a busy machine.
 
-Tried for the forward of wrn18(0.25) on a CPU: batch norm folded into the kernels gains 1-2 %, batches of 64
-to 512 images cost the same an image. Neither is kept.
-"""
+Tried for the forward pass of wrn18(0.25) on a CPU: folding batch norm into the kernels gains 1-2 %, and
+batches of 64 to 512 images cost the same per image. Neither is used."""
 
 from __future__ import annotations
 

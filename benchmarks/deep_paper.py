@@ -1,24 +1,25 @@
 """The paper's deep networks at full scale on one GPU: `python -m benchmarks.deep_paper`.
 
-One command, each part in a process of its own, so that none holds the card's memory while another one runs;
-a part that is in `deep_gpu.json` already is not measured again (`--again`), and training goes on where it was
+Each part runs in a separate process, so that none holds the card's memory while another one runs. Parts
+already in `deep_gpu.json` are not measured again (unless `--again`), and training continues where it was
 interrupted. `--part` chooses among
 
-- `peak`: a bfloat16 matrix product, and an addition that reads and writes memory: what the card can do.
-- `speed`: images/s of the bfloat16 training step of wrn50(1) on CIFAR-size images in the library's own
-  scanned epoch (gathered, cropped, flipped, guarded), and its share of that peak: 6 operations a
-  multiply-add, 1.298 G of them an image. Beside it the bare step in PyTorch on one batch on the card:
+- `peak`: the peak rates of the card, from a bfloat16 matrix product and from an addition that reads and
+  writes memory.
+- `speed`: images/s of the bfloat16 training step of wrn50(1) on CIFAR-size images in the library's scanned
+  epoch (gathered, cropped, flipped, guarded), and its share of the peak, with 6 operations per multiply-add
+  and 1.298 G multiply-adds per image. For comparison, the bare step in PyTorch on one batch on the card:
   channels_last, autocast to bfloat16, torch.compile.
-- `memory`: the peak of a step of wrn50(2) at batch 128, in float32 and bfloat16: the allocator's peak on a
-  GPU, else what the compiler says.
-- `overhead`: data, augmentation and metrics beside the bare step, see `deep_overhead`.
-- `train`: four losses, 200 epochs of wrn50(1) on CIFAR-10, preset `paper`, in `--out` as `ufm train` makes
+- `memory`: the peak memory of a step of wrn50(2) at batch 128, in float32 and bfloat16: the allocator's
+  peak on a GPU, otherwise the compiler's estimate.
+- `overhead`: the cost of data, augmentation and metrics relative to the bare step, see `deep_overhead`.
+- `train`: four losses, 200 epochs of wrn50(1) on CIFAR-10, preset `paper`, in `--out` as `ufm train` writes
   them, with figures 1 and 2.
 
-Needs the extras `deep` and `bench`, JAX with CUDA (`pip install 'jax[cuda12]'`), a CUDA build of PyTorch, and
-CIFAR-10 (downloaded, or in `--data-dir`). `--toy` runs every part small on any machine in a minute or
-three, to see that the script works: it writes to a file of its own, and its numbers are not results.
-"""
+The script needs the extras `deep` and `bench`, JAX with CUDA (`pip install 'jax[cuda12]'`), a CUDA build of
+PyTorch, and CIFAR-10 (downloaded, or in `--data-dir`). `--toy` runs a small version of every part on any
+machine in one to three minutes, to check that the script works: it writes to another file, and its numbers
+are not results."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ SMALL = Scale("small_resnet", 0.5, 1.0, 16, 2, 3, 600, 256, 1 << 20, "digits", 2
 
 
 def best(run: Callable[[], Any], rounds: int) -> float:
-    """Seconds of the fastest of so many rounds, after two that compile and settle."""
+    """Seconds of the fastest of `rounds` rounds, after two that compile and warm up."""
     taken = []
     for _ in range(rounds + 2):
         began = time.perf_counter()
@@ -74,7 +75,7 @@ def best(run: Callable[[], Any], rounds: int) -> float:
 
 
 def peak(s: Scale) -> list[Row]:
-    """What the device reaches with nothing around it."""
+    """The peak rates of the device."""
     import jax
     import jax.numpy as jnp
 
@@ -180,7 +181,7 @@ def overhead(s: Scale) -> list[Row]:
 
 
 def train(s: Scale, out: Path, data_dir: Path | None) -> list[Row]:
-    """Four losses to the end, and the figures of them."""
+    """Trains the four losses to the end and draws their figures."""
     from ufm import deep, figures
 
     how: Any = {"widths": (s.width,), "epochs": (s.epochs,), "data_dir": data_dir, "dtype": "bfloat16"}

@@ -1,13 +1,13 @@
-"""Images per second of the training step (or the evaluation) on a CPU, and of the same in PyTorch.
+"""Images per second of the training step (or the evaluation) on a CPU, here and in PyTorch.
 
-The full step of PROTOCOL.md (forward, backward, clipping, decay, momentum), float32, CIFAR-size images already
-in memory, compilation excluded. Every side lives in a process of its own with all cores and sleeps while
-another one runs; rounds are interleaved (A B C A B C) and the medians compared. CPU seconds are those of
-the process (user + system), which other work on the machine disturbs less than the clock. Our processes keep
-freed memory as `ufm train` does; sides named "kept" are peers that do so too.
+Measures the full step of docs/protocol.md, section 3.1 (forward, backward, clipping, decay, momentum), in
+float32 on CIFAR-size images in memory, without compilation. Every implementation runs in a separate process
+with all cores and sleeps while another one runs; rounds are interleaved (A B C A B C), and medians are
+compared. CPU seconds are those of the process (user + system), which other work on the machine disturbs
+less than wall time. Our processes keep freed memory as `ufm train` does; "kept" marks peers that do so too.
 
-What was tried, two cores of an AMD EPYC (AVX-512), batch 128, width 0.25, XLA of jax 0.10.2 (gains: of the step
-where kept, of the operation else):
+Optimisations that were tried on two cores of an AMD EPYC (AVX-512), batch 128, width 0.25, XLA of jax
+0.10.2. Gains refer to the whole step where the optimisation is kept, otherwise to the operation:
 
 | trick | gain | kept |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""The machine: what it is, the most it can do, and how long something takes on it."""
+"""The machine: its description, its measured peaks, and the time that a function takes on it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PEERS = ("torch", "cvxpy", "curvlinops-for-pytorch", "pyhessian")
 
 
 def hardware() -> Row:
-    """What a table was measured on, and with which versions; a peer that is absent has none."""
+    """The hardware and the versions that a table was measured with; an absent peer has no version."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -58,7 +58,7 @@ def cores() -> int:
 
 
 def absent(error: ImportError) -> Row:
-    """The end of a row whose peer is not there."""
+    """The row of a peer that is not installed."""
     return {"remark": f"{error.name} is not installed"}
 
 
@@ -70,7 +70,7 @@ def timed(
 ) -> tuple[float, Any]:
     """Median seconds of at most `most` runs (fewer once `enough` seconds are spent), and the last answer.
 
-    `warm`: one run before them that counts nowhere, which compiles.
+    `warm`: an uncounted run before these, which compiles.
     """
     if warm:
         run()
@@ -86,7 +86,7 @@ def timed(
 
 
 class Peaks(NamedTuple):
-    """The most that was measured here."""
+    """The highest rates measured on this machine."""
 
     float64: float  # operations per second of a 2000 x 2000 matrix product
     float32: float
@@ -100,7 +100,7 @@ def peaks() -> Peaks:
 
 
 def _best(run: Callable[[], Any], runs: int = 8) -> float:
-    """A peak is a best, not a median."""
+    """The shortest time: a peak is the best run, not the median."""
     run()
     times = []
     for _ in range(runs):
@@ -111,7 +111,7 @@ def _best(run: Callable[[], Any], runs: int = 8) -> float:
 
 
 def _matrix_peak(dtype: str) -> float:
-    """Of JAX's product and of torch's, the faster."""
+    """The rate of the faster of JAX's and PyTorch's matrix product."""
     n = 2000
     values = np.random.default_rng(0).normal(size=(n, n)).astype(dtype)
     a = jnp.asarray(values)
@@ -149,7 +149,7 @@ def _cache() -> int:
 
 
 def floor(seconds: float, operations: float, moved: float, held: float, dtype: str = "float64") -> Row:
-    """How far `seconds` is from the least that operations and bytes cost at the measured peaks.
+    """`seconds` as a multiple of the least time that the operations and bytes take at the measured peaks.
 
     `moved` counts bytes between memory and cores as if no cache kept anything, `held` what is in use at a
     time: where the largest cache holds it, bytes bound nothing.
@@ -200,7 +200,7 @@ def alone(task: str, /, *, limit: float = 300.0, threads: int = 1, **arguments: 
 
 
 def answer(task: str, arguments: Row) -> None:
-    """The other end of `alone`."""
+    """What the process that `alone` starts runs."""
     module, _, name = task.partition(":")
     try:
         row = getattr(importlib.import_module(module), name)(**arguments)
@@ -211,7 +211,7 @@ def answer(task: str, arguments: Row) -> None:
 
 
 def peak_memory() -> float:
-    """GiB that this process has held at most."""
+    """The peak memory of this process in GiB."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage's maximum is inherited from the process that started this one
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))

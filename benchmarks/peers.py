@@ -1,4 +1,4 @@
-"""The peers, each on equation (7) as it stands: the same start, stopped at the same gradient norm.
+"""The peers: each solves equation (7) from the same start to the same gradient norm.
 
 A peer is a function (prob, tol, seconds) -> a function that solves once from a start and returns
 (|grad f|, f). Everything that compiles has compiled, and a step size is tuned, before that one is timed.
@@ -29,14 +29,14 @@ TRIAL = 300
 
 
 class Peer(NamedTuple):
-    """How it is made, and the seconds it gets."""
+    """How a peer is constructed, and its time limit in seconds."""
 
     make: Callable[[ufm.Problem, float, float], Solve]
     cap: float
 
 
-class _Done(Exception):  # noqa: N818 - it is no error
-    """The gradient is small enough, or time is up."""
+class _Done(Exception):  # noqa: N818 - it does not signal an error
+    """Raised once the gradient is small enough or the time limit is reached."""
 
 
 # --- scipy ----------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class _Loop:
         return float(carry[2]), float(self._objective(carry[0]))
 
     def after(self, start: ufm.Params, rate: float, steps: int) -> float:
-        """f after so many steps."""
+        """f after this number of steps."""
         return float(self._objective(self.advance(rate, self.fresh(start), steps)[0]))
 
 
@@ -158,7 +158,7 @@ def optax_adam(prob: ufm.Problem, tol: float, seconds: float) -> Solve:
 
 
 def _tuned(rates: np.ndarray, after: Callable[[float], float]) -> float:
-    """The step size of the lowest objective after a trial."""
+    """The step size that reaches the lowest objective in a trial run."""
     values = np.nan_to_num([after(float(rate)) for rate in rates], nan=np.inf)
     return float(rates[np.argmin(values)])
 
@@ -167,7 +167,7 @@ def _tuned(rates: np.ndarray, after: Callable[[float], float]) -> float:
 
 
 def torch_threads(prob: ufm.Problem) -> None:
-    """One thread or all: what is faster, at each size."""
+    """Uses one thread or all, whichever is faster at this size."""
     import torch
 
     torch.set_num_threads(1 if prob.size < 100_000 else cores())
@@ -196,7 +196,7 @@ def torch_leaves(start: ufm.Params) -> list[Any]:
 
 
 class _Watched:
-    """torch's closure: f and its gradient, and when it is enough."""
+    """torch's closure: evaluates f and its gradient and stops once the tolerance is reached."""
 
     def __init__(self, objective: Any, leaves: list[Any], optimiser: Any, tol: float, seconds: float) -> None:
         self._objective, self._leaves, self._optimiser = objective, leaves, optimiser

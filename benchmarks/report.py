@@ -1,4 +1,4 @@
-"""results.json -> results.md and the figures: the tables, and a summary of who wins."""
+"""Renders results.json as results.md and figures: every table, and a summary of the comparisons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Results = dict[str, Any]
 
 
 def cell(value: Any) -> str:
-    """As it stands in a table."""
+    """A value as text in a table."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -35,7 +35,7 @@ def markdown(rows: list[Row]) -> str:
 
 
 def _capped(row: Row) -> Row:
-    """Seconds of a run that ended at its cap are no time to the tolerance."""
+    """The seconds of a run that reached its time limit are shown as such, not as a time to the tolerance."""
     reached = row.get("reached", True)
     return row if reached or "seconds" not in row else row | {"seconds": f"not in {row['seconds']:.3g}"}
 
@@ -49,11 +49,11 @@ class Match(NamedTuple):
     ours: Row
     theirs: Row
     ratio: float
-    reached: bool  # whether any alternative ended within its cap
+    reached: bool  # whether any alternative finished within its time limit
 
 
 def strongest(ours: Row, rows: list[Row], table: str) -> Match | None:
-    """Against the fastest alternative that reached what was asked; where none did, the longest cap."""
+    """Compares with the fastest alternative that reached the tolerance, else with the longest time limit."""
     spec = TABLES[table]
     rivals = [
         r for r in rows
@@ -119,7 +119,7 @@ def _matches(name: str, results: Results) -> Iterator[Match]:
 
 
 def _floor(name: str, row: Row, results: Results) -> Any:
-    """Of the row itself, or of the same problem in the table of floors."""
+    """The multiple of the floor, from the row itself or from the same problem in the table of floors."""
     if "times the floor" in row:
         return row["times the floor"]
     if name not in ("time", "large") or TABLES[name].side(row) != "ufm newton":
@@ -133,15 +133,15 @@ def _floor(name: str, row: Row, results: Results) -> Any:
 
 
 def render(results: Results) -> str:
-    """results.md."""
+    """The text of results.md."""
     rows = summary(results)
     lost = sum(row["verdict"] != "we win" for row in rows)
     parts = [
         "# Benchmarks",
         "Written by `python -m benchmarks` from `results.json`; not edited by hand.",
         f"## Summary\nMedian seconds, ours against the strongest alternative in the same run: {len(rows)} "
-        f"comparisons, {lost} lost. *Times the floor*: how far ours is from the least that its operations "
-        "and bytes cost at the machine's measured peaks. What each line means stands with its table.",
+        f"comparisons, {lost} lost. *Times the floor*: our time as a multiple of the least time that "
+        "its operations and bytes take at the machine's measured peaks. The sections explain their rows.",
         markdown(rows) if rows else "Nothing is measured yet.",
     ]
     for name, table in TABLES.items():
@@ -170,7 +170,7 @@ def _where(hardware: Row) -> str:
 
 
 def write(results: Results, folder: Path) -> None:
-    """results.json, results.md and the figures, each whole or not at all."""
+    """Writes results.json, results.md and the figures, each file atomically."""
     _replace(folder / "results.json", json.dumps(results, indent=1) + "\n")
     _replace(folder / "results.md", render(results))
     if "scaling" in results:

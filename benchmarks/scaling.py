@@ -1,6 +1,6 @@
 """Time and memory over the number of samples N, of classes K and of feature dimensions d.
 
-Every point is a process of its own, so that its peak memory is its own.
+Every point runs in a separate process, so that its peak memory can be measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ AXES: dict[str, tuple[dict[str, int], tuple[int, ...]]] = {
 }
 #: slopes are fitted to the largest sizes: below, dispatch and the interpreter count
 FITTED = 3
-#: GiB of memory that are told from the allocator's whims
+#: differences in memory below this many GiB are noise of the allocator
 NOISE = 2.0**-7
 
 
@@ -93,7 +93,7 @@ TASKS = {
 
 
 def measure(task: str, K: int, d: int, n: int) -> Row:
-    """One point, for a process of its own."""
+    """Measures one point; runs in a separate process."""
     run = TASKS[task].prepare(problem(K, d, n))
     # the solves have compiled by now, and a whole one more may take long
     seconds, _ = timed(run, warm=not task.startswith("solve"), enough=0.5)

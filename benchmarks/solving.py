@@ -1,4 +1,4 @@
-"""What solving costs and how exact it is: each function measures one table and yields its rows."""
+"""Cost and accuracy of solving: each function measures one table and yields its rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def accuracy(quick: bool) -> Iterator[Row]:
 
 
 def starts(quick: bool) -> Iterator[Row]:
-    """The fraction of starts that end at the global minimum, from tiny ones to saturated ones."""
+    """The fraction of starts that end at the global minimum, for starts from tiny to saturated."""
     seeds = range(3 if quick else 20)
     for loss in losses.LOSSES:
         for lam in (1e-2, 1e-5):
@@ -95,7 +95,7 @@ OURS: dict[str, dict[str, Any]] = {
 
 
 def _made(name: str, prob: ufm.Problem, quick: bool) -> tuple[Solve, float]:
-    """A side, compiled and tuned, and the seconds it gets."""
+    """A solver, compiled and tuned, with its time limit."""
     if name in OURS:
         return ours(prob, **OURS[name]), float("inf")
     make, cap = PEERS[name]
@@ -116,7 +116,7 @@ def time_to_tolerance(
             yield row | absent(error)
             continue
         times, norms = [], []
-        # the next seed would only wait for the cap again
+        # further seeds would reach the time limit as well
         while len(times) < (1 if quick else 3) and max(norms, default=0.0) <= TOL:
             start = ufm.init(prob, seed=len(times))
             seconds, (norm, _) = timed(
@@ -143,7 +143,7 @@ def compile_solve(prob: ufm.Problem, start: ufm.Params, reduced: bool) -> None:
 
 
 def large_here(K: int, d: int, n: int, case: str, reduced: bool) -> Row:
-    """One problem solved, for a process of its own."""
+    """Solves one problem; runs in a separate process."""
     prob = problem(K, d, n, case)
     start = ufm.init(prob)
     compile_solve(prob, start, reduced)

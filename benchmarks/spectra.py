@@ -1,4 +1,4 @@
-"""What the landscape costs and how exact it is: each function measures one table and yields its rows."""
+"""Cost and accuracy of the landscape tools: each function measures one table and yields its rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def problem(K: int, d: int, n: int) -> ufm.Problem:
 
 @functools.cache
 def saddle(K: int, d: int, n: int, rank: int) -> tuple[ufm.Problem, ufm.Params]:
-    """A strict saddle of that rank, by following escapes from the origin."""
+    """A strict saddle of this rank, reached by following escapes from the origin."""
     prob = problem(K, d, n)
     return prob, landscape.descend(prob, prob.zeros(), max_stops=rank + 1, progress=False).params
 
@@ -89,7 +89,7 @@ def all_eigenvalues(quick: bool) -> Iterator[Row]:
 
 
 def inertias(quick: bool) -> Iterator[Row]:
-    """Inertia where the features of a class all differ: no structure but the rank, or none at all."""
+    """Inertia where all features of a class differ: low rank is the only structure, or there is none."""
     for n in (2,) if quick else (2, 10, 100):
         for rank in (10, 64):
             prob = problem(10, 64, n)
@@ -131,13 +131,13 @@ def smallest(quick: bool) -> Iterator[Row]:
 
 
 def our_lanczos(prob: ufm.Problem, params: ufm.Params, which: str) -> End:
-    """Ours, without the eigenvector that no peer computes either."""
+    """Our eigenvalue without its eigenvector, which no peer computes either."""
     sign = 1.0 if which == "smallest" else -1.0
     return lambda tol: sign * lanczos.lowest_value(prob, params, sign=sign, tol=tol)[0]
 
 
 def _sides(prob: ufm.Problem, params: ufm.Params, where: str, which: str, exact: float) -> Iterator[Row]:
-    """Each side at the loosest tolerance with which it is accurate enough."""
+    """Each method at the loosest tolerance at which it is accurate enough."""
     scale = abs(landscape.eigenvalues(prob, params, 1, "largest", method="lanczos", tol=1e-4).values[-1])
     for name, make in {"ufm (Lanczos)": our_lanczos, **PEERS}.items():
         row: Row = {"where": where, "dimension": prob.size, "which": which, "method": name}

@@ -1,4 +1,4 @@
-"""Many problems, and the first one: solves per second, and seconds to the first answer of a process."""
+"""Throughput over many problems, and the time to the first answer of a new process."""
 
 from __future__ import annotations
 

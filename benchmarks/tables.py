@@ -1,4 +1,4 @@
-"""SHELF of tables: what measures each, what it says, and who is compared with whom."""
+"""The tables of the benchmarks: the function that measures each, its text, and which rows are compared."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from benchmarks.machine import Row
 
 
 class Table(NamedTuple):
-    """`group`: rows equal in these columns are alternatives to each other; none where nothing is compared."""
+    """A table. Rows that agree in the columns `group` are alternatives to each other; () compares nothing."""
 
     rows: Callable[[bool], Iterator[Row]]
     text: str
     group: tuple[str, ...] = ()
-    column: str = "solver"  # that names the side
-    named: tuple[str, ...] = ()  # alternatives with a ratio of their own
-    task: Callable[[Row], str] | None = None  # its name in the summary
+    column: str = "solver"  # the column that names the solver or library
+    named: tuple[str, ...] = ()  # alternatives for which a separate ratio is shown
+    task: Callable[[Row], str] | None = None  # the name of a row in the summary
     summarised: Callable[[Row], bool] = lambda row: True
-    valid: Callable[[Row], bool] = lambda row: True  # an alternative that counts
+    valid: Callable[[Row], bool] = lambda row: True  # whether an alternative is accurate enough to count
 
     def side(self, row: Row) -> str:
         return str(row.get(self.column, ""))
@@ -33,7 +33,7 @@ def _shape(row: Row) -> str:
     return f"K={row.get('K')}, d={row.get('d')}, n={row.get('n')}{case}"
 
 
-#: the solvers of the summary; the others show what each change of coordinates is worth
+#: the solvers in the summary; the other rows show the gain of each change of coordinates
 _SHOWN = ("ufm newton", "ufm newton, nor penalties balanced", "ufm newton, class means (reduced)")
 _NAMED = ("scipy L-BFGS-B", "torch L-BFGS")
 
@@ -46,21 +46,22 @@ TABLES: dict[str, Table] = {
     "starts": Table(
         solving.starts,
         """## Starts of every size
-The fraction of Gaussian starts that `solve_sweep` (Newton, default options) takes to the global minimum, to
-1e-10, at K=10, d=64, n=10 with lam = sqrt(lam_W lam_H) and lam_W = 4 lam_H. The other columns are named after
-the standard deviation of the start's entries. From 100 on every softmax is saturated.""",
+The fraction of Gaussian starts from which `solve_sweep` (Newton, default options) reaches the global
+minimum to 1e-10, at K=10, d=64, n=10 with lam = sqrt(lam_W lam_H) and lam_W = 4 lam_H. The columns 0.001
+to 1000 are the standard deviations of the entries of the start. From 100 on, every softmax is saturated.""",
     ),
     "time": Table(
         solving.times,
         """## Time to |grad f| <= 1e-8
-Cross-entropy, K=10, d=64, same starts and stopping rule for all, compilation and the choice of step sizes
-excluded; median over repetitions, then over seeds. Case A: lam_W = lam_H = 0.2/(K sqrt n); case B: lam_W =
-5e-3, lam_H = 1e-5. Peers solve equation (7) as it stands, scipy's with our jitted derivatives; Adam and SGD
-(full batch, momentum 0.9) have a constant step size, of nine the one with the lowest f after 300 steps.
-`ufm newton` solves the full problem, every sample free, after two changes of coordinates of its own: balanced
-penalties, and features turned into the row space of W (K of d dimensions). The rows *not rotated* and *nor
-balanced* leave these out, as a peer could be given them. The class-mean reduction uses that the loss is
-convex and stands in a row of its own. *Not in*: the cap in seconds passed first.""",
+Cross-entropy at K=10, d=64, with the same starts and the same stopping rule for all solvers. Compilation
+and the choice of step sizes are excluded; times are medians over repetitions, then over seeds. Case A:
+lam_W = lam_H = 0.2/(K sqrt n); case B: lam_W = 5e-3, lam_H = 1e-5. The peers solve equation (7) directly,
+those of scipy with our jitted derivatives. Adam and SGD (full batch, momentum 0.9) use a constant step
+size, the one of nine with the lowest f after 300 steps. `ufm newton` solves the full problem, in which
+every sample is free, after two changes of coordinates: it balances the penalties, and it rotates the
+features into the row space of W (K of d dimensions). The rows *not rotated* and *nor balanced* omit the
+first or both of these, because a peer could be given them. The class-mean reduction relies on the
+convexity of the loss and has a row of its own. *Not in*: the time limit in seconds was reached first.""",
         group=("K", "d", "n", "case"),
         named=_NAMED,
         task=lambda row: f"solve, {_shape(row)}",
@@ -69,8 +70,8 @@ convex and stands in a row of its own. *Not in*: the cap in seconds passed first
     "large": Table(
         solving.large,
         """## A large problem
-K=100, d=512, n=100: 5.2 million unknowns, cross-entropy, |grad f| <= 1e-8, one start. Ours in a process of
-its own (peak memory: the whole process); compilation excluded for all.""",
+K=100, d=512, n=100, that is 5.2 million unknowns; cross-entropy, |grad f| <= 1e-8, one start. Our solver
+runs in a separate process (peak memory: the whole process). Compilation is excluded for all.""",
         group=("K", "d", "n", "case"),
         named=_NAMED,
         task=lambda row: "solve, 5.2 million unknowns",
@@ -78,18 +79,18 @@ its own (peak memory: the whole process); compilation excluded for all.""",
     "convex": Table(
         convex.rows,
         """## The convex reformulation
-cvxpy on min over Z = W H of the mean loss + sqrt(lam_W lam_H) |Z|_*, every sample a column or one column a
-class, against our solver on the same problem. |grad f| is measured at the factors of cvxpy's Z. Its first
-call, which finds the canonical form, is not counted in the full run.""",
+cvxpy minimises the mean loss + sqrt(lam_W lam_H) |Z|_* over Z = W H, with one column for each sample or
+for each class; our solver solves the same problem. |grad f| is measured at the factors of cvxpy's Z. The
+first call of cvxpy, which computes the canonical form, is not counted in the full run.""",
         group=("K", "d", "n", "formulation"),
         task=lambda row: f"solve against a convex solver, {row['formulation']}, {_shape(row)}",
     ),
     "sweep": Table(
         sweeps.sweeps,
         """## Sweeps
-Seeds x 10 penalties (1e-4 to 2e-2) at K=10, d=64, n=10, cross-entropy; `seconds`: a problem. Ours to the
-default tolerance 1e-10; peers, on fewer problems, to 1e-8 (optax in 2000 steps at most). scipy compiles its
-derivatives once for all penalties.""",
+Seeds x 10 penalties (1e-4 to 2e-2) at K=10, d=64, n=10, cross-entropy; `seconds` is the time per problem.
+Our solver runs to its default tolerance 1e-10, the peers, on fewer problems, to 1e-8 (optax with at most
+2000 steps). For scipy, the derivatives are compiled once for all penalties.""",
         group=("none",),
         column="side",
         task=lambda row: f"sweep of {row['problems']} problems, each",
@@ -98,8 +99,8 @@ derivatives once for all penalties.""",
     "first": Table(
         sweeps.first_answer,
         """## First answer
-A process that imports, solves label smoothing at K=10, d=64, n=10 once and ends. The numpy script has its
-gradient written by hand for this one loss and compiles nothing.""",
+The time of a process that imports the package, solves label smoothing at K=10, d=64, n=10 once and exits.
+The numpy script has a gradient written by hand for this one loss and compiles nothing.""",
         group=("none",),
         column="side",
         task=lambda row: f"first answer of a process, compilation cache {row['compilation cache']}",
@@ -107,20 +108,22 @@ gradient written by hand for this one loss and compiles nothing.""",
     "floor": Table(
         solving.floors,
         """## Distance from the floor
-A Hessian-vector product costs 12 K min(d, K) N operations, a gradient 6, turning the features 4 K d N. The
-floor is these operations at the speed of a 2000 x 2000 product on the same machine (the better of JAX's and
-PyTorch's), or, where the largest cache does not hold the problem, the bytes that products, conjugate
-gradients and gradients move at the speed of a triad over 512 MB, whichever is larger.""",
+A Hessian-vector product costs 12 K min(d, K) N operations, a gradient 6 K min(d, K) N, and the rotation
+of the features 4 K d N. The floor is the time of these operations at the speed of a 2000 x 2000 matrix
+product on the same machine (the faster of JAX's and PyTorch's). If the problem does not fit into the
+largest cache, the floor is at least the time to move the bytes of products, conjugate gradients and
+gradients at the speed of a triad over 512 MB.""",
     ),
     "metrics": Table(
         collapse.rows,
         """## NC1-NC4
-Random features with class structure, scatter 0.05; balanced classes. Peers as they are commonly written:
-Sigma_W and Sigma_B as d x d matrices and a pseudo-inverse with its default cut-off. *error of NC1*: relative,
-against K - 1 contrasts orthogonalised by QR in float64. A row whose error exceeds 1e-2 is no alternative
-in the summary. Each side in a process of its own with every core (OpenBLAS: peers all, ours one thread,
-what is faster for each); streamed: batches of 2000, two passes.
-Floor: the features read twice, for the means and for their products with the means' axes and with W.""",
+Random features with class structure and scatter 0.05; balanced classes. The peers use the common
+formulation: Sigma_W and Sigma_B as d x d matrices and a pseudo-inverse with its default cut-off. *error
+of NC1* is the relative error against K - 1 contrasts orthogonalised by QR in float64. A row whose error
+exceeds 1e-2 is not used as an alternative in the summary. Each implementation runs in a separate process
+with every core (OpenBLAS uses all threads for the peers and one thread for ours, which is the faster
+choice for each). *Streamed*: batches of 2000, two passes. Floor: the features are read twice, for the
+means and for their products with the axes of the means and with W.""",
         group=("K", "d", "N", "dtype"),
         column="side",
         task=lambda row: f"NC1-NC4, K={row['K']}, d={row['d']}, N={row['N']}, {row['dtype']}",
@@ -129,11 +132,12 @@ Floor: the features read twice, for the means and for their products with the me
     "deep": Table(
         training.rows,
         """## The training step of a deep network
-Forward, backward, clipping, decay, momentum; float32, CIFAR-size images in memory, width 0.25; every side in
-a process of its own, rounds interleaved, medians. Ratios are taken round by round. `ufm, 4 devices`: the
-batch sharded over virtual devices of the same cores. Ours keep freed memory, as `ufm train` does; *kept* is
-PyTorch with that switch, which nobody sets. Floor: the three products of every convolution and of the last
-layer, each of input, output and weights moved once a product.""",
+Forward and backward pass, clipping, weight decay and momentum; float32, CIFAR-size images in memory,
+width 0.25. Every implementation runs in a separate process, with interleaved rounds; times are medians,
+and ratios are taken round by round. `ufm, 4 devices`: the batch is sharded over virtual devices on the
+same cores. Our processes keep freed memory, as `ufm train` does; *kept* is PyTorch with the same setting
+of the C library, which is rarely used. Floor: the three products of every convolution and of the last
+layer, with input, output and weights moved once for each product.""",
         group=("net", "batch"),
         column="side",
         named=("torch channels_last",),
@@ -142,8 +146,9 @@ layer, each of input, output and weights moved once a product.""",
     "eigenvalues": Table(
         spectra.all_eigenvalues,
         """## All eigenvalues of the Hessian
-Cross-entropy, K=10, d=64, at the optimum and at a strict saddle of rank 5 (two escapes from the origin apart
-from it), median of five. Dense: LAPACK on the autodiff Hessian, in a process of its own with every core.""",
+Cross-entropy, K=10, d=64, at the optimum and at a strict saddle of rank 5 (reached by two escapes from
+the origin); median of five. *Dense*: LAPACK on the Hessian by autodiff, in a separate process with every
+core.""",
         group=("n", "where"),
         column="method",
         task=lambda row: f"all {row['dimension']:,} eigenvalues, {row['where']}",
@@ -151,16 +156,17 @@ from it), median of five. Dense: LAPACK on the autodiff Hessian, in a process of
     "inertia": Table(
         spectra.inertias,
         """## Inertia where nothing coincides
-K=10, d=64; random points whose features all differ, in 10 of 64 directions or in all. Median of three.""",
+K=10, d=64; random points at which all features differ and span 10 of the 64 directions or all of them.
+Median of three.""",
     ),
     "smallest": Table(
         spectra.smallest,
         """## One end of the spectrum
-The strict saddle is a simplex ETF of 50 groups of two classes (K=100, d=64, rank 49). All get the same
-point, and the same accuracy is asked of all: an error of at most 1e-5 of the largest |eigenvalue|, against
-the exact value (decomposition, or slicing by inertia). Each side gets the loosest power of ten as its
-tolerance with which it is that accurate (ours and eigsh bound a residual, PyHessian the last change), and is
-timed with it. PyHessian finds the eigenvalue of largest modulus only.""",
+The strict saddle is a simplex ETF of 50 groups of two classes (K=100, d=64, rank 49). All methods receive
+the same point and must reach the same accuracy: an error of at most 1e-5 of the largest |eigenvalue|
+against the exact value (from the decomposition, or from slicing by inertia). Each method is timed with
+the loosest power of ten as its tolerance at which it is that accurate (ours and eigsh bound a residual,
+PyHessian the last change). PyHessian finds only the eigenvalue of largest modulus.""",
         group=("where", "which"),
         column="method",
         task=lambda row: f"{row['which']} eigenvalue, {row['where']}, {row['dimension']:,} unknowns",
@@ -168,20 +174,22 @@ timed with it. PyHessian finds the eigenvalue of largest modulus only.""",
     "flattest": Table(
         spectra.smallest_positive,
         """## The flattest direction at the optimum
-Cross-entropy, K=10, d=64, n=10: the smallest positive eigenvalue, beside the null space of rotations.""",
+Cross-entropy, K=10, d=64, n=10: the smallest positive eigenvalue, next to the null space of the
+rotations.""",
     ),
     "search": Table(
         spectra.critical_points,
         """## Critical points found
-Cross-entropy, K=4, d=6, n=2, lam_W=0.01, lam_H=0.02: `find_critical_points` without the families it may
-start from, against those known analytically.""",
+Cross-entropy, K=4, d=6, n=2, lam_W=0.01, lam_H=0.02: the points that `find_critical_points` finds without
+starting from the known families, compared with the points known analytically.""",
     ),
     "scaling": Table(
         scaling.rows,
         """## Scaling
-Cross-entropy, case A; over N at K=10, d=64, over K at d=512, n=10, over d at K=10, n=100. Compilation
-excluded; every point a process of its own. Memory: its peak above that of the smallest size, which is mostly
-the compiler's. Exponents: least squares over the three largest sizes, memory where it exceeds 8 MiB.""",
+Cross-entropy, case A; N varies at K=10, d=64, K at d=512, n=10, and d at K=10, n=100. Compilation is
+excluded, and every point runs in a separate process. Memory is the peak above that of the smallest size,
+which is mostly the compiler's. Exponents are least-squares fits to the three largest sizes, for memory
+where it exceeds 8 MiB.""",
         group=("over", "N", "K", "d", "task"),
         column="side",
         task=lambda row: f"{row['task']}, K={row['K']}, d={row['d']}, N={row['N']:,}",

@@ -1,4 +1,4 @@
-"""The deep training step against PyTorch's, through `benchmarks.deep_step`, with its floor."""
+"""Compares the deep training step with PyTorch's by `benchmarks.deep_step`, and computes its floor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDES = ("torch channels_last", "torch channels_last kept", "ufm", "ufm, 4 devic
 
 
 def rows(quick: bool) -> Iterator[Row]:
-    """Interleaved rounds, every side in a process of its own."""
+    """Interleaved rounds; every implementation runs in a separate process."""
     how: dict[str, Any] = {"batch": 8, "rounds": 1, "steps": 1} if quick else {
         "batch": 128, "rounds": 7, "steps": 2
     }  # fmt: skip

@@ -1,12 +1,11 @@
 """Tries versions of Python and of the libraries: `python -m benchmarks.versions`.
 
-For each case an environment is made (by uv where it is on the path, else by venv and pip). In it run the
-tests marked `processor` of some files, warnings being errors. Libraries are the `oldest` that
-pyproject.toml allows, the `newest` that can be installed, or the newest with one version of JAX. The
-outcome goes to `versions.json` and, as a table, to CONTRIBUTING.md. A case whose interpreter is not on this
-machine is left as it was, so that several machines can fill one table. The script imports nothing beyond
-the standard library, so any of these Pythons can run it.
-"""
+For each case the script creates an environment (with uv if it is on the path, otherwise with venv and pip)
+and runs the tests marked `processor` of some files in it, with warnings as errors. The libraries are the
+`oldest` that pyproject.toml allows, the `newest` that can be installed, or the newest together with one
+version of JAX. The outcome is written to `versions.json` and, as a table, to CONTRIBUTING.md. Cases whose
+interpreter is not on this machine keep their old outcome, so that several machines can fill one table. The
+script uses only the standard library, so each of these Pythons can run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules of class folders: what is a part, what is a class, what is skipped, what is refused."""
+"""The rules of class folders: parts, classes, what is skipped and what is refused."""
 
 import io
 import os
@@ -8,83 +8,20 @@ import zipfile
 
 import numpy as np
 import pytest
-from PIL import Image
-from test_deep_data import random_images
+from class_folder_files import (
+    as_folder,
+    as_tar,
+    as_zip,
+    assert_holds,
+    every_source,
+    images,
+    in_parts,
+    own_cache,  # noqa: F401 (a fixture for every test here)
+    pixels,
+    png,
+)
 
 from ufm.deep import _class_folders, _decoded_copies, datasets
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("UFM_DATA", str(tmp_path_factory.mktemp("cache")))
-
-
-def png(seed, shape=(6, 5, 3)):
-    return encoded(Image.fromarray(random_images(1, shape, seed)[0]), "png")
-
-
-def encoded(image, kind, **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def images(*folders, count=6):
-    """PNG files in each folder, all different."""
-    names = [f"{folder}/{i}.png" for folder in folders for i in range(count)]
-    return {name: png(seed) for seed, name in enumerate(names)}
-
-
-def in_parts(train="train", test="test", classes=("ant", "cat", "dog"), count=2, below=""):
-    return images(*(f"{part}/{c}{below}" for part in (train, test) for c in classes), count=count)
-
-
-def as_folder(root, files):
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(content)
-    return root
-
-
-def as_tar(root, files):
-    path = root.with_suffix(".tar.gz")
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"./{root.name}/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return path
-
-
-def as_zip(root, files, separator="/"):
-    path = root.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            info = zipfile.ZipInfo("x")
-            info.filename = f"{root.name}/{name}".replace("/", separator)
-            archive.writestr(info, content)
-    return path
-
-
-def as_windows_zip(root, files):
-    return as_zip(root, files, "\\")
-
-
-SOURCES = (as_folder, as_tar, as_zip, as_windows_zip)
-every_source = pytest.mark.parametrize("packed", SOURCES)
-
-
-def pixels(content):
-    return np.asarray(Image.open(io.BytesIO(content)))
-
-
-def assert_holds(data, files, part, classes):
-    """The images of a part of the data are those of the files, class by class."""
-    labels, found = getattr(data, f"{part}_labels"), getattr(data, f"{part}_images")
-    for k, label in enumerate(classes):
-        expected = [pixels(c) for name, c in sorted(files.items()) if f"{label}/" in name]
-        assert np.array_equal(found[labels == k], expected)
-
 
 # --- parts and classes ----------------------------------------------------------------------------
 
@@ -354,98 +291,6 @@ def test_links_in_archives(tmp_path):
         link.create_system, link.external_attr = 3, 0o120777 << 16
         archive.writestr(link, "cat")
     assert datasets.get(tmp_path / "pets.zip").classes == ("cat", "dog", "emu")
-
-
-# --- pixels ---------------------------------------------------------------------------------------
-
-GREY, COLOUR = random_images(1, (6, 5), 1)[0], random_images(1, (6, 5, 3), 2)[0]
-
-
-def set_of(root, first, kind="png", rest=COLOUR):
-    """A set whose first image is `first`; the others are `rest`."""
-    other = encoded(Image.fromarray(rest), "png")
-    files = {f"{part}/{c}/1.png": other for part in ("train", "test") for c in ("ant", "cat")}
-    return as_folder(root, files | {f"train/ant/0.{kind}": first})
-
-
-@pytest.mark.parametrize("mode", ["L", "1", "LA", "I;16"])
-def test_one_grey_image_first_does_not_make_the_set_grey(tmp_path, mode):
-    image = (
-        Image.fromarray(GREY.astype(np.uint16) * 256)
-        if mode == "I;16"
-        else Image.fromarray(GREY).convert(mode)
-    )
-    data = datasets.get(set_of(tmp_path / "pets", encoded(image, "png")))
-    assert data.image_shape == (6, 5, 3)
-    expected = np.where(GREY > 0, 255, 0) if mode == "1" else GREY
-    if mode != "1":  # Pillow dithers
-        assert np.array_equal(data.train_images[0], np.repeat(expected[..., None], 3, 2))
-    assert np.array_equal(data.train_images[1], COLOUR)
-
-
-def test_a_set_is_grey_where_all_images_are(tmp_path):
-    for mode in ("L", "LA", "P"):
-        first = encoded(Image.fromarray(GREY).convert(mode), "png")
-        data = datasets.get(set_of(tmp_path / mode, first, rest=GREY))
-        assert data.image_shape == (6, 5, 1)
-        assert np.array_equal(data.train_images[0, ..., 0], GREY)
-    first = encoded(Image.fromarray(COLOUR), "png")
-    assert datasets.get(set_of(tmp_path / "one in colour", first, rest=GREY)).image_shape == (6, 5, 3)
-
-
-def test_palettes_transparency_and_cmyk(tmp_path):
-    few = np.random.default_rng(0).choice([0, 80, 255], (6, 5, 3)).astype(np.uint8)
-    palette = Image.fromarray(few).convert("P", palette=Image.Palette.ADAPTIVE)
-    seen = np.asarray(palette.convert("RGB"))
-    sources = {
-        "palette": (encoded(palette, "png"), seen),
-        # a byte a colour, of which Pillow warns
-        "palette with transparency": (encoded(palette, "png", transparency=bytes([0, 99, 255])), seen),
-        "one transparent colour": (encoded(palette, "png", transparency=1), seen),
-        "alpha": (encoded(Image.fromarray(np.dstack([COLOUR, GREY])), "png"), COLOUR),
-    }
-    for name, (content, expected) in sources.items():
-        data = datasets.get(set_of(tmp_path / name, content))
-        assert np.array_equal(data.train_images[0], expected), name
-    cmyk = Image.fromarray(COLOUR).convert("CMYK")
-    data = datasets.get(set_of(tmp_path / "cmyk", encoded(cmyk, "tiff"), "tiff"))
-    assert np.array_equal(data.train_images[0], COLOUR)
-
-
-@pytest.mark.parametrize("kind", ["png", "tif", "pgm"])
-def test_sixteen_bits_among_colours(tmp_path, kind):
-    deep = np.arange(30, dtype=np.uint16).reshape(6, 5) * 2000
-    content = encoded(Image.fromarray(deep), "ppm" if kind == "pgm" else "tiff" if kind == "tif" else kind)
-    data = datasets.get(set_of(tmp_path / "deep", content, kind))
-    assert np.array_equal(data.train_images[0], np.repeat((deep // 256)[..., None], 3, 2))
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["png", "tiff", "webp"])
-def test_the_orientation_of_photographs_is_applied(tmp_path, orientation, kind):
-    square = random_images(1, (6, 6, 3), 5)[0]
-    # as the camera's sensor saw it: what the standard (Exif 2.3, tag 0x0112) says undoes it
-    stored = {
-        1: square, 2: square[:, ::-1], 3: square[::-1, ::-1], 4: square[::-1], 5: square.transpose(1, 0, 2),
-        6: np.rot90(square, 1), 7: square[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(square, -1),
-    }[orientation]  # fmt: skip
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    options = {"lossless": True} if kind == "webp" else {}
-    first = encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif, **options)
-    data = datasets.get(set_of(tmp_path / "photos", first, kind, rest=square))
-    assert np.array_equal(data.train_images[0], square)
-
-
-def test_sizes_are_compared_as_seen(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = encoded(Image.fromarray(np.ascontiguousarray(np.rot90(COLOUR, 1))), "png", exif=exif)
-    assert np.array_equal(datasets.get(set_of(tmp_path / "a", turned)).train_images[0], COLOUR)
-    with pytest.raises(
-        ValueError, match=r"images of one size, got .* of 6x5x3 and train/ant/0\.png of 5x6x3"
-    ):
-        datasets.get(set_of(tmp_path / "b", encoded(Image.fromarray(np.rot90(COLOUR, 1)), "png")))
 
 
 # --- names ----------------------------------------------------------------------------------------

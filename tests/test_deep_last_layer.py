@@ -1,10 +1,15 @@
 """A last layer at the UFM's optimum, moved and noisy, beside the theory."""
 
+import dataclasses
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import ufm
-from ufm.deep import _last_layer
+from ufm import deep
+from ufm.deep import _last_layer, presets
 
 
 @pytest.mark.parametrize("loss", ["ce", "ls", "mse"])
@@ -29,11 +34,17 @@ def test_the_optimum_is_recognised_whatever_its_origin(loss):
     assert "UFM (lam_W=3.00e-03" in repr(worse)
 
 
-def test_a_run_is_compared_at_its_effective_penalties():
-    from ufm import deep
-
-    how = {"net": "mlp", "width": 0.25, "epochs": 2, "preset": "small"}
-    run = deep.train("digits", loss="mse", **how)
-    found = run.compare_with_ufm()
-    assert found.lam_W == pytest.approx(5e-4)
-    assert found.gap > 0
+@pytest.mark.parametrize(("preset", "loss"), [("paper-code-sum", "ls"), ("paper-code", "mse")])
+def test_the_effective_penalty_is_that_of_the_step(preset, loss):
+    """The first step changes W by the rate times the gradient of scale (mean L + lam_W/2 |W|^2)."""
+    preset = dataclasses.replace(presets.PRESETS[preset], clip=1e9, augment=False, validation=0.0)
+    how = {"net": "mlp", "width": 0.25, "epochs": 1, "batch": 64, "max_train": 64}
+    run = deep.train("digits", loss=loss, preset=preset, weight_decay=0.5, learning_rate=1e-3, **how)
+    start = dataclasses.replace(run, state=run.plan.initial_state())
+    H, labels, W, b = (jnp.asarray(x) for x in start.features())
+    mean = jax.grad(lambda W: jnp.mean(jax.vmap(run.plan.loss)(H @ W.T + b, jnp.asarray(labels, int))))
+    step = (W - run.plan.net.classifier(run.params)[0]) / 1e-3
+    lam_W = run.compare_with_ufm().lam_W
+    scale = jnp.vdot(step, mean(W) + lam_W * W) / jnp.linalg.norm(mean(W) + lam_W * W) ** 2
+    np.testing.assert_allclose(step, scale * (mean(W) + lam_W * W), atol=2e-3 * float(jnp.abs(step).max()))
+    assert lam_W * scale == pytest.approx(0.5, rel=1e-2)

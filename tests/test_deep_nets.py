@@ -1,4 +1,4 @@
-"""Networks against PROTOCOL.md's exact counts and against the same networks in PyTorch."""
+"""Networks against the counts of docs/protocol.md, section 1, and the same networks in PyTorch."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_float32_logits_are_pytorchs(name):
 
 
 def descend(net: nets.Net, rate: float = 0.1) -> Any:
-    """PROTOCOL's step by hand: clip at norm 2, then add the decay, then momentum."""
+    """The step of docs/protocol.md, section 3.1: clip at norm 2, then add the decay, then momentum."""
 
     @jax.jit
     def step(params: Any, state: Any, velocity: Any, x: Any, y: Any) -> Any:

@@ -1,5 +1,6 @@
 """Runs that are killed, corrupted or changed: nothing is lost, nothing is mixed up."""
 
+import dataclasses
 import errno
 import os
 import random
@@ -268,6 +269,49 @@ def test_other_code_is_refused(tmp_path, monkeypatch, whole):
         run = train(tmp_path, resume="changed")
     assert bits(run) == bits(whole)
     assert [note.split(":")[1] for note in run.notes] == [" code, source"]
+
+
+def test_other_data_are_refused_even_as_a_change(tmp_path, monkeypatch):
+    interrupt(tmp_path, monkeypatch)
+    data = deep.datasets.get("digits")
+    labels = data.train_labels.copy()
+    labels[-1] = (labels[-1] + 1) % 10
+    other = dataclasses.replace(data, train_labels=labels)
+    with pytest.raises(ValueError, match=r"holds another run \(digest: '\w+' -> '\w+'\)"):
+        deep.train(other, out=tmp_path, **HOW)
+    with pytest.raises(ValueError, match=r"a run of other data or another network \(digest: "):
+        deep.train(other, out=tmp_path, resume="changed", **HOW)
+    with pytest.raises(ValueError, match=r"a run of other data or another network \(digest: "):
+        deep.load(tmp_path, data=other)
+
+
+NUMBERS = ("train", "plan", "step", "measure", "feed", "mesh", "config", "history")
+CODE = (
+    *(f"deep/_{name}.py" for name in NUMBERS),
+    *(f"deep/{name}.py" for name in ("nets", "layers", "augment", "datasets", "presets")),
+)
+
+
+@pytest.mark.parametrize("module", CODE)
+def test_the_guard_sees_a_change_of_every_module_that_numbers_depend_on(tmp_path, monkeypatch, module):
+    sources = tmp_path / "ufm"
+    shutil.copytree(_files.SOURCES, sources, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(_files, "SOURCES", sources)
+    version = _config.code_version.__wrapped__
+    before = version()
+    assert before == version()
+    with (sources / module).open("a") as stream:
+        stream.write("#")
+    assert [line.split(":")[0] for line in _config.differences(before, version())] == ["source"]
+    (sources / module).write_text((_files.SOURCES / module).read_text()[:-1])
+    (sources / "deep" / "_sweep.py").write_text("")
+    assert version() == before
+
+
+def test_the_guard_covers_the_metrics_and_the_losses():
+    covered = {path.relative_to(_files.SOURCES).parts[0] for path in _config.sources()}
+    assert {"metrics", "deep"} <= covered
+    assert {"losses", "losses.py"} & covered
 
 
 # --- what goes wrong on the way -------------------------------------------------------------------

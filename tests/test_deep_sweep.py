@@ -15,7 +15,7 @@ from test_deep_train import same_run, tiny
 from tolerances import HANG
 
 from ufm import deep
-from ufm.deep import _cost, _plan, _sweep, datasets, nets, presets
+from ufm.deep import _compile_time, _cost, _plan, _sweep, datasets, nets, presets
 from ufm.deep._sweep_folder import Row
 from ufm.deep._sweep_status import SweepStatus, hours
 
@@ -84,6 +84,48 @@ def test_hours_are_operations_left_at_the_rate_of_the_nearest_width(tmp_path):
     assert status.operations_left == pytest.approx(cost[0] / 2 + cost[1], rel=1e-12)
 
 
+def test_the_time_left_counts_each_compilation_of_the_remaining_runs(tmp_path):
+    plan = planned(tmp_path, widths=(0.125, 1.0), seeds=(0, 1))
+    cost = [point.operations.total for point in plan.points]
+    rows = [Row(point, "waiting", "", 0, 0.0, "") for point in plan.points]
+    by_name = {row.point.name: i for i, row in enumerate(rows)}
+    first, second = by_name["ce-w0.125-e2-s0"], by_name["ce-w0.125-e2-s1"]
+    rows[first] = rows[first]._replace(status="completed", epoch=2, seconds=9.0, compile_seconds=7.0)
+    rows[second] = rows[second]._replace(status="running", epoch=1, seconds=1.0, compile_seconds=0.0)
+    rates = _cost.rates_of(rows)
+    speed = 1.5 * cost[first] / (2.0 + 1.0)
+    assert rates == {0.125: (speed, 7.0)}
+    status = SweepStatus(tmp_path, plan.settings, tuple(rows), rates, "")
+    left = sum(cost) - 1.5 * cost[first]
+    # ce at 0.125 for the run to continue, mse at 0.125, both at 1.0: in a new process each compiles once
+    assert 3600 * status.hours_left == pytest.approx(left / speed + 4 * 7.0, rel=1e-12)
+    rows[second] = rows[second]._replace(status="completed", epoch=2)
+    status = SweepStatus(tmp_path, plan.settings, tuple(rows), rates, "")
+    assert 3600 * status.hours_left == pytest.approx((left - cost[first] / 2) / speed + 3 * 7.0, rel=1e-12)
+
+
+def test_a_record_says_how_long_its_run_compiled(tmp_path):
+    plan = planned(tmp_path, losses=("fl",), seeds=(0, 1), gamma=2.5, batch=17)
+    status = _sweep.train_sweep(plan)
+    first, second = (record(plan, i) for i in (0, 1))
+    assert 0 < first["compile_seconds"] < first["last"]["seconds"]
+    assert second["compile_seconds"] == 0  # the same programs in the same process
+    (rate,) = status.rates.values()
+    assert rate.compile_seconds == first["compile_seconds"]
+
+
+def test_compilations_within_others_count_once(monkeypatch):
+    clock = iter([1.0, 2.0, 3.0, 10.0])
+    monkeypatch.setattr(_compile_time, "_intervals", [])
+    monkeypatch.setattr(_compile_time.time, "perf_counter", lambda: next(clock))
+    _compile_time._record("/jax/core/compile/a", 0.5)  # 0.5 to 1.0
+    _compile_time._record("/jax/core/compile/b", 0.5)  # 1.5 to 2.0, within the next one
+    _compile_time._record("/jax/core/compile/c", 1.75)  # 1.25 to 3.0
+    assert _compile_time.compile_seconds() == 0.5 + 1.75
+    _compile_time._record("/jax/compilation_cache/x", 4.0)  # not a compilation
+    assert _compile_time.compile_seconds() == 0.5 + 1.75
+
+
 def test_without_a_rate_the_time_is_unknown_and_otherwise_measured(tmp_path):
     plan = planned(tmp_path)
     blind = _sweep.sweep_status(plan, measure=False)
@@ -92,6 +134,9 @@ def test_without_a_rate_the_time_is_unknown_and_otherwise_measured(tmp_path):
     seen = _sweep.sweep_status(plan)
     assert seen.hours_left > 0
     assert "3 steps at width 0.125" in repr(seen)
+    compiling = seen.rates[0.125].compile_seconds
+    assert compiling > 0
+    assert 3600 * seen.hours_left > 2 * compiling  # two losses: nothing is compiled yet
     assert not list(tmp_path.iterdir())  # nothing is written before it starts
 
 

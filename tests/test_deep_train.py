@@ -64,37 +64,7 @@ def same_run(a, b):
     return same(a.state, b.state) and same(*history)
 
 
-# --- the protocol ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("preset", "epochs", "counts"),
-    [
-        ("paper", 100, (42, 29, 29)),
-        ("paper-code", 100, (41, 29, 30)),
-        ("paper-code", 800, (341, 229, 230)),
-        ("paper-code-sum", 800, (341, 229, 230)),
-        ("paper", 7, (3, 2, 2)),
-    ],
-)
-def test_the_learning_rate_drops_at_the_epochs_of_the_protocol(preset, epochs, counts):
-    rates = presets.PRESETS[preset].learning_rates(epochs)
-    values, seen = np.unique(rates, return_counts=True)
-    np.testing.assert_allclose(values, [0.001, 0.01, 0.1], rtol=1e-12)
-    assert tuple(seen[::-1]) == counts
-    assert (np.diff(rates) <= 0).all()
-
-
-@pytest.mark.parametrize("preset", presets.PRESETS)
-def test_every_preset_holds_the_protocols_constants(preset):
-    p = presets.PRESETS[preset]
-    assert (p.learning_rate, p.momentum, p.weight_decay, p.clip, p.validation) == (0.1, 0.9, 5e-4, 2.0, 0.1)
-    expected = {"paper-code": (100, "mean", "mean"), "paper-code-sum": (128, "sum", "sum")}
-    if preset.startswith("paper"):
-        assert (p.batch, p.reduction, p.mse_over_classes) == expected.get(preset, (128, "mean", "sum"))
-    cifar100 = dataclasses.replace(tiny(name="cifar100"))
-    assert (p.constants(cifar100)[0] == (0.4914, 0.4822, 0.4465)) == preset.startswith("paper")
-    assert p.constants(tiny()) == ((0.3, 0.4), (0.25, 0.2))
+# --- the step ---------------------------------------------------------------------------------------
 
 
 def torch_loss(torch, name, preset, logits, labels):

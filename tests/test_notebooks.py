@@ -18,6 +18,12 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 README = (ROOT / "README.md").read_text()
 
+
+def section(heading):
+    """The part of the README below this heading."""
+    return README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
 # In a process of its own, because Jupyter's sockets outlive it; and in this interpreter, whatever kernels
 # are registered on the machine.
 EXECUTE = """
@@ -89,12 +95,11 @@ def test_the_python_of_the_readme_runs(capsys):
 
 
 def test_the_readme_lists_every_claim():
-    table = README[README.index("## What is verified") : README.index("## Numbers")]
-    assert set(re.findall(r"`(\w+)`", table)) >= {row.name for row in STATEMENTS}
+    assert set(re.findall(r"`(\w+)`", section("What is verified"))) >= {row.name for row in STATEMENTS}
 
 
 def test_the_readme_has_every_verdict_of_the_shelf():
-    table = README[README.index("## The paper on one page") : README.index("## A first solution")]
+    table = section("The paper on one page")
     rows = [f"| {row.section} | {row.title} | {row.known} |" for row in reproduce.STATEMENTS]
     assert [line for line in table.splitlines() if line in rows] == rows
 

@@ -1,8 +1,8 @@
-"""Docstrings as the package writes them: plain text and formulas, for a terminal first.
+"""Renders the package's docstrings, which are plain text and formulas, written first for a terminal.
 
-Before napoleon reads a docstring: what markup would take for itself is escaped, `names` become links where
-they are names of the package, indented formulas and lines that end early stay as they are. After it: the
-fields of a record are listed with the comments that stand beside them.
+Before napoleon reads a docstring, characters with a meaning in markup are escaped, `names` of the package and
+citations of its pages become links, and indented formulas and lines that end early keep their layout. After
+napoleon, the fields of a record are listed with the comments next to them in the source.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-#: a line that could have taken the next word within so many characters ends where its author wanted
+#: a line that had room for the next word within this many characters was ended there on purpose
 WIDTH = 94
-#: a colon in hiding
+#: stands for a colon that napoleon must not see
 COLON = "\ue000"
 _DOCTEST = re.compile(r"\s*>>> ")
 _SECTION = re.compile(r"\s*(Args|Attributes|Raises|Returns):$")
@@ -34,7 +34,7 @@ _ITEM = re.compile(r"\s*([-*]|\d+\.) ")
 
 @cache
 def public() -> dict[str, str]:
-    """Where an object is documented: by where it is defined, by its full name, and by its last names."""
+    """Where an object is documented, by the place of its definition, its full name, and its suffixes."""
     places: dict[str, str] = {}
     for module in MODULES:
         for name in names(module):
@@ -48,7 +48,7 @@ def public() -> dict[str, str]:
 
 
 def _before(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    if what in ("attribute", "property"):  # what stands before a colon would be taken for its type
+    if what in ("attribute", "property"):  # napoleon would read the text before a colon as the type
         lines[:] = [line.replace(":", COLON) for line in lines]
     out: list[str] = []
     blocks = re.split(r"\n\s*\n", "\n".join(lines).strip("\n"))
@@ -70,13 +70,13 @@ def _before(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
 
 
 def _in_section(out: list[str]) -> bool:
-    """Whether the last line that is not indented heads a section."""
+    """Whether the last line without indentation is the heading of a section."""
     heads = [row for row in out if row and not row.startswith(" ")]
     return bool(heads) and bool(_SECTION.match(heads[-1]))
 
 
 def _section(rows: list[str]) -> list[str]:
-    """A section's entries; what is said there of no entry in particular follows them."""
+    """The entries of a section, followed by the text that belongs to no single entry."""
     head = next(i for i, row in enumerate(rows) if _SECTION.match(row))
     indent = rows[head + 1][: len(rows[head + 1]) - len(rows[head + 1].lstrip())]
     entries, said = rows[: head + 1], [""]
@@ -91,7 +91,7 @@ def _section(rows: list[str]) -> list[str]:
 
 
 def _lines(rows: list[str]) -> list[str]:
-    """A paragraph; as lines where its author ended one early."""
+    """A paragraph, as separate lines if a line was ended on purpose."""
     joined = [rows[0].strip()]
     last, broken = rows[0], False
     for row in rows[1:]:
@@ -114,7 +114,8 @@ def _escaped(row: str) -> str:
             )
         else:
             part = re.sub(r"(?<!\\)([|*])", r"\\\1", part)
-            parts[i] = re.sub(r"(?<=\w)_(?!\w)", r"\\_", part)
+            part = re.sub(r"(?<=\w)_(?!\w)", r"\\_", part)
+            parts[i] = re.sub(r"docs/(theory|protocol)\.md", r":doc:`docs/\1.md </\1>`", part)
     return "".join(parts)
 
 
@@ -158,7 +159,7 @@ def _described(cls: type) -> list[tuple[str, str, str]]:
             said = comments.get(node.end_lineno or 0, (0, ""))[1]
             after = (node.end_lineno or 0) + 1
             column = comments.get(node.end_lineno or 0, (0, ""))[0]
-            while said and after not in taken and comments.get(after, (0, ""))[0] == column:  # it goes on
+            while said and after not in taken and comments.get(after, (0, ""))[0] == column:  # continued
                 said, after = f"{said} {comments[after][1]}", after + 1
             if not node.target.id.startswith("_") and node.target.id in fields(cls):
                 said = re.sub(r"\s*\(never written to\)|noqa\S*.*", "", said)
@@ -169,14 +170,14 @@ def _described(cls: type) -> list[tuple[str, str, str]]:
 def _signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, result: str | None
 ) -> tuple[str | None, str | None] | None:
-    """Of a record the names only: nobody calls it, and its fields follow."""
+    """The signature of a record: names only, because users do not construct it and its fields follow."""
     if what == "class" and hasattr(obj, "_fields"):
         return f"({', '.join(obj._fields)})", None
     return None
 
 
 def _find(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> Any:
-    """An annotation names the place where a class is defined; its page is elsewhere."""
+    """Resolves an annotation, which names the module that defines a class, to the page of the class."""
     place = public().get(node.get("reftarget", ""))
     if node.get("refdomain") != "py" or place is None or place == node["reftarget"]:
         return None

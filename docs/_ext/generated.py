@@ -1,4 +1,4 @@
-"""Pages and parts of pages that are written from the package: nothing is said twice."""
+"""Writes the pages and parts of pages that are derived from the package, so that nothing is written twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-#: page -> module; a page of the reference for each
+#: the modules that have a page in the reference
 MODULES = (
     "ufm",
     "ufm.losses",
@@ -34,7 +34,7 @@ MODULES = (
     "ufm.deep.figures",
 )
 
-#: where a link of a file in the root leads from a page
+#: the page to which a link to a file of the root leads
 LINKS = {
     "benchmarks/results.md": "/peers.md",
     "README.md": "/index.md",
@@ -44,15 +44,16 @@ LINKS = {
 
 
 def write(root: Path, docs: Path) -> None:
-    """The notebooks, the parts of the README, the statements, the command line and the reference."""
+    """Writes the notebooks, the parts of the README, the statements, the command line and the reference."""
     parts, pages, notebooks = docs / "_generated", docs / "api", docs / "notebooks"
     for folder in (parts, pages, notebooks):
         folder.mkdir(exist_ok=True)
-    there = {path.name: path for path in (root / "notebooks").glob("*.ipynb")}
-    for stale in {path.name for path in notebooks.glob("*.ipynb")} - set(there):
-        (notebooks / stale).unlink()
-    for name, path in there.items():
-        _update(notebooks / name, path.read_text())
+    there = {notebooks / path.name: path.read_text() for path in (root / "notebooks").glob("*.ipynb")}
+    there |= {pages / f"{module}.md": _page(module) for module in MODULES}
+    for stale in {*notebooks.glob("*.ipynb"), *pages.glob("*.md")} - set(there):
+        stale.unlink()
+    for path, text in there.items():
+        _update(path, text)
     for name, text in _sections(root / "README.md").items():
         _update(parts / f"readme-{name}.md", text)
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
@@ -65,12 +66,10 @@ def write(root: Path, docs: Path) -> None:
     _update(parts / "statements.md", _statements())
     _update(parts / "cli.md", _help())
     _update(parts / "modules.md", _modules())
-    for module in MODULES:
-        _update(pages / f"{module}.md", _page(module))
 
 
 def _update(path: Path, text: str) -> None:
-    """Written only where it changed, so that what depends on it is not built again."""
+    """Writes a file only if it changed, so that pages that depend on it are not rebuilt."""
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
 
@@ -82,7 +81,7 @@ def _relinked(text: str) -> str:
 
 
 def _sections(readme: Path) -> dict[str, str]:
-    """The README's parts by the name of their heading; "top" stands before the first."""
+    """The sections of the README by the name of their heading; "top" is the text before the first."""
     text = re.sub(r"<!--.*?-->\n", "", readme.read_text())
     text = _relinked(re.sub(r"\n\[CONTRIBUTING\.md\].*\n$", "\n", text))  # the links of its foot
     top, *rest = re.split(r"^## ", text, flags=re.M)
@@ -112,7 +111,7 @@ def _statements() -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown leaves as it is."""
+    """Text with the special characters of Markdown escaped."""
     return re.sub(r"([*_|<>$\[\]`\\])", r"\\\1", text)
 
 
@@ -146,7 +145,7 @@ def _sentence(thing: Any) -> str:
 
 
 def names(module: str) -> list[str]:
-    """What a module offers: its `__all__`, else what it defines; no modules."""
+    """The public names of a module: its `__all__`, otherwise what it defines, without modules."""
     there = importlib.import_module(module)
     own = (
         name
@@ -158,14 +157,14 @@ def names(module: str) -> list[str]:
 
 
 def fields(thing: Any) -> list[str]:
-    """Of a record."""
+    """The names of the fields of a record."""
     if dataclasses.is_dataclass(thing):
         return [field.name for field in dataclasses.fields(thing)]
     return list(getattr(thing, "_fields", ()))
 
 
 def _page(module: str) -> str:
-    """The reference of a module: what it says of itself, a table, and every name."""
+    """The reference page of a module: its docstring, a table, and every name."""
     there = importlib.import_module(module)
     kinds: dict[str, list[str]] = {"function": [], "class": [], "data": []}
     for name in names(module):

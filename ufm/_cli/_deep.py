@@ -258,19 +258,19 @@ def figures(
 
     What a figure lacks is said in it.  Exit status: 0 drawn, 2 misuse.
     """
-    from ufm.deep import figures as shelf
+    from ufm.figures import paper
 
-    theory = [number for number, kind in shelf.FIGURES.items() if kind.data is None]
-    every = [number for number in shelf.FIGURES if data is None or number not in theory]
+    theory = [number for number, kind in paper.FIGURES.items() if kind.data is None]
+    every = [number for number in paper.FIGURES if data is None or number not in theory]
     chosen = every if figure is None else figure
     for number in chosen:
-        if number not in shelf.FIGURES:
-            raise ValueError(f"figure: expected one of {', '.join(map(str, shelf.FIGURES))}, got {number}")
-    found = shelf.records(*runs)
+        if number not in paper.FIGURES:
+            raise ValueError(f"figure: expected one of {', '.join(map(str, paper.FIGURES))}, got {number}")
+    found = paper.records(*runs)
     _checks.folder("out", out)
     drawings = []
     for number in _progress.each("figures", chosen):
-        drawing = shelf.draw(number, found, data=data)
+        drawing = paper.draw(number, found, data=data)
         files = [out / f"figure{number}.{kind}" for kind in ("png", "pdf")]
         _save(drawing.figure, files)
         drawings.append(drawing.to_dict() | {"files": [str(file) for file in files]})

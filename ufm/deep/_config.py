@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 from ufm import _files
@@ -60,10 +61,14 @@ _NUMBERS = (
 )  # fmt: skip
 
 
-@functools.cache
-def code_version() -> dict[str, str]:
-    """Versions of package and JAX, and a digest of the source code on which the numbers of a run depend."""
+def sources() -> list[Path]:
+    """The files with the code on which the numbers of a run depend."""
     root = _files.SOURCES
     shared = [*root.glob("losses.py"), *root.glob("losses/*.py"), *root.glob("metrics/*.py")]
-    own = [root / "deep" / f"{name}.py" for name in _NUMBERS]
-    return _files.versions() | {"source": _files.source_digest([*shared, *own])}
+    return [*shared, *(root / "deep" / f"{name}.py" for name in _NUMBERS)]
+
+
+@functools.cache
+def code_version() -> dict[str, str]:
+    """Versions of package and JAX, and a digest of `sources`."""
+    return _files.versions() | {"source": _files.source_digest(sources())}

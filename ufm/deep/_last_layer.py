@@ -1,4 +1,4 @@
-"""The bridge: a trained last layer beside the UFM's optimum at its effective penalties."""
+"""A trained last layer compared with the UFM's optimum at its effective penalties."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Printed):
-    """Measured values of a last layer, and those of the UFM's global minimiser (None: no closed form).
+    """Measurements of a last layer, and the values at the UFM's global minimiser (None: no closed form).
 
-    M (K, d) are the class means from their own mean.
+    M (K, d) are the class means minus their mean.
     """
 
     lam_W: float  # effective penalties
@@ -42,7 +42,7 @@ class Comparison(Printed):
     duality: float  # NC3
     alignment: float  # mean cosine between w_k and its class mean; 1 at self-duality
     optimal_alignment: float | None
-    within: float  # share of |H|^2 that is within the classes; 0 at collapse
+    within: float  # share of |H|^2 within the classes; 0 at collapse
     regime: str  # of the optimum, or why there is no closed form
     angles: Float[np.ndarray, "K K"]  # cosines between centred class means
     dual_angles: Float[np.ndarray, "K K"]  # between w_k and centred class means
@@ -54,13 +54,13 @@ class Comparison(Printed):
         return None if self.optimum is None else self.objective / self.optimum - 1
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it, without the arrays."""
+        """The comparison as JSON, without the arrays."""
         arrays = ("angles", "dual_angles", "margins")
         facts = {name: value for name, value in vars(self).items() if name not in arrays}
         return facts | {"gap": self.gap}
 
     def sheet(self) -> Sheet:
-        """A row a quantity: measured, at the UFM's optimum, and their ratio."""
+        """A row for each quantity: measured, at the UFM's optimum, and their ratio."""
 
         K = len(self.angles)
         simplex = None if self.optimal_alignment is None else -1 / (K - 1)
@@ -83,9 +83,17 @@ class Comparison(Printed):
 
     def plot(self) -> Figure:
         """Cosines of the class means and of classifier and means, and margins, beside the optimum's."""
-        from ufm.deep.figures import plot_comparison
+        from ufm.figures.last_layer import plot_last_layer
 
-        return plot_comparison(self)
+        above = "" if self.gap is None else f"objective {self.gap:.2%} above the UFM's minimum, "
+        return plot_last_layer(
+            self.angles,
+            self.dual_angles,
+            self.margins,
+            margin=self.margin,
+            optimal_margin=self.optimal_margin,
+            title=rf"{above}$\lambda_W$ = {self.lam_W:.2g}, $\lambda_H$ = {self.lam_H:.2g}",
+        )
 
 
 def _row(name: str, got: float, wanted: float | None) -> tuple[str, ...]:
@@ -124,18 +132,18 @@ def _layer(features: Any, labels: Any, W: Any, b: Any) -> _Layer:
 def compare(
     features: Any, labels: Any, W: Any, b: Any, loss: losses.Loss, *, lam_W: float, lam_b: float
 ) -> Comparison:
-    """A last layer beside the UFM with lam_W, lam_b and an effective lam_H.
+    """Compare a last layer with the UFM of lam_W, lam_b and an effective lam_H.
 
-    lam_W and lam_b are the weight decay over what the mean loss is multiplied by. The network penalises the
-    weights that make H, and not H. At every critical point of the UFM lam_W W'W = lam_H H H' (Lemma 5);
-    its trace gives the lam_H that the trained layer behaves as if it had,
+    lam_W and lam_b are the weight decay divided by the factor of the mean loss. A network penalises the
+    weights that produce H rather than H itself, so lam_H has to be inferred. At every critical point of the
+    UFM lam_W W'W = lam_H H H' (Lemma 5), and its trace defines the effective penalty
 
         lam_H = lam_W |W|^2 / |H|^2,
 
-    so that the ratio of |W| to its optimum tells something, and that of |H| is the same. H is centred at the
-    mean h_G of the class means, with b changed to b + W h_G: the same logits, from the origin that the UFM
-    would choose. Each class has the same weight, N/K samples, whatever its size: the objective is then
-    never below the balanced UFM's minimum.
+    which makes the ratios of |W| and of |H| to their optima equal. H is centred at the mean h_G of the class
+    means and b replaced by b + W h_G: the logits stay the same, and the origin is that of the UFM's optimum.
+    Every class has the weight of N/K samples whatever its size, so that the objective is never below the
+    minimum of the balanced UFM.
 
     Args:
         features: (N, d).  labels: (N,) in 0..K-1, every class at least once.  W: (K, d).  b: (K,).
@@ -207,7 +215,7 @@ def _alignment(best: theory.Optimum | None) -> float | None:
 def _optimum(
     loss: losses.Loss, K: int, lam_W: float, n_lam_H: float, lam_b: float
 ) -> tuple[theory.Optimum | None, str]:
-    """The global minimum, and its regime or why it is not known.
+    """The global minimum and its regime, or None and why it is unknown.
 
     n enters through n lam_H alone: one sample a class with n lam_H is the same problem.
     """

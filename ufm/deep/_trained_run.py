@@ -97,9 +97,9 @@ class Run:
 
     def plot(self) -> Figure:
         """Loss and accuracies, NC1, NC2 and NC3 against epochs."""
-        from ufm.deep._plot import plot_run
+        from ufm.figures.history import plot_history
 
-        return plot_run(self)
+        return plot_history(self.history._asdict())
 
     def to_dict(self) -> dict[str, Any]:
         """The record of the run as JSON: configuration, code, hardware, history, best and last."""

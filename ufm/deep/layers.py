@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-MOMENTUM = 0.1  # weight of the newest batch in the running statistics: PROTOCOL and PyTorch's default
-EPSILON = 1e-5  # added to the variance: PROTOCOL and PyTorch's default
+MOMENTUM = 0.1  # weight of the newest batch in the running statistics: PyTorch's default
+EPSILON = 1e-5  # added to the variance: PyTorch's default
 
 Tree = dict[str, Any]  # nested dictionaries with arrays as leaves
 

@@ -69,7 +69,7 @@ def save_deep(runs: Path, folder: Path) -> list[Drawn]:
     Raises:
         ValueError: no such folder.
     """
-    from ufm.deep import figures as shelf
+    from ufm.figures import paper as shelf
 
     found = shelf.records(runs)
     paper = {number: kind.data for number, kind in shelf.FIGURES.items() if kind.data is not None}

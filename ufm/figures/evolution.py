@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ufm import figures
-from ufm.deep.figures._records import (
+from ufm.figures import _style
+from ufm.figures.records import (
     COLLAPSE,
     LOSSES,
     Cell,
@@ -29,7 +29,7 @@ def evolution(names: dict[str, str], runs: list[Record], of_paper: bool) -> Made
     """Each quantity against the epochs, a line a loss: mean over the seeds, and between the extreme ones."""
     cell = _fullest(runs)
     rows = len(names) // 3
-    figure = figures.new_figure(figures.WIDTH, 0.5 + 2.0 * rows)
+    figure = _style.new_figure(_style.WIDTH, 0.5 + 2.0 * rows)
     axes = np.ravel(figure.subplots(rows, 3, squeeze=False))
     missing, numbers = [], []
     others = {run.config["loss"] for run in runs} - set(LOSSES)
@@ -47,7 +47,7 @@ def evolution(names: dict[str, str], runs: list[Record], of_paper: bool) -> Made
             paper = 1.0 if of_paper and name == "train_accuracy" else None
             numbers.append(number_of(f"{label}, {title}, {words(cell)}", last(own, name), paper))
     axes[0].legend(title=words(cell), title_fontsize=7)
-    used = sum(run.cell == cell and bool(run.history.epoch.size) for run in runs)
+    used = sum(run.cell == cell and bool(run.epochs.size) for run in runs)
     return Made(figure, used, tuple(missing), tuple(numbers))
 
 
@@ -56,7 +56,7 @@ def _fullest(runs: Iterable[Record]) -> Cell:
     runs = list(runs)
 
     def rank(cell: Cell) -> tuple[int, int, int, float]:
-        own = [run for run in runs if run.cell == cell and run.history.epoch.size]
+        own = [run for run in runs if run.cell == cell and run.epochs.size]
         return len({run.config["loss"] for run in own}), len(own), cell[1], cell[0]
 
     return max((run.cell for run in runs), key=rank)
@@ -64,11 +64,11 @@ def _fullest(runs: Iterable[Record]) -> Cell:
 
 def _line(ax: Axes, runs: Sequence[Record], name: str, title: str, look: Sequence[Any]) -> None:
     colour, dashes, marker = look
-    epochs = sorted({int(e) for run in runs for e in run.history.epoch})
+    epochs = sorted({int(e) for run in runs for e in run.epochs})
     table = np.full((len(runs), len(epochs)), np.nan)
     for row, run in zip(table, runs, strict=True):
-        values = getattr(run.history, name)
-        row[np.searchsorted(epochs, run.history.epoch)] = np.where(np.isfinite(values), values, np.nan)
+        values = run.history[name]
+        row[np.searchsorted(epochs, run.epochs)] = np.where(np.isfinite(values), values, np.nan)
     known = ~np.isnan(table).all(axis=0)
     x, table = np.array(epochs)[known], table[:, known]
     mark = marker if len(x) <= 2 else None

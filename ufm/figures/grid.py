@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ufm import figures
-from ufm.deep.figures._records import (
+from ufm.figures import _style
+from ufm.figures.records import (
     COLLAPSE,
     EPOCHS,
     LARGEST,
@@ -45,7 +45,7 @@ def grid(name: str, runs: list[Record], of_paper: bool) -> Made:
     low, high = (min(known), max(known)) if known else (0.1, 1.0)
     log = name in COLLAPSE and low > 0
     norm = LogNorm(low, max(high, 1.001 * low)) if log else Normalize(low, max(high, low + 1e-9))
-    figure = figures.new_figure(figures.WIDTH, 1.6 + 0.6 * len(widths))
+    figure = _style.new_figure(_style.WIDTH, 1.6 + 0.6 * len(widths))
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for ax, loss in zip(axes.flat, LOSSES, strict=True):
         _map(ax, np.array([[values[loss, (w, e)].mean for e in epochs] for w in widths], float), norm)
@@ -81,7 +81,7 @@ def _map(ax: Axes, table: np.ndarray, norm: Any) -> None:
 def _entry(ax: Axes, number: Number, at: tuple[int, int], norm: Any, log: bool) -> None:
     how: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6}
     if number.mean is None:
-        ax.text(*at, "x", color=figures.RED, **how)
+        ax.text(*at, "x", color=_style.RED, **how)
         return
     text = f"{number.mean:.1e}" if log else f"{100 * number.mean:.2f}"
     if number.spread is not None:
@@ -124,7 +124,7 @@ MINI = {
 def ends(runs: list[Record], of_paper: bool) -> Made:
     """Test accuracy of the last epoch at the smallest and largest configuration, beside the paper's."""
     cells = list(MINI) if of_paper else sorted({min(run.cell for run in runs), max(run.cell for run in runs)})
-    figure = figures.new_figure(figures.WIDTH, 2.6)
+    figure = _style.new_figure(_style.WIDTH, 2.6)
     axes = np.ravel(figure.subplots(1, len(cells), sharey=True, squeeze=False))
     missing, numbers = [], []
     for ax, cell in zip(axes, cells, strict=True):
@@ -138,7 +138,7 @@ def ends(runs: list[Record], of_paper: bool) -> Made:
             else:
                 ax.errorbar(x, number.mean, number.spread, color=colour, marker=marker, capsize=3, ls="none")
             if paper is not None:
-                ax.plot(x, paper, "_", color=figures.BLACK, ms=14, label="paper" if x == 0 else None)
+                ax.plot(x, paper, "_", color=_style.BLACK, ms=14, label="paper" if x == 0 else None)
         ax.set_xticks(range(len(LOSSES)), [label[0] for label in LOSSES.values()])
         ax.set(title=words(cell), xlim=(-0.5, len(LOSSES) - 0.5))
     axes[0].set_ylabel("test accuracy, last epoch")

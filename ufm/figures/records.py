@@ -1,4 +1,4 @@
-"""Records of runs, chosen and averaged for a figure."""
+"""Records of training runs, read from their files, selected and averaged for a figure."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ufm import figures
-from ufm.deep._history import History, Status
-from ufm.deep._measure import PARTS
+from ufm.figures import _style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOSSES = {
-    "ce": ("CE", figures.BLUE, "-", "o"),
-    "ls": ("LS", figures.GREEN, "--", "^"),
-    "fl": ("FL", figures.RED, "-.", "s"),
-    "mse": ("MSE", figures.PINK, ":", "D"),
+    "ce": ("CE", _style.BLUE, "-", "o"),
+    "ls": ("LS", _style.GREEN, "--", "^"),
+    "fl": ("FL", _style.RED, "-.", "s"),
+    "mse": ("MSE", _style.PINK, ":", "D"),
 }
-#: the looks of losses that the paper does not have
+#: colour and dashes of losses that are not in the paper
 _OTHERS = (
-    (figures.ORANGE, (0, (6, 1))),
-    (figures.SKY, (0, (1, 1))),
-    (figures.BLACK, (0, (3, 1, 1, 1, 1, 1))),
+    (_style.ORANGE, (0, (6, 1))),
+    (_style.SKY, (0, (1, 1))),
+    (_style.BLACK, (0, (3, 1, 1, 1, 1, 1))),
 )
 #: the paper's grid
 WIDTHS, EPOCHS = (0.25, 0.5, 1.0, 2.0), (100, 200, 400, 800)
@@ -35,8 +33,8 @@ SMALLEST, LARGEST = (WIDTHS[0], EPOCHS[0]), (WIDTHS[-1], EPOCHS[-1])
 
 #: fields of a run's history, and their labels
 COLLAPSE = {"nc1": "NC1", "nc2": "NC2", "nc3": "NC3"}
-ACCURACY = {f"{part}_accuracy": f"{part} accuracy" for part in PARTS}
-#: what may differ between the runs of one figure
+ACCURACY = {f"{part}_accuracy": f"{part} accuracy" for part in ("train", "validation", "test")}
+#: values in which the configurations of the runs of one figure may differ
 _OWN = (
     *("loss", "hyperparameters", "width", "parameters", "features"),
     *("epochs", "metrics_every", "seed"),
@@ -46,12 +44,17 @@ Cell = tuple[float, int]  # width, epochs
 
 
 class Record(NamedTuple):
-    """What a figure needs of a run."""
+    """The part of a run's record that figures need."""
 
     source: Path
     config: dict[str, Any]
     status: str
-    history: History
+    history: dict[str, np.ndarray]  # `epoch` and the fields of COLLAPSE and ACCURACY: T values each
+
+    @property
+    def epochs(self) -> np.ndarray:
+        """The epochs that were measured."""
+        return self.history["epoch"]
 
     @property
     def cell(self) -> Cell:
@@ -61,7 +64,7 @@ class Record(NamedTuple):
     @property
     def completed(self) -> bool:
         """Whether all epochs are done."""
-        return self.status == Status.COMPLETED.value
+        return self.status == "completed"
 
 
 class Number(NamedTuple):
@@ -75,7 +78,7 @@ class Number(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a function that draws one gives."""
+    """What the function of a figure returns."""
 
     figure: Figure
     runs: int = 0
@@ -108,8 +111,8 @@ def _read(path: Path) -> Record | None:
         tree = json.loads(path.read_bytes())
         if not {"config", "history", "status"} <= set(tree):
             return None
-        rows = (np.array(tree["history"][name], dtype=np.float64) for name in History._fields)
-        history = History(*rows)
+        fields = ("epoch", *COLLAPSE, *ACCURACY)
+        history = {name: np.array(tree["history"][name], dtype=np.float64) for name in fields}
         config = tree["config"]
         float(config["width"]), int(config["epochs"]), int(config["seed"]), config["net"], config["loss"]
         return Record(path, dict(config), str(tree["status"]), history)
@@ -125,9 +128,10 @@ def looks(runs: Iterable[Record]) -> dict[str, tuple[str, str, Any, str]]:
 
 
 def family(runs: Sequence[Record], data: str, net: str | None) -> tuple[list[Record], str]:
-    """The largest set of runs that differ in loss, width, epochs and seed alone; the paper's net first.
+    """The largest set of runs that differ only in loss, width, epochs and seed, and what is left out.
 
-    And in words what is left out: where there is a net of the paper, losses that it does not have.
+    If the paper has a network for this data, its runs come first and losses that it does not have are left
+    out. The second value says in words how many runs are not drawn.
     """
     own = [run for run in runs if _is_of(run.config["data"], data)]
     own = [run for run in own if net is None or run.config["loss"] in LOSSES]
@@ -149,18 +153,18 @@ def _is_of(name: str, data: str) -> bool:
 
 
 def _once(runs: Iterable[Record]) -> list[Record]:
-    """One run for a loss, cell and seed: that which has come furthest."""
+    """One run for each loss, cell and seed: the one with the most measurements."""
     best: dict[Any, Record] = {}
     for run in runs:
         key = (run.config["loss"], *run.cell, run.config["seed"])
-        if key not in best or run.history.epoch.size > best[key].history.epoch.size:
+        if key not in best or run.epochs.size > best[key].epochs.size:
             best[key] = run
     return list(best.values())
 
 
 def runs_of(runs: Iterable[Record], loss: str, cell: Cell, completed: bool = True) -> list[Record]:
     """The runs of a loss in a cell."""
-    mine = [run for run in runs if run.config["loss"] == loss and run.cell == cell and run.history.epoch.size]
+    mine = [run for run in runs if run.config["loss"] == loss and run.cell == cell and run.epochs.size]
     return [run for run in mine if run.completed] if completed else mine
 
 
@@ -172,10 +176,10 @@ def number_of(name: str, values: Sequence[float], paper: float | None = None) ->
 
 
 def last(runs: Iterable[Record], name: str) -> list[float]:
-    """The last value of this field in each run."""
-    return [float(getattr(run.history, name)[-1]) for run in runs]
+    """The last value of a field in each run."""
+    return [float(run.history[name][-1]) for run in runs]
 
 
 def words(cell: Cell) -> str:
-    """A cell as figures name it."""
+    """The name of a cell in figures."""
     return f"width {cell[0]:g}, {cell[1]} epochs"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ufm import figures
-from ufm.deep.figures._records import LOSSES, Made
+from ufm.figures import _style
+from ufm.figures.records import LOSSES, Made
 
 #: the classes of figures 9 and 10
 CLASSES = 10
@@ -18,7 +18,7 @@ def phi() -> Made:
     """phi(t) of Definition 1, t = sum_{j != k} (z_j - z_k)."""
     from ufm import theory
 
-    figure = figures.new_figure(figures.WIDTH, 2.6)
+    figure = _style.new_figure(_style.WIDTH, 2.6)
     axes = figure.subplots(1, 2)
     for loss, (title, colour, dashes, _) in LOSSES.items():
         ax = axes[int(loss == "mse")]
@@ -39,14 +39,14 @@ def profiles() -> Made:
     from ufm import theory
     from ufm._problem import Problem
 
-    figure = figures.new_figure(figures.WIDTH, 2.3)
+    figure = _style.new_figure(_style.WIDTH, 2.3)
     axes = figure.subplots(1, len(LOSSES))
     for ax, (loss, (title, *_)) in zip(axes, LOSSES.items(), strict=True):
         profile = theory.scalar_profile(loss, CLASSES)
         prob = Problem.balanced(loss, K=CLASSES, d=CLASSES, n=1)
         threshold = theory.threshold(prob).C_thr
         a = np.linspace(-2, 24 if loss == "mse" else 8, 161)
-        styles = ((0.25, figures.BLUE, "-"), (1.0, figures.GREEN, "--"), (1.5, figures.RED, ":"))
+        styles = ((0.25, _style.BLUE, "-"), (1.0, _style.GREEN, "--"), (1.5, _style.RED, ":"))
         for factor, colour, dashes in styles:
             c = factor * threshold / (CLASSES - 1)
             best = theory.global_optimum(Problem.balanced(loss, K=CLASSES, d=CLASSES, n=1, lam_W=c, lam_H=c))

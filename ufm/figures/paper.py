@@ -1,22 +1,20 @@
-"""SHELF of figures: the paper's, 1 to 10, from the records of whatever runs there are.
+"""SHELF of the paper's figures 1 to 10, drawn from the records of the runs that are available.
 
-1-4 are of CIFAR-10, 5-7 of CIFAR-100, 8 of miniImageNet; 9 and 10 are theory's. A figure says which runs are
-missing. With `data` the figures of training are drawn of another data set, in the same way.
+Figures 1-4 are of CIFAR-10, 5-7 of CIFAR-100, 8 of miniImageNet; 9 and 10 are of the theory. A figure says
+which runs are missing. With `data` the figures of training are drawn of another data set in the same way.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ufm import figures
-from ufm.deep._trained_run import Run
-from ufm.deep.figures._bridge import plot_comparison
-from ufm.deep.figures._evolution import evolution
-from ufm.deep.figures._grid import MINI, ends, grid
-from ufm.deep.figures._records import (
+from ufm.figures import _style
+from ufm.figures.contrastive import CLASSES, CONTRASTIVE, SCALAR, phi, profiles
+from ufm.figures.evolution import evolution
+from ufm.figures.grid import MINI, ends, grid
+from ufm.figures.records import (
     ACCURACY,
     COLLAPSE,
     EPOCHS,
@@ -30,7 +28,6 @@ from ufm.deep.figures._records import (
     family,
     records,
 )
-from ufm.deep.figures._theory import CLASSES, CONTRASTIVE, SCALAR, phi, profiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,12 +47,10 @@ __all__ = [
     "Number",
     "Record",
     "draw",
-    "plot_comparison",
-    "plot_runs",
     "records",
 ]
 
-#: missing runs that are named in a figure; the others are counted
+#: number of missing runs that a figure names; the others are counted
 NAMED = 6
 
 
@@ -70,7 +65,7 @@ class Drawing(NamedTuple):
     numbers: tuple[Number, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it, without the figure."""
+        """The facts as JSON, without the figure."""
         facts = {"number": self.number, "title": self.title, "runs": self.runs}
         return facts | {"missing": list(self.missing), "numbers": [n._asdict() for n in self.numbers]}
 
@@ -107,14 +102,14 @@ def draw(
             raise ValueError(
                 f"data: expected with a figure of training, got figure {number}, which is theory's"
             )
-        with figures.style():
+        with _style.style():
             made: Made = kind.draw()
         return Drawing(number, kind.title, *made)
     of_paper = data in (None, kind.data)
     name = kind.data if data is None else _checks_name(data)
     chosen, left_out = family(runs, name, kind.net if of_paper else None)
     title = f"{kind.title if title is None else title}, {_NAMES.get(name, name)}"
-    with figures.style():
+    with _style.style():
         if chosen:
             made = kind.draw(chosen, of_paper)
             notes = [*_compared(made.numbers), *_listed(made.missing), *([left_out] * bool(left_out))]
@@ -140,7 +135,7 @@ def _listed(missing: Sequence[str]) -> list[str]:
 
 
 def _compared(numbers: Iterable[Number]) -> list[str]:
-    """Ours beside the paper's, where it gives a few; more are drawn."""
+    """Our numbers beside the paper's if it states one or two; more of them are drawn."""
     given = [n for n in numbers if n.paper is not None]
     return [f"{n.name}: {_shown(n.mean)}, paper {n.paper:.4g}" for n in given] if len(given) <= 2 else []
 
@@ -152,33 +147,21 @@ def _settings(runs: Sequence[Record]) -> str:
 
 
 def _caption(made: Made, title: str, notes: Iterable[str]) -> None:
-    """Above what it is of, below how it compares and what is missing."""
+    """Above the axes the title, below them the comparison with the paper and what is missing."""
     made.figure.suptitle(title, fontsize=8)
     if text := "\n".join(notes):
         made.figure.supxlabel(text, fontsize=6.5)
 
 
 def _nothing(data: str, net: str | None) -> Figure:
-    """What to run, in place of a figure."""
-    figure = figures.new_figure(figures.WIDTH, 1.6)
+    """The command that trains the runs, in place of a figure."""
+    figure = _style.new_figure(_style.WIDTH, 1.6)
     ax = figure.subplots()
     ax.set_axis_off()
     axes = "--loss ce,ls,fl,mse --width ... --epochs ... --out FOLDER"
     command = f"ufm train --data {data} --net {net or 'NET'} {axes}"
-    ax.text(0.5, 0.5, f"no run of {data} found\n{command}", ha="center", va="center", color=figures.RED)
+    ax.text(0.5, 0.5, f"no run of {data} found\n{command}", ha="center", va="center", color=_style.RED)
     return figure
-
-
-def plot_runs(runs: Iterable[Run]) -> Figure:
-    """NC1, NC2, NC3 and the accuracies of runs that are at hand, a line a loss: figure 5 of one's own.
-
-    Raises:
-        ValueError: no runs.
-    """
-    given = [Record(Path(), r.config.to_dict(), r.status.value, r.history) for r in runs]
-    if not given:
-        raise ValueError("runs: expected at least one, got none")
-    return draw(5, given, data=given[0].config["data"], title="Neural collapse and accuracies").figure
 
 
 def _shown(value: float | None) -> str:
@@ -187,7 +170,7 @@ def _shown(value: float | None) -> str:
 
 # --- the shelf ------------------------------------------------------------------------------------
 
-#: the paper's data as it writes them
+#: names of the data sets as in the paper
 _NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "miniimagenet": "miniImageNet"}
 _ACCURACIES = functools.partial(grid, "test_accuracy")
 _NC1 = functools.partial(grid, "nc1")
