@@ -16,6 +16,8 @@ import jax
 
 #: options of XLA's CPU backend
 QUICK: Mapping[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+#: XLA's own options, which a block of `instantly` replaces
+USUAL: Mapping[str, Any] = {}
 #: no optimisation at all: for small programs that run once
 INSTANT: Mapping[str, Any] = {"xla_backend_optimization_level": 0} | dict(QUICK)
 

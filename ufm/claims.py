@@ -10,11 +10,10 @@ import functools
 import math
 from typing import Any
 
-import jax
 import numpy as np
 from jax import Array
 
-from ufm import theory
+from ufm import _compile, theory
 from ufm._claim import Statement
 from ufm._problem import Params, Problem
 from ufm._solve import Solution
@@ -116,7 +115,7 @@ class Facts:
         )
 
 
-@jax.jit
+@functools.partial(_compile.jit, options=_compile.USUAL)
 def _objective_and_logit_gradient(prob: Problem, params: Params) -> tuple[Array, Array]:
     """f, and G (K, N), the gradient of the mean loss in the logits."""
     return prob(params), prob.logit_gradient(params)
