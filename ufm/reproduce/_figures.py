@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ufm import figures
 from ufm.figures import Curve, Panel
-from ufm.reproduce._records import Finding
+from ufm.reproduce._records import Finding, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,8 +39,12 @@ def save(finding: Finding, folder: Path) -> Drawn | None:
         return None
     name = finding.statement.id
     files = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    _save(lambda: figures.plot_panels(finding.statement.panels, merged(finding)), files)
+    _save(lambda: _draw(finding.statement, merged(finding)), files)
     return Drawn(name, _caption(finding.statement.panels), *files)
+
+
+def _draw(row: Row, curves: list[Curve]) -> Figure:
+    return figures.plot_panels(row.panels, curves) if row.draw is None else row.draw(curves).figure
 
 
 def _save(drawing: Callable[[], Figure], files: list[Path]) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ufm import _claim
 from ufm._claim import Claim
 from ufm.figures import Curve, Panel
+from ufm.figures.records import Made
 
 Level = Literal["quick", "full"]
 #: A row's verdict, which follows from the verdicts of all its claims.
@@ -127,6 +128,7 @@ class Row(NamedTuple):
     correction: str = ""  # what makes the statement true; empty where it is true or cannot be corrected
     remark: str = ""
     panels: tuple[Panel, ...] = ()  # of its figure
+    draw: Callable[[Sequence[Curve]], Made] | None = None  # where the figure is one of the paper's
 
 
 class Unmeasured(NamedTuple):

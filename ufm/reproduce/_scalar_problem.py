@@ -8,8 +8,7 @@ from functools import partial
 import numpy as np
 
 from ufm import losses, theory
-from ufm.figures import Curve
-from ufm.losses import Loss
+from ufm.figures import Curve, contrastive
 from ufm.reproduce import _witness as witness
 from ufm.reproduce._records import Job, Level, Outcome, Table, compared
 from ufm.reproduce._witness import SHAPE, Point, Shape, shown
@@ -43,16 +42,15 @@ def _figure_9(name: str, K: int) -> Outcome:
     if name != "mse":
         slope = np.abs(np.asarray(closed.slope(MARGINS)) - witness.profile(loss, K, MARGINS)[1])
         instances.append(compared("its slope against autodiff", config, float(slope.max()), ROUNDING))
-    curves = _phi_curves(name, loss, K, value, direct) if K == 10 and name != "mse" else ()
+    curves = (_points(name, MARGINS, direct),) if K == contrastive.CLASSES else ()
     return Outcome(tuple(instances), curves=curves)
 
 
-def _phi_curves(name: str, loss: Loss, K: int, value: np.ndarray, direct: np.ndarray) -> tuple[Curve, ...]:
-    t, some = -(K - 1) * MARGINS, slice(None, None, 6)
-    return (
-        Curve("phi", shown(loss), t.tolist(), value.tolist()),
-        Curve("phi", f"{name}: the loss itself", t[some].tolist(), direct[some].tolist(), "points"),
-    )
+def _points(name: str, margins: np.ndarray, values: np.ndarray) -> Curve:
+    """What figure 9 shows of the loss itself, within the range that it draws."""
+    some = slice(4, None, 6)
+    t = -(contrastive.CLASSES - 1) * margins[some]
+    return Curve(name, "the loss itself", t.tolist(), values[some].tolist(), "points")
 
 
 def figure_10(level: Level) -> Iterator[Job]:
@@ -64,7 +62,7 @@ def figure_10(level: Level) -> Iterator[Job]:
 
 
 def _figure_10(name: str, K: int, shares: tuple[float, ...]) -> Outcome:
-    loss, instances, curves = losses.get(name), [], []
+    loss, instances = losses.get(name), []
     c_thr = witness.collapse_threshold(loss, Shape(K, K + 1, 1), bias=False)
     for share in shares:
         c = share * c_thr
@@ -75,14 +73,15 @@ def _figure_10(name: str, K: int, shares: tuple[float, ...]) -> Outcome:
         instances.append(compared("margin a* in closed form against the minimiser", config, gap, 1e-10))
         apart = abs(value - best.objective)
         instances.append(compared("f* in closed form against the minimum", config, apart, ROUNDING))
-        if K == 10 and share in (0.1, 1.5):
-            grid = np.linspace(-4.0, 8.0, 121)
-            y = witness.profile(loss, K, grid)[0] + (K - 1) * c * np.abs(grid)
-            panel = "below" if share < 1 else "above"
-            curves.append(Curve(panel, shown(loss), (-(K - 1) * grid).tolist(), y.tolist()))
-            at = [-(K - 1) * best.margin], [best.objective]
-            curves.append(Curve(panel, "t*, closed form", *at, "points"))
-    return Outcome(tuple(instances), curves=tuple(curves))
+    curves = (_minima(name, c_thr),) if K == contrastive.CLASSES else ()
+    return Outcome(tuple(instances), curves=curves)
+
+
+def _minima(name: str, c_thr: float) -> Curve:
+    """What figure 10 shows of a search on the loss itself, at the weights that it draws."""
+    K = contrastive.CLASSES
+    found = [witness.lowest(losses.get(name), K, share * (K - 1) * c_thr) for share in contrastive.WEIGHTS]
+    return Curve(name, "search", [a for a, _ in found], [value for _, value in found], "points")
 
 
 # --- constants and thresholds ---------------------------------------------------------------------

@@ -8,7 +8,7 @@ adding a row.
 from __future__ import annotations
 
 from ufm import _checks
-from ufm.figures import Panel
+from ufm.figures import Panel, contrastive
 from ufm.reproduce import (
     _corollary_2,
     _definition_1,
@@ -275,6 +275,7 @@ STATEMENTS: tuple[Row, ...] = (
         known="holds",
         jobs=_scalar_problem.figure_9,
         panels=(Panel("phi", "t = sum of logit differences", "phi(t), K = 10"),),
+        draw=contrastive.phi,
     ),
     Row(
         id="figure-10",
@@ -285,10 +286,8 @@ STATEMENTS: tuple[Row, ...] = (
         measured="Minimiser and minimum in closed form against a search on the loss itself.",
         known="holds",
         jobs=_scalar_problem.figure_10,
-        panels=(
-            Panel("below", "t = sum of logit differences", "phi(t) + c |t|, K = 10, c = 0.1 c_thr"),
-            Panel("above", "t = sum of logit differences", "the same at c = 1.5 c_thr"),
-        ),
+        panels=(Panel("profile", "margin a", "l(a) + C a, K = 10, C/C_thr = 0.25, 1, 1.5"),),
+        draw=contrastive.profiles,
     ),
     Row(
         id="critical-points",
