@@ -35,7 +35,7 @@ def problem(K: int, d: int, n: int, case: str = "A") -> ufm.Problem:
 
 def accuracy(quick: bool) -> Iterator[Row]:
     """100 seeds at K=10, d=64, n=10: how many converge, and the worst of each number."""
-    for loss in losses.LOSSES:
+    for loss in losses.PAPER:
         for lam in (5e-3, 5e-4):
             prob = ufm.Problem.balanced(loss, K=10, d=64, n=10, lam_W=lam, lam_H=lam)
             best = theory.global_optimum(prob)
@@ -59,7 +59,7 @@ def accuracy(quick: bool) -> Iterator[Row]:
 def starts(quick: bool) -> Iterator[Row]:
     """The fraction of starts that end at the global minimum, for starts from tiny to saturated."""
     seeds = range(3 if quick else 20)
-    for loss in losses.LOSSES:
+    for loss in losses.PAPER:
         for lam in (1e-2, 1e-5):
             prob = ufm.Problem.balanced(loss, K=10, d=64, n=10, lam_W=2 * lam, lam_H=lam / 2)
             best = theory.global_optimum(prob).objective

@@ -1,12 +1,33 @@
-"""Shapes are checked and warnings are errors: set before the package is imported."""
+"""The settings of every test run; they are made before JAX and the package are imported.
+
+Shapes are checked and warnings are errors. Most of a run's time is compilation, hence two measures:
+
+The compiled programs of a run are kept in a folder that its workers share and that is removed at its end. No
+result depends on what an earlier run has compiled.
+
+LLVM does not optimise what it compiles, which takes a third to a tenth of the time. XLA's own passes on the
+program, which decide what is computed and in which order, are those that a user has. `.ci/processors` runs
+tests of each file with LLVM's optimisation: where XLA_FLAGS is set, it is left as it is.
+"""
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one process a core already
-os.environ["UFM_CACHE"] = "0"  # what is tested does not depend on what was compiled before
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1",
+)
+os.environ["UFM_CACHE"] = "0"  # the library's own cache, in the user's folder, is neither read nor written
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the variables of the process that started it
+    _programs = tempfile.TemporaryDirectory(prefix="ufm-tests-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import jax
@@ -15,12 +36,6 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("ufm", "shapes.check")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Files in order: by default those with few tests come last, and the notebooks have few and take long."""
-    if hasattr(config.option, "loadscopereorder"):  # xdist's
-        config.option.loadscopereorder = False
 
 
 #: Files that test words, files and processes, not numbers.
@@ -51,6 +66,7 @@ _COMPILED: list[str] = []
 
 
 def _listen(event: str, duration: float, **_: object) -> None:
+    # JAX reports it for a program read from the folder above, too: what counts is that one was asked for
     if event == "/jax/core/compile/backend_compile_duration":
         _COMPILED.append(event)
 
@@ -60,7 +76,7 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 @pytest.fixture
 def compilations():
-    """A function that tells how many programs XLA has compiled since it was last called."""
+    """A function that returns how many programs JAX has compiled, or read from disk, since its last call."""
     seen = [len(_COMPILED)]
 
     def since() -> int:

@@ -205,7 +205,7 @@ def test_what_is_skipped_is_counted_and_said_once(tmp_path, capsys, packed):
     assert line.startswith(f"{source.name}: skipped ")
     for words in (
         "5 hidden files",
-        "4 files that are no images (",
+        "4 files that are not images (",
         "2 images in no class folder",
         ".db",
         "README",

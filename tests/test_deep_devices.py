@@ -21,7 +21,7 @@ SCRIPT = Path(__file__).parent / "deep_processes.py"
 
 
 def start(devices, *arguments):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), *map(str, arguments)],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},

@@ -137,7 +137,7 @@ def test_no_images_and_no_tar(tmp_path):
     with tarfile.open(fileobj=stream, mode="w:xz") as archive:
         archive.add(tmp_path / "pets", "pets")
     path.write_bytes(stream.getvalue()[:-2000])
-    with pytest.raises(ValueError, match=r"expected a tar of class folders.*fetch it anew"):
+    with pytest.raises(ValueError, match=r"expected a tar of class folders.*download it again"):
         datasets.get(path)
 
 

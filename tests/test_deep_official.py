@@ -270,7 +270,9 @@ def test_broken_zips_of_idx_files_are_refused(tmp_path):
     zipped(tmp_path / "archive.zip", idx_files())
     content = (tmp_path / "archive.zip").read_bytes()
     (tmp_path / "archive.zip").write_bytes(content[:-50])
-    with pytest.raises(ValueError, match=r"archive\.zip: expected a zip of idx files, got .*fetch it anew"):
+    with pytest.raises(
+        ValueError, match=r"archive\.zip: expected a zip of idx files, got .*download it again"
+    ):
         datasets.get("mnist", data_dir=tmp_path)
     zipped(tmp_path / "archive.zip", idx_files() | {"train-images-idx3-ubyte": b"\0\0\x08\x03short"})
     with pytest.raises(ValueError, match=r"archive\.zip, train-images-idx3-ubyte: expected an idx file"):
@@ -386,7 +388,7 @@ def test_tiny_imagenet(tmp_path, capsys, packed):
     said = capsys.readouterr().err
     assert said.count("skipped") == 1
     assert "5 images of test, which has no labels" in said
-    assert "6 files that are no images (.txt)" in said
+    assert "6 files that are not images (.txt)" in said
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,15 @@ WORDS = {
 }
 
 
+#: variables of this package, and those of JAX that decide where compiled programs are kept
+OURS = ("UFM_", "JAX_ENABLE_X64", "JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
+PLAIN = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+
+
 def python(code, **variables):
-    """A fresh process without this package's variables, but for those given."""
-    env = {
-        name: value for name, value in os.environ.items() if not name.startswith(("UFM_", "JAX_ENABLE_X64"))
-    }
+    """A fresh process without the variables of `OURS`, but for those given."""
     return subprocess.run(
-        [sys.executable, "-c", code], env=env | variables, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], env=PLAIN | variables, capture_output=True, text=True, check=False
     )
 
 
@@ -185,10 +187,9 @@ def test_damaged_programs_are_compiled_and_kept_anew(content, tmp_path):
 
 
 def test_processes_share_a_cache(tmp_path):
-    env = {name: value for name, value in os.environ.items() if not name.startswith("UFM_")}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", SOLVE], env=env | {"XDG_CACHE_HOME": str(tmp_path)}, text=True,
+            [sys.executable, "-c", SOLVE], env=PLAIN | {"XDG_CACHE_HOME": str(tmp_path)}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for _ in range(2)

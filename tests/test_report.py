@@ -115,7 +115,7 @@ def test_a_sweep_without_a_closed_form_says_so(sweep):
 # --- JSON -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", losses.LOSSES)
+@pytest.mark.parametrize("loss", losses.PAPER)
 def test_a_problem_can_be_built_again_from_its_json(loss):
     prob = ufm.Problem.balanced(loss, **SIZES, lam_W=4e-3, lam_H=1e-3, lam_b=0.02)
     facts = strict(prob.to_dict())

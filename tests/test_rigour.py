@@ -13,50 +13,31 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 import pytest
-import scipy.optimize
-from jax.flatten_util import ravel_pytree
+from rigour_instances import (
+    DPS,
+    HYPER,
+    QUICK,
+    as_jax,
+    balanced,
+    contains,
+    every_loss,
+    every_regime,
+    moved,
+    optimal_value,
+    optimum,
+    stationary,
+    sub_etf,
+)
 from tolerances import close
 
 import ufm
-from ufm import Params, Problem, losses, theory
+from ufm import Params, Problem, losses
 
 flint = pytest.importorskip("flint")
 
-from ufm.rigour import balls, exact, minimum, newton  # noqa: E402
+from ufm.rigour import balls, exact, newton  # noqa: E402
 from ufm.rigour import proofs as rigour  # noqa: E402
 from ufm.rigour.proofs import prove_below, prove_critical_point, prove_negative_curvature  # noqa: E402
-
-HYPER = {"ce": {}, "ls": {"alpha": 0.2}, "fl": {"gamma": 2.5}, "mse": {"kappa": 2.0, "beta": 1.5}}
-REGIMES = {"free": (True, 0.0), "penalised": (True, 0.03), "absent": (False, 0.0)}
-every_loss = pytest.mark.parametrize("name", HYPER)
-every_regime = pytest.mark.parametrize("regime", REGIMES)
-DPS = 60
-QUICK = {"xla_backend_optimization_level": 0}  # compiled often, run once
-
-
-def balanced(name: str, regime: str = "free", *, K: int = 4, n: int = 2, d: int | None = None) -> Problem:
-    """lam_W = 4 lam_H and shuffled labels."""
-    bias, lam_b = REGIMES[regime]
-    prob = Problem.balanced(
-        name, K=K, d=K + 2 if d is None else d, n=n, lam_W=0.02, lam_H=0.005, lam_b=lam_b, bias=bias,
-        **HYPER[name],
-    )  # fmt: skip
-    return prob.replace(labels=np.random.default_rng(5).permutation(prob.labels))
-
-
-def optimum(prob: Problem) -> Params:
-    return theory.global_optimum(prob).params
-
-
-def moved(params: Params, size: float, seed: int = 0) -> Params:
-    rng = np.random.default_rng(seed)
-    return Params(*(np.asarray(x) + size * rng.normal(size=np.shape(x)) for x in params))
-
-
-def contains(bound: rigour.Bound, value: Any) -> bool:
-    """Exactly: both ends and the value as rationals."""
-    return Fraction(bound.lower) <= Fraction(mp.nstr(value, DPS - 5)) <= Fraction(bound.upper)
-
 
 # --- ball arithmetic --------------------------------------------------------------------------------
 
@@ -179,39 +160,7 @@ def test_the_optimum_is_proved(name: str, regime: str, K: int) -> None:
     assert Fraction(proof.bound("distance").upper) < Fraction("1e-13")
     assert Fraction(proof.bound("radius").upper) < Fraction("1e-55")
     with mp.workdps(DPS):
-        assert contains(proof.bound("objective"), _optimal_value(prob))
-
-
-def _optimal_value(prob: Problem, margin: float | None = None) -> Any:
-    """The closed forms at 60 digits, from the exact penalties; focal loss starts at `margin`."""
-    K, c = prob.K, mp.sqrt(prob.n * mp.mpf(float(prob.lam_W)) * mp.mpf(float(prob.lam_H)))
-    h = {name: mp.mpf(float(value)) for name, value in prob.loss.hyperparameters.items()}
-    if prob.loss.name in ("ce", "ls"):
-        s = c + h.get("alpha", mp.mpf(0)) / K
-        return -(1 - (K - 1) * s) * mp.log(1 - (K - 1) * s) - (K - 1) * s * mp.log(s)
-    if prob.loss.name == "fl":
-
-        def profile(a: Any) -> Any:
-            p = 1 / (1 + (K - 1) * mp.exp(-a))
-            return -((1 - p) ** h["gamma"]) * mp.log(p) + (K - 1) * c * a
-
-        start = theory.global_optimum(prob).margin if margin is None else margin
-        a = mp.findroot(lambda a: mp.diff(profile, a), start)
-        return profile(a)
-    kappa, beta, lam_b = h["kappa"], h["beta"], mp.mpf(float(prob.lam_b))
-    if not prob.bias:
-        return c * K * beta - (c * K) ** 2 / (4 * kappa)
-    if lam_b == 0:
-        mu = kappa * (K - 1) / (kappa + K - 1)
-        return (K - 1) * c * beta - (c * (K - 1)) ** 2 / (4 * mu)
-    if c < beta / K / (1 / (2 * kappa) + 1 / lam_b):  # phase A
-        return c * K * beta - (c * K) ** 2 / (4 * kappa) - c**2 * K / (2 * lam_b)
-    A1 = mp.mpf(K - 1) / (2 * K) + 1 / (2 * kappa * K)
-    t = (c / lam_b + c / (2 * kappa) - beta / K) / (A1 + 1 / lam_b)
-    a, b0 = beta - c * K / (2 * kappa) + t * (1 - kappa) / (2 * kappa), (c - t) / lam_b
-    own, other = (K - 1) * a / K + b0, -a / K + b0
-    fit = kappa * (own - beta) ** 2 + (K - 1) * other**2
-    return fit + c * (K - 1) * a + lam_b * K * b0**2 / 2
+        assert contains(proof.bound("objective"), optimal_value(prob))
 
 
 def test_the_polished_point_is_critical_at_60_digits() -> None:
@@ -282,47 +231,10 @@ def test_saddles_are_proved(regime: str) -> None:
     """The origin; and three of four classes in a simplex, the other at zero, polished from a rough guess."""
     prob = balanced("fl", regime)
     assert prove_critical_point(prob, prob.zeros(), eps=1e-15).proved
-    guess = _sub_etf(prob, 3, *_stationary(prob, 3))
+    guess = sub_etf(prob, 3, *stationary(prob, 3))
     proof = prove_critical_point(prob, guess, eps=1e-5)
     assert proof.proved, proof
     assert "rank 2" in proof.why
-
-
-def _sub_etf(prob: Problem, m: int, alpha: float, s: float) -> Params:
-    """Zbar = alpha (I_m - 11'/m) (+) 0, b_on - b_off = s: THEORY 2.2."""
-    K, n = prob.K, prob.n
-    on = np.arange(K) < m
-    Z = alpha * (np.eye(K) - on / m) * np.outer(on, on)
-    U, sv, Vt = np.linalg.svd(Z)
-    ratio, rank = float(n * prob.lam_H / prob.lam_W) ** 0.25, m - 1
-    root = np.zeros((prob.d, rank))
-    root[:rank] = np.eye(rank)
-    W = ratio * (U[:, :rank] * np.sqrt(sv[:rank])) @ root.T
-    H = (root * np.sqrt(sv[:rank])) @ Vt[:rank] / ratio
-    return Params(W, H[:, prob.labels], np.where(on, s * (1 - m / K), -s * m / K) * prob.bias)
-
-
-def _value(prob: Problem, m: int, alpha: float, s: float) -> float:
-    """F_sub(m, alpha, s) of THEORY 2.2, for focal loss."""
-    K, g = prob.K, float(prob.loss.gamma)
-    c = float(np.sqrt(prob.n * prob.lam_W * prob.lam_H))
-    on = 1 / (1 + (m - 1) * np.exp(-alpha) + (K - m) * np.exp(-(alpha * (1 - 1 / m) + s)))
-    off = 1 / ((K - m) + m * np.exp(s))
-    h = [-((1 - p) ** g) * np.log(p) for p in (on, off)]
-    spread = float(prob.lam_b) / 2 * s**2 * m * (K - m) / K
-    return float((m * h[0] + (K - m) * h[1]) / K + c * (m - 1) * alpha + spread)
-
-
-def _stationary(prob: Problem, m: int, start: tuple[float, float] = (2.0, 0.1)) -> tuple[float, float]:
-    if not prob.bias:
-        found = scipy.optimize.minimize_scalar(
-            lambda a: _value(prob, m, a, 0.0), bracket=(0.5, 2.0, 9.0), tol=1e-9
-        )
-        return float(found.x), 0.0
-    found = scipy.optimize.minimize(
-        lambda x: _value(prob, m, *x), start, method="BFGS", options={"gtol": 1e-11}
-    )
-    return float(found.x[0]), float(found.x[1])
 
 
 def test_what_is_no_critical_point_is_not_proved() -> None:
@@ -346,7 +258,7 @@ def test_degenerate_points_are_not_proved() -> None:
     a, ratio = 1 - np.sqrt(2 * 0.02 * 0.005) * 4 / 2, (2 * 0.005 / 0.02) ** 0.25
     root = np.sqrt(a) * np.eye(6)[:, :2] @ np.eye(4)[:2]
     x = Params(ratio * root.T, (root / ratio)[:, prob.labels], np.zeros(4))
-    slope = jax.grad(prob)(_as_jax(x))
+    slope = jax.grad(prob)(as_jax(x))
     assert max(float(jnp.abs(g).max()) for g in slope) < 1e-15
     proof = prove_critical_point(prob, x)
     assert not proof.proved
@@ -383,170 +295,6 @@ def test_a_frame_across_the_orbit_is_caught() -> None:
         cube = [flint.arb(x, 1e-12) for x in good.x]
         assert newton._gauge_defect(problem, cube, good.frame.astype(object)) < 1
         assert not newton._gauge_defect(problem, cube, away.astype(object)) < 1
-
-
-# --- negative curvature ---------------------------------------------------------------------------------
-
-
-@partial(jax.jit, compiler_options=QUICK)
-def _dense(prob: Problem, params: Params) -> jax.Array:
-    x, unflatten = ravel_pytree(params)
-    return jax.hessian(lambda x: prob(unflatten(x)))(x)
-
-
-def _as_jax(params: Params) -> Params:
-    return Params(*map(jnp.asarray, params))
-
-
-def _lowest(prob: Problem, params: Params) -> tuple[float, Params]:
-    """Smallest eigenpair of the dense Hessian."""
-    values, vectors = np.linalg.eigh(_dense(prob, _as_jax(params)))
-    return float(values[0]), ravel_pytree(_as_jax(params))[1](vectors[:, 0])
-
-
-@every_loss
-@every_regime
-def test_the_origin_is_proved_to_be_a_strict_saddle(name: str, regime: str) -> None:
-    """The direction and the eigenvalue of THEORY 4 (ii), from the top singular pair of G."""
-    prob = balanced(name, regime, K=3)
-    x = prob.zeros()
-    if name == "mse" and prob.bias:
-        kappa, beta = 2.0, 1.5
-        x = x._replace(b=x.b + 2 * kappa * beta / (2 * kappa + 4 + float(prob.lam_b) * 3))
-    U, s, Vt = np.linalg.svd(np.asarray(prob.logit_gradient(x)))
-    small = np.array([[prob.lam_W, s[0]], [s[0], prob.lam_H]])
-    values, vectors = np.linalg.eigh(small)
-    axis = np.eye(prob.d)[0]
-    v = Params(np.outer(U[:, 0], axis) * vectors[0, 0], np.outer(axis, Vt[0]) * vectors[1, 0], np.zeros(3))
-    proof = prove_negative_curvature(prob, x, Params(*(3.0 * leaf for leaf in v)))
-    assert proof.proved, proof
-    close(float(proof.bound("curvature").upper), values[0], ulps=64, scale=1.0)
-    assert Fraction(proof.bound("curvature").lower) <= Fraction(proof.bound("curvature").upper) < 0
-
-
-def test_a_saddle_of_rank_two() -> None:
-    """Columns of the direction differ within a class; the bound holds over a ball, so it is not a point."""
-    prob = balanced("fl")
-    guess = _sub_etf(prob, 3, *_stationary(prob, 3))
-    x = Params(*(leaf.astype(float) for leaf in prove_critical_point(prob, guess, eps=1e-5).point))
-    value, v = _lowest(prob, x)
-    v = moved(v, 1e-3)
-    proof = prove_negative_curvature(prob, x, v, eps=1e-12)
-    assert proof.proved
-    y, H = np.asarray(ravel_pytree(_as_jax(v))[0]), np.asarray(_dense(prob, _as_jax(x)))
-    close(float(proof.bound("curvature").upper), y @ H @ y / (y @ y), ulps=256, scale=1.0)
-    assert value < float(proof.bound("curvature").upper) < 0
-    wide = prove_negative_curvature(prob, moved(x, 1e-6), v, eps=1e-4)
-    spread = Fraction(wide.bound("curvature").upper) - Fraction(wide.bound("curvature").lower)
-    assert spread > Fraction(wide.bound("distance").upper) / 100
-    assert wide.proved
-
-
-def test_no_negative_curvature_where_there_is_none() -> None:
-    prob = balanced("ce", K=3)
-    x = optimum(prob)
-    flat = prove_negative_curvature(prob, x, _lowest(prob, x)[1])
-    assert not flat.proved
-    assert "not proved negative" in flat.why
-    up = prove_negative_curvature(prob, x, x)
-    assert not up.proved
-    assert Fraction(up.bound("curvature").lower) > 0
-    nowhere = prove_negative_curvature(prob, ufm.init(prob), _lowest(prob, prob.zeros())[1])
-    assert not nowhere.proved
-    assert nowhere.claim == "negative curvature"
-    assert "no critical point" in nowhere.why
-
-
-# --- below neural collapse ------------------------------------------------------------------------------
-
-
-def _exact_value(prob: Problem, params: Params) -> Any:
-    """f of focal loss with a free bias, of the floats as they are, in mpmath's working precision."""
-    exact = np.vectorize(lambda x: mp.mpf(float(x)), otypes=[object])
-    W, H, b = (exact(x) for x in params)
-    value, gamma = mp.mpf(0), exact(prob.loss.gamma)
-    for k, z in zip(np.asarray(prob.labels), (W @ H + b[:, None]).T, strict=True):
-        p = 1 / sum(mp.exp(x - z[k]) for x in z)
-        value -= (1 - p) ** gamma * mp.log(p) / prob.N
-    return value + (exact(prob.lam_W) * np.sum(W * W) + exact(prob.lam_H) * np.sum(H * H)) / 2
-
-
-def _assert_collapse(prob: Problem, proof: rigour.Proof) -> None:
-    """The ball of neural collapse's least value contains it, as found by Newton's method at 60 digits."""
-    low, high = (float(x) for x in proof.bound("margin")[2:])
-    with mp.workdps(DPS):
-        assert contains(proof.bound("collapse"), _optimal_value(prob, margin=(low + high) / 2))
-
-
-@pytest.mark.processor
-def test_the_counterexample_of_20_classes() -> None:
-    """Sub-ETFs of 17 and of 18 classes below neural collapse, which is at 2.568462507026."""
-    lam = 1.20108 / 19
-    prob = Problem.balanced("fl", gamma=3.0, K=20, d=21, n=1, lam_W=lam, lam_H=lam)
-    for m, objective in ((17, 2.56846193600930), (18, 2.56846160185465)):
-        guess = _sub_etf(prob, m, *_stationary(prob, m, (0.25, 0.01)))
-        proof = prove_below(prob, guess)
-        assert proof.proved, proof
-        _assert_collapse(prob, proof)
-        close(float(proof.bound("collapse").lower), 2.568462507025976)
-        with mp.workdps(DPS):
-            assert contains(proof.bound("objective"), _exact_value(prob, guess))
-        # where the guess stops depends on the processor; its value does to second order alone
-        close(float(proof.bound("objective").upper), objective, ulps=32)
-        gap = float(proof.bound("collapse").lower) - float(proof.bound("objective").upper)
-        close(float(proof.bound("gap").lower), gap, ulps=16, scale=2.6)
-    assert not prove_below(prob, prob.zeros()).proved
-
-
-def test_the_counterexample_in_the_paper_s_setting() -> None:
-    """K = 100, n = 500, gamma = 3 and all penalties 5.255e-4: 50,000 samples, 100 of them distinct."""
-    lam = 5.255e-4
-    prob = Problem.balanced("fl", gamma=3.0, K=100, d=101, n=500, lam_W=lam, lam_H=lam, lam_b=lam)
-    found = _stationary(prob, 59, (2.4, 0.08))
-    proof = prove_below(prob, _sub_etf(prob, 59, *found))
-    assert proof.proved, proof
-    _assert_collapse(prob, proof)
-    close(float(proof.bound("collapse").lower), 4.46802112099175)
-    close(float(proof.bound("objective").lower), _value(prob, 59, *found), ulps=64)  # a sum of 200 terms
-    close(float(proof.bound("objective").lower), 4.4673167496062, ulps=100)  # as many digits as are given
-    assert 7.0437e-4 < float(proof.bound("gap").lower) < 7.0438e-4
-
-
-@pytest.mark.parametrize("name", ["ce", "ls", "fl"])
-@pytest.mark.parametrize("strength", [1e-4, 0.3, 0.999, 1.5])
-def test_the_scalar_minimum_is_theory_s(name: str, strength: float) -> None:
-    """Below, near and above the threshold; where Theorem 1 holds nothing is proved to be below."""
-    prob = balanced(name, K=6, n=2)
-    lam = strength * theory.threshold(prob).c_thr / np.sqrt(2)
-    prob = prob.replace(lam_W=np.float64(2 * lam), lam_H=np.float64(lam / 2))
-    best = theory.global_optimum(prob)
-    proof = prove_below(prob, best.params)
-    assert not proof.proved
-    with mp.workdps(DPS):
-        value = mp.log(6) if name == "ce" else None
-        if strength < 1 and name != "fl":
-            value = _optimal_value(prob)
-        if value is not None:
-            assert contains(proof.bound("collapse"), value)
-    close(float(proof.bound("collapse").lower), best.objective, ulps=32)
-    low, high = (float(x) for x in proof.bound("margin")[2:])
-    assert low - 1e-9 <= best.margin <= high + 1e-9
-
-
-def test_a_profile_with_two_minima() -> None:
-    """At the tie of K = 50, gamma = 3 both are kept; on either side one of them is."""
-    loss, limits = balls.loss_in_balls(losses.focal(3.0)), []
-    for C in (1.1834333967 * 0.999, 1.1834333967 * 1.001):
-        with rigour._precision(30):
-            found = minimum.scalar_minimum(loss, 50, balls.ball(C), 30)
-        limits.append((float(found.left), float(found.right)))
-        grid = theory.scalar_profile(losses.focal(3.0), 50)
-        a = np.linspace(0, 6, 600_001)
-        lowest = np.min(grid.value(a) + C * a)
-        assert -1e-13 <= lowest - float(found.value) < 1e-9
-    assert limits[0][0] > 1.5
-    assert limits[1][0] == 0
-    assert limits[1][1] < 0.3
 
 
 # --- the record, and misuse -------------------------------------------------------------------------------

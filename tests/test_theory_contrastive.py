@@ -1,4 +1,4 @@
-"""Definition 1 decided for the shelf of losses and the catalogue, each loss against its own definition."""
+"""Definition 1 decided for every loss of the shelf, each against its own definition."""
 
 from __future__ import annotations
 
@@ -13,21 +13,31 @@ import pytest
 from scipy.optimize import minimize_scalar
 from tolerances import close
 
-from ufm import catalogue, losses, theory
-from ufm.catalogue import exponential as exponential
-from ufm.catalogue import one_vs_all as one_vs_all
+from ufm import losses, theory
 from ufm.theory import contrastive
 
 K = 5
 
-#: Losses of the catalogue, `.function` each, as the tests of optima and thresholds call them.
+
+def exponential(z: Any, k: Any) -> Any:
+    return losses.exponential()(z, k)
+
+
+def one_vs_all(z: Any, k: Any) -> Any:
+    return losses.one_vs_all()(z, k)
+
+
+#: The same functions as losses of the shelf, and the losses themselves, which state more.
+SAME: dict[str, losses.Loss] = {
+    "generalised ce": losses.get("gce"),
+    "symmetric ce": losses.get("sce"),
+    "poly-1, 1": losses.get("poly1"),
+    "poly-1, 2": losses.get("poly1", epsilon=2.0),
+    "taylor-2": losses.get("taylor"),
+    "mean absolute error": losses.get("mae"),
+}
 USER_LOSSES: dict[str, Any] = {
-    "generalised ce": catalogue.get("generalised CE").loss,
-    "symmetric ce": catalogue.get("symmetric CE").loss,
-    "poly-1, 1": catalogue.get("Poly-1 eps=1").loss,
-    "poly-1, 2": catalogue.get("Poly-1 eps=2").loss,
-    "taylor-2": catalogue.get("Taylor CE").loss,
-    "mean absolute error": catalogue.get("MAE").loss,
+    name: losses.custom(lambda z, k, loss=loss: loss(z, k)) for name, loss in SAME.items()
 }
 
 # --- witnesses: each loss as its paper defines it, in numbers of many digits ---------------------------
@@ -68,21 +78,21 @@ def _hinges(z: list[Any], k: int) -> list[Any]:
     return [max(1 - m, mp.mpf(0)) for m in _margins(z, k)]
 
 
-CATALOGUE: dict[str, Witness] = {
-    "generalised CE": lambda z, k: (1 - _softmax(z)[k] ** mp.mpf("0.7")) / mp.mpf("0.7"),
-    "symmetric CE": lambda z, k: _entropy(z, k) / 10 + _reverse(z, k, -4),
-    "Poly-1 eps=1": lambda z, k: _entropy(z, k) + _taylor(z, k, 1),
-    "Poly-1 eps=2": lambda z, k: _entropy(z, k) + 2 * _taylor(z, k, 1),
-    "Taylor CE": lambda z, k: _taylor(z, k, 2),
-    "MAE": lambda z, k: mp.fsum(abs((j == k) - p) for j, p in enumerate(_softmax(z))),
-    "additive margin": lambda z, k: _entropy([v - (j == k) for j, v in enumerate(z)], k),
-    "temperature CE": lambda z, k: _entropy([2 * v for v in z], k),
-    "logit-norm CE": lambda z, k: _entropy([v / mp.norm(z) for v in z], k),
-    "one-vs-all": lambda z, k: -mp.fsum(mp.log(_sigmoid(v if j == k else -v)) for j, v in enumerate(z)),
+OTHERS: dict[str, Witness] = {
+    "gce": lambda z, k: (1 - _softmax(z)[k] ** mp.mpf("0.7")) / mp.mpf("0.7"),
+    "sce": lambda z, k: _entropy(z, k) / 10 + _reverse(z, k, -4),
+    "poly1": lambda z, k: _entropy(z, k) + _taylor(z, k, 1),
+    "poly1, epsilon=2": lambda z, k: _entropy(z, k) + 2 * _taylor(z, k, 1),
+    "taylor": lambda z, k: _taylor(z, k, 2),
+    "mae": lambda z, k: mp.fsum(abs((j == k) - p) for j, p in enumerate(_softmax(z))),
+    "margin": lambda z, k: _entropy([v - (j == k) for j, v in enumerate(z)], k),
+    "temperature": lambda z, k: _entropy([2 * v for v in z], k),
+    "logitnorm": lambda z, k: _entropy([v / mp.norm(z) for v in z], k),
+    "ova": lambda z, k: -mp.fsum(mp.log(_sigmoid(v if j == k else -v)) for j, v in enumerate(z)),
     "exponential": lambda z, k: mp.fsum(mp.exp(-m) for m in _margins(z, k)),
-    "squared WW hinge": lambda z, k: mp.fsum(h**2 for h in _hinges(z, k)),
-    "squared CS hinge": lambda z, k: max(_hinges(z, k)) ** 2,
-    "CS hinge": lambda z, k: max(_hinges(z, k)),
+    "ww": lambda z, k: mp.fsum(h**2 for h in _hinges(z, k)),
+    "cs2": lambda z, k: max(_hinges(z, k)) ** 2,
+    "cs": lambda z, k: max(_hinges(z, k)),
 }
 ALPHA, KAPPA, BETA = mp.mpf(0.1), 1, 15  # the shelf's defaults, the double that 0.1 is
 
@@ -97,12 +107,10 @@ SHELF: dict[str, tuple[Witness, str]] = {  # and the tests that it fails at K = 
     "fl": (lambda z, k: (1 - _softmax(z)[k]) ** 3 * _entropy(z, k), ""),
     "mse": (lambda z, k: mp.fsum(KAPPA * (v - BETA) ** 2 if j == k else v**2 for j, v in enumerate(z)), "T1"),
 }
-LOSSES = {name: losses.get(name) for name in losses.LOSSES} | {e.name: e.loss for e in catalogue.CATALOGUE}
-WITNESS: dict[str, Witness] = {name: witness for name, (witness, _) in SHELF.items()} | CATALOGUE
-FAILURES = {name: fails.split() for name, (_, fails) in SHELF.items()} | {
-    e.name: list(e.fails) for e in catalogue.CATALOGUE
-}
-ROUGH = [e.name for e in catalogue.CATALOGUE if not e.smooth]
+LOSSES = {name: losses.get(name) for name in losses.LOSSES} | {"poly1, epsilon=2": losses.poly1(2.0)}
+WITNESS: dict[str, Witness] = {name: witness for name, (witness, _) in SHELF.items()} | OTHERS
+FAILURES = {name: list(loss.fails) for name, loss in LOSSES.items()}
+ROUGH = [name for name, loss in LOSSES.items() if not loss.smooth]
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
@@ -132,9 +140,10 @@ def points(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_every_loss_has_a_witness() -> None:
-    assert set(SHELF) == set(losses.LOSSES)
-    assert set(CATALOGUE) == {e.name for e in catalogue.CATALOGUE}
-    assert all(e.source[-4:].isdigit() for e in catalogue.CATALOGUE)
+    assert set(SHELF) == set(losses.PAPER)
+    assert set(WITNESS) == set(LOSSES)
+    assert all(FAILURES[name] == fails.split() for name, (_, fails) in SHELF.items())
+    assert all(loss.source[-4:].isdigit() and loss.formula for loss in LOSSES.values())
 
 
 @every_loss
@@ -235,7 +244,7 @@ def test_a_shift_that_the_loss_feels_is_minimised_out(decided):
     np.testing.assert_allclose(found.phi(t), mu * (2.0 + t / 4) ** 2, rtol=1e-14)
     for a in (-3.0, 0.0, 7.0):
         found = minimize_scalar(lambda s, a=a: np.logaddexp(0, -a - s) + (K - 1) * np.logaddexp(0, s))
-        np.testing.assert_allclose(decided["one-vs-all"].phi(-(K - 1) * a), found.fun, rtol=1e-9)
+        np.testing.assert_allclose(decided["ova"].phi(-(K - 1) * a), found.fun, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from test_theory_contrastive import exponential, one_vs_all
 from test_theory_optima import at_share, problem
 from tolerances import close
 
 import ufm
 from ufm import losses, theory
-from ufm.catalogue import exponential, one_vs_all
 from ufm.theory import _sectors, optima, spectra
-from ufm.theory._curvature import CURVATURES, curvature
+from ufm.theory._curvature import curvature
 from ufm.theory._setting import setting
 
 CUSTOM = {
@@ -152,10 +152,6 @@ def test_a_frame_of_rank_one_is_refused():
     assert theory.global_optimum(prob).structure.startswith("rank one")
     with pytest.raises(theory.NoClosedForm, match="rank one"):
         theory.hessian_spectrum(prob)
-
-
-def test_the_registry_covers_the_shelf():
-    assert set(CURVATURES) == set(losses.LOSSES)
 
 
 # --- what the spectrum says of gradient descent ---------------------------------------------------------

@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from test_theory_contrastive import USER_LOSSES, exponential, one_vs_all
+from test_theory_contrastive import SAME, USER_LOSSES, exponential, one_vs_all
 from test_theory_optima import BIASES, LOSSES, at_share, problem
 from tolerances import close
 
 import ufm
 from ufm import losses, theory
-from ufm.theory.focal import margin_of
-from ufm.theory.profiles import PROFILES, scalar_profile
-from ufm.theory.thresholds import THRESHOLDS
+from ufm.losses._profile import margin_of
+from ufm.theory.profiles import scalar_profile
 
 GAMMAS = [0.005, 0.03, 0.3, 1.0, 2.382, 3.0, 10.0, 300.0]
 
@@ -102,6 +101,9 @@ def test_convexity_regions():
         numeric = theory.convexity_region(USER_LOSSES[name].function, 5)
         assert abs(numeric.p_min - p) < 1e-12
         assert numeric.proved == "numerical"
+        stated = theory.convexity_region(SAME[name], 5)
+        assert abs(stated.p_min - p) < 1e-15
+        assert stated.proved == "proved"
     assert theory.convexity_region(losses.custom(one_vs_all, convex=True), 4).p_min == 0.0
     with pytest.raises(theory.NoClosedForm, match="no question of p_k"):
         theory.convexity_region(one_vs_all, 4)
@@ -277,10 +279,6 @@ def test_convex_losses_of_the_user_by_their_slope_at_the_origin():
         theory.threshold(problem(one_vs_all, (3, 3, 2), 1.0))
     with pytest.raises(theory.NoClosedForm, match="treats classes differently"):
         theory.threshold(problem(lambda z, k: losses.focal()(z, k) * (1.0 + k), (3, 3, 2), 1.0))
-
-
-def test_the_registries_cover_the_shelf():
-    assert set(THRESHOLDS) == set(PROFILES) == set(losses.LOSSES)
 
 
 @pytest.mark.parametrize(("loss", "hyper"), LOSSES)

@@ -5,9 +5,10 @@ f(W, H, b) = (1/N) sum_j L(W h_j + b, y_j) + lam_W/2 |W|^2 + lam_H/2 |H|^2 + lam
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,22 +17,22 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from ufm import _checks, _compile, losses
+from ufm import _checks, _compile, losses, models
 from ufm._pytree import pytree_dataclass, replace, static
 from ufm._sheet import finite
-
-
-class Params(NamedTuple):
-    """The variables of equation (7)."""
-
-    W: Float[Array, "K d"]  # classifier, one row a class
-    H: Float[Array, "d N"]  # free features, one column a sample
-    b: Float[Array, " K"]  # bias; zeros where the problem has none
+from ufm.models import Model
+from ufm.models import Params as Params
+from ufm.models import Variables as Variables  # the problem and its variables are imported together
 
 
 @pytree_dataclass
 class Problem:
-    """Equation (7): a loss, the samples' labels, the dimension of the features and three penalties.
+    """Equation (7): a loss, the samples' labels, the dimension of the features, three penalties and a model.
+
+        f = (1/N) sum_j samples_j L(z_j, label_j) + penalty/2
+
+    with the logits z_j and the penalty of the model; by default Z = W H + b 1' and
+    lam_W |W|^2 + lam_H sum_j samples_j |h_j|^2 + lam_b |b|^2.
 
     Args:
         loss: a name of `losses.LOSSES`, a `Loss`, or a function `loss(z, k)` of one logit vector.
@@ -40,6 +41,9 @@ class Problem:
         d: feature dimension.
         lam_W, lam_H: penalties > 0.  lam_b: penalty >= 0; 0 leaves the bias free.
         bias: False takes the bias out of the problem (b = 0).
+        model: a name of `models.MODELS` or a `Model`.  Default: two free factors.
+        samples: (columns,) how many samples each column of H stands for.  Default: one.  `means()` gives the
+            problem of the class means, with one column for each class.
 
     `prob(params)` is the objective: differentiable, and fit for jit and vmap. The loss's hyperparameters,
     labels and penalties are leaves of the pytree; K, d and bias are structure.
@@ -58,6 +62,8 @@ class Problem:
     lam_H: Any = 5e-3
     lam_b: Any = 0.0
     bias: bool = static(default=True)
+    model: Any = "free"
+    samples: Any = None
 
     def __post_init__(self) -> None:
         loss = losses.get(self.loss)
@@ -70,6 +76,8 @@ class Problem:
             "K": _checks.integer("K", K, least=2),
             "d": _checks.integer("d", self.d, least=1),
             "bias": _checks.boolean("bias", self.bias),
+            "model": models.get(self.model),
+            "samples": _check_samples(self.samples, len(labels)),
         }
         checked["labels"] = _check_classes(labels, K)
         checked |= check_penalties(self.lam_W, self.lam_H, self.lam_b, bool(self.bias))
@@ -89,6 +97,7 @@ class Problem:
         lam_H: ArrayLike = 5e-3,
         lam_b: ArrayLike = 0.0,
         bias: bool = True,
+        model: str | Model = "free",
         **hyperparameters: Any,
     ) -> Problem:
         """n samples of each class in the paper's order H = [H_1 ... H_n]: labels 0..K-1 repeated n times."""
@@ -102,6 +111,7 @@ class Problem:
             lam_H=lam_H,
             lam_b=lam_b,
             bias=bias,
+            model=model,
         )
 
     def _flat(self) -> Problem:
@@ -109,36 +119,91 @@ class Problem:
         loss = losses.frozen(self.loss, self.K)
         return self if loss is self.loss else replace(self, loss=loss)
 
-    def __call__(self, params: Params) -> Float[Array, ""]:
-        """The objective f(W, H, b) of equation (7)."""
-        W, H, b = params
+    def __call__(self, params: Variables) -> Float[Array, ""]:
+        """The objective f."""
         loss = losses.frozen(self.loss, self.K)
-        fit = jnp.mean(jax.vmap(loss)(self.logits(params).T, self.labels))
-        penalty = self.lam_W * jnp.sum(W * W) + self.lam_H * jnp.sum(H * H)
-        if self.bias:
-            penalty += self.lam_b * jnp.sum(b * b)
-        return jnp.asarray(fit + penalty / 2)
+        each = jax.vmap(loss)(self.model.logits(self, params), self.labels)
+        fit = jnp.mean(each) if self.samples is None else jnp.sum(self.samples * each) / self.N
+        return jnp.asarray(fit + self.model.penalty(self, params) / 2)
 
-    def logits(self, params: Params) -> Float[Array, "K N"]:
-        """W H + b 1^T."""
-        W, H, b = params
-        Z = H.T @ W.T  # rows of samples: the order in which every hot loop keeps them
-        return (Z + b if self.bias else Z).T
+    def logits(self, params: Variables) -> Float[Array, "K N"]:
+        """Z, one column for each column of the features: W H + b 1' where both factors are free."""
+        return self.model.logits(self, params).T
 
-    def logit_gradient(self, params: Params) -> Float[Array, "K N"]:
-        """G, the gradient of the mean loss g in the logits: grad f = (G H' + lam_W W, W'G + lam_H H, ...)."""
+    def logit_gradient(self, params: Variables) -> Float[Array, "K N"]:
+        """G, the gradient of the mean loss g in the logits Z."""
         loss = losses.frozen(self.loss, self.K)
-        return jax.vmap(jax.grad(loss))(self.logits(params).T, self.labels).T / self.N
+        each = jax.vmap(jax.grad(loss))(self.model.logits(self, params), self.labels).T
+        return each / self.N if self.samples is None else each * self.samples / self.N
+
+    def gradients(
+        self, params: Variables, G: Float[Array, "K N"] | None = None
+    ) -> tuple[Variables, Variables]:
+        """The gradients of the mean loss and of the penalty; grad f is their sum.
+
+        Where both factors are free they are (G H', W'G, G 1) and (lam_W W, lam_H H, lam_b b).  `G` saves the
+        evaluation of the loss where `logit_gradient` is known already.
+        """
+        _, pull_back = jax.vjp(lambda p: self.model.logits(self, p), params)
+        (fit,) = pull_back((self.logit_gradient(params) if G is None else G).T)
+        return fit, jax.grad(lambda p: self.model.penalty(self, p) / 2)(params)
+
+    def gradient(self, params: Variables) -> Variables:
+        """grad f, with the fields of `params`."""
+        return jax.tree.map(jnp.add, *self.gradients(params))
+
+    # --- samples that share their features -------------------------------------------------------------
+
+    def merged(self, cell: ArrayLike, labels: ArrayLike) -> Problem:
+        """The problem in which each cell of samples has one column of features.
+
+        Its objective is f at the points where the features of each cell coincide.
+
+        Args:
+            cell: (columns,) the cell of each column.  labels: (cells,) the class of each cell.
+        """
+        weight = jnp.ones(self.columns) if self.samples is None else self.samples
+        cells = np.shape(labels)[0]
+        return self.replace(labels=labels, samples=jax.ops.segment_sum(weight, jnp.asarray(cell), cells))
+
+    def expanded(self, params: Variables) -> tuple[Problem, Variables]:
+        """The problem with one column for each sample, and the point with each column repeated."""
+        if self.samples is None:
+            return self, params
+        times = np.asarray(self.samples).astype(np.int64)
+        labels = np.repeat(np.asarray(self.labels), times)
+        return self.replace(labels=labels, samples=None), params._replace(
+            H=jnp.repeat(params.H, times, axis=1)
+        )
+
+    def means(self) -> Problem:
+        """The problem of the class means: column k stands for all samples of class k."""
+        return self.merged(self.labels, jnp.arange(self.K, dtype=jnp.int32))
+
+    def class_means(self, H: Float[Array, "d N"]) -> Float[Array, "d K"]:
+        """The mean feature of each class, in its column."""
+        weight = jnp.ones(self.columns, H.dtype) if self.samples is None else self.samples
+        sums = jax.ops.segment_sum((weight * H).T, jnp.asarray(self.labels), self.K)
+        return (sums / jax.ops.segment_sum(weight, jnp.asarray(self.labels), self.K)[:, None]).T
 
     @property
-    def N(self) -> int:
-        """Number of samples."""
+    def columns(self) -> int:
+        """Number of columns of H."""
         return int(self.labels.shape[0])
+
+    @property
+    def N(self) -> Any:
+        """Number of samples: an int, or a traced number where `samples` is traced."""
+        if self.samples is None:
+            return self.columns
+        total = self.samples.sum()
+        return total if isinstance(total, jax.core.Tracer) else int(total)
 
     @property
     def counts(self) -> Int[np.ndarray, " K"]:
         """Samples of each class, n_k."""
-        return np.bincount(np.asarray(self.labels), minlength=self.K)
+        weight = None if self.samples is None else np.asarray(self.samples)
+        return np.bincount(np.asarray(self.labels), weight, minlength=self.K).astype(np.int64)
 
     @property
     def n(self) -> int | None:
@@ -151,14 +216,59 @@ class Problem:
         """sqrt(lam_W lam_H), the weight of the nuclear norm of Z = W H."""
         return (self.lam_W * self.lam_H) ** 0.5
 
+    # --- facts that fast paths ask for ------------------------------------------------------------------
+
+    @property
+    def full_rank(self) -> int:
+        """The rank that an optimum of a convex loss may have: K - 1, or K if a common shift is not free."""
+        return self.K - 1 if self.loss.shift_invariant else self.K
+
+    @property
+    def shift_is_free(self) -> bool:
+        """Whether adding a constant to the bias changes nothing."""
+        return bool(self.bias and self.loss.shift_invariant and float(self.lam_b) == 0)
+
+    @property
+    def collapses(self) -> bool:
+        """Whether the features of a class coincide at every critical point.
+
+        They do for losses that are convex in z: h -> L(W h + b, k) + lam_H/2 |h|^2 is strictly convex.
+        """
+        return bool(self.loss.convex and self.model.bilinear)
+
+    @property
+    def decomposes(self) -> bool:
+        """Whether `hessian.structure` applies: free factors, and the same penalty for every column."""
+        return bool(self.model.bilinear and self.model.isotropic and self.samples is None)
+
+    def need_free_factors(self, what: str) -> None:
+        """Refuse a model or a problem of class means for which `what` is not known.
+
+        Raises:
+            ValueError: the factors are not free, or a column stands for several samples.
+        """
+        if not self.model.bilinear:
+            raise ValueError(
+                f"model: {what} is known for two free factors, got model={self.model!r}; ufm.solve, "
+                "ufm.landscape.eigenvalues and inertia take any model"
+            )
+        if self.samples is not None:
+            raise ValueError(
+                f"samples: {what} expects one column for each sample, got columns that stand for several; "
+                "use prob.expanded(params)"
+            )
+
+    # --- variables --------------------------------------------------------------------------------------
+
     @property
     def size(self) -> int:
         """Number of unknowns."""
-        return self.K * self.d + self.d * self.N + (self.K if self.bias else 0)
+        sizes = {name: math.prod(shape) for name, shape in self.model.shapes(self).items()}
+        return sum(sizes.values()) - (0 if self.bias else sizes["b"])
 
-    def zeros(self) -> Params:
-        """The origin W = 0, H = 0, b = 0, a critical point of every shift-invariant balanced problem."""
-        return Params(jnp.zeros((self.K, self.d)), jnp.zeros((self.d, self.N)), jnp.zeros(self.K))
+    def zeros(self) -> Variables:
+        """The origin, a critical point of every shift-invariant balanced problem with two free factors."""
+        return self.model.zeros(self)
 
     def describe(self, without: Iterable[str] = ()) -> str:
         """The problem in a line, without the values of the given names."""
@@ -169,8 +279,8 @@ class Problem:
 
     def to_dict(self) -> dict[str, Any]:
         """The problem as JSON; `n` is null and `counts` are given where the classes are not balanced."""
-        data: dict[str, Any] = {"loss": self.loss.name}
-        if self.loss.name == "custom":
+        data: dict[str, Any] = {"loss": losses.known_as(self.loss)}
+        if data["loss"] == "custom":
             data["function"] = repr(self.loss)
         data |= {name: finite(value) for name, value in self.loss.hyperparameters.items()}
         data |= {"K": self.K, "d": self.d, "N": self.N, "n": self.n}
@@ -183,8 +293,8 @@ class Problem:
         """A copy with other penalties, loss or labels (leaves), or another K, d or bias."""
         return replace(self, **changes)
 
-    def check_params(self, params: Any) -> Params:
-        """`params` as `Params` of this problem's shapes in its precision.
+    def check_params(self, params: Any) -> Variables:
+        """`params` as the model's variables, in this problem's shapes in its precision.
 
         Any floating dtype of jax, numpy or torch is converted here, at the door: float64, or float32 where
         JAX's 64-bit mode is off. A solver that ran in the dtype of its start would round the penalties to
@@ -194,13 +304,16 @@ class Problem:
             ValueError: a wrong shape, a dtype that is not floating, or a value that is not finite in that
                 precision.
         """
+        shapes, kind = self.model.shapes(self), self.model.variables
         try:
-            W, H, b = params
-        except (TypeError, ValueError):
-            raise ValueError(f"params: expected Params(W, H, b), got {type(params).__name__}") from None
-        expected = {"W": (self.K, self.d), "H": (self.d, self.N), "b": (self.K,)}
-        pairs = zip(expected.items(), (W, H, b), strict=True)
-        return Params(*(_check_array(name, value, shape) for (name, shape), value in pairs))
+            given = tuple(params)
+        except TypeError:
+            given = ()
+        if len(given) != len(shapes):
+            expected = f"{kind.__name__}({', '.join(shapes)})"
+            raise ValueError(f"params: expected {expected}, got {type(params).__name__}")
+        pairs = zip(shapes.items(), given, strict=True)
+        return kind(*(_check_array(name, value, shape) for (name, shape), value in pairs))
 
     def __repr__(self) -> str:
         if isinstance(self.labels, jax.core.Tracer):
@@ -233,6 +346,19 @@ def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity in the start as {precision}")
     return array
+
+
+def _check_samples(samples: Any, columns: int) -> np.ndarray | None:
+    if samples is None:
+        return None
+    array = np.asarray(_checks.array_like("samples", samples))
+    if array.shape != (columns,) or array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"samples: expected ({columns},) numbers, one for each label, got {array.dtype} {array.shape}"
+        )
+    if not (np.isfinite(array).all() and (array >= 1).all() and (array == np.round(array)).all()):
+        raise ValueError(f"samples: expected whole numbers >= 1, got {samples!r}")
+    return array.astype(np.float64)
 
 
 def _check_labels(labels: Any) -> np.ndarray:
@@ -274,22 +400,26 @@ def check_penalties(lam_W: Any, lam_H: Any, lam_b: Any, bias: bool) -> dict[str,
     return checked
 
 
-def _normal(seed: Any, scale: Any, *, K: int, d: int, N: int) -> Params:
-    key_W, key_H = jax.random.split(jax.random.key(seed))
-    return Params(
-        scale * jax.random.normal(key_W, (K, d)), scale * jax.random.normal(key_H, (d, N)), jnp.zeros(K)
-    )
+class _Sizes(NamedTuple):
+    """What the start of a model reads of a problem. It is hashable: one program serves all of one shape."""
+
+    K: int
+    d: int
+    columns: int
 
 
-_SHAPE = ("K", "d", "N")
+def _normal(model: Model, seed: Any, scale: Any, *, sizes: Any) -> Variables:
+    return model.normal(sizes, seed, scale)
+
+
 #: compiled once for each shape; seed and scale are leaves
-_normal_quick = _compile.jit(_normal, static_argnames=_SHAPE, options=_compile.INSTANT)
-_normal_large = _compile.jit(_normal, static_argnames=_SHAPE)
+_normal_quick = _compile.jit(_normal, static_argnames=("sizes",), options=_compile.INSTANT)
+_normal_large = _compile.jit(_normal, static_argnames=("sizes",))
 #: up to this many entries a start takes milliseconds even where its program is not optimised
 _SMALL_START = 100_000
 
 
-def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Params:
+def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Variables:
     """A Gaussian start: W and H with independent N(0, scale^2) entries, b = 0.
 
     From scale 0.1 Newton takes half the steps that it takes from scale 1 (K=10, d=64, n=10 and 100, both
@@ -298,9 +428,9 @@ def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Param
     if not isinstance(seed, jax.core.Tracer):
         _checks.seed("seed", seed)
     scale = _checks.real("scale", scale, above=0.0)
-    shape = {"K": prob.K, "d": prob.d, "N": prob.N}
+    sizes = _Sizes(prob.K, prob.d, prob.columns)
     if isinstance(seed, jax.core.Tracer) or isinstance(scale, jax.core.Tracer):
-        return _normal(seed, scale, **shape)  # part of a program that somebody else compiles
+        return _normal(prob.model, seed, scale, sizes=sizes)  # part of a program that somebody else compiles
     draw = _normal_quick if prob.size <= _SMALL_START else _normal_large
     with jax.ensure_compile_time_eval():  # a start may be drawn inside a function that JAX traces
-        return cast(Params, draw(seed, scale, **shape))
+        return draw(prob.model, seed, scale, sizes=sizes)

@@ -90,6 +90,8 @@ def _logit_gradient(prob: Problem, params: Params) -> Array:
 
 def _through_unused(prob: Problem, params: Params, floor: float) -> Params | None:
     """The module's step for all sigma_i > lam that find an unused direction; None where there is none."""
+    if not prob.decomposes:
+        return None
     W, H = np.asarray(params.W), np.asarray(params.H)
     U, sigma, Vt = np.linalg.svd(np.asarray(_logit_gradient(prob, params)), full_matrices=False)
     X = _unused(W, H)
@@ -114,12 +116,12 @@ def _unused(W: np.ndarray, H: np.ndarray) -> np.ndarray:
 
 def _lowest_eigenvector(prob: Problem, params: Params, floor: float) -> Params | None:
     """A unit eigenvector of the Hessian's smallest eigenvalue if that is below -`floor`."""
-    from ufm.hessian.spectrum import lowest_pair
-    from ufm.hessian.structure import NotFinite, structure
+    from ufm.hessian.point import Analysis  # here, because it needs scipy, which `import ufm` does not
+    from ufm.hessian.product import NotFinite
 
     try:
-        value, direction, _ = lowest_pair(prob, params, structure(prob, params), critical=False)
-    except NotFinite:  # a loss without a second derivative here says nothing of curvature
+        value, direction, _ = Analysis(prob, params).lowest
+    except NotFinite:  # a loss without a second derivative here tells nothing about curvature
         return None
     return direction if value < -floor else None
 

@@ -1,14 +1,13 @@
 """The stage problem -> Solution: one loop for every solver, recorded or not, and its sweeps.
 
-The loop runs in a *view* of equation (7): features as rows F (m, d), and
+The loop runs in a *view* of the problem, which changes only the coordinates: features are rows
+f_j = sqrt(samples_j) Q'h_j / stretch, and W is stretch W Q.
 
-    f = sum_j weight_j L(spread_j W f_j + b, label_j) + pen_W/2 |W|^2 + pen_F/2 |F|^2 + lam_b/2 |b|^2.
-
-A view changes only the coordinates. `balance` gives both blocks the penalty sqrt(lam_W lam_H): L-BFGS then
-needs a fifth of the steps, Newton half. `rotate` keeps min(d, K) feature dimensions: what the rows of W do
-not see of the features costs its penalty alone, so that the best of it is zero; what is left stays in
-the row space of W under gradients and Hessians, and turning it into the first K coordinates makes a step d/K
-times cheaper, for any loss. `reduced` keeps one row sqrt(n_k) h_k a class.
+`balance` chooses the stretch so that both blocks carry the penalty sqrt(lam_W lam_H): L-BFGS then needs a
+fifth of the steps, Newton half. `rotate` keeps min(d, K) feature dimensions. Feature components orthogonal to
+the rows of W incur only the penalty, so they vanish at the optimum, and gradients and Hessians leave the row
+space of W invariant; in coordinates of that space a step costs K/d of what it costs in R^d, for any loss.
+`reduced` solves the problem of the class means. A model that is not bilinear runs in its own variables.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from jaxtyping import Float, Int
 
 from ufm import _checks, _compile, _second_order, losses, metrics, solvers
 from ufm._figure import plot
-from ufm._problem import Params, Problem, init
+from ufm._problem import Params, Problem, Variables, init
 from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass, static
 from ufm._second_order import Evidence
@@ -92,33 +91,28 @@ class History(NamedTuple):
 
 
 class _View(NamedTuple):
-    """Coordinates in which a solver runs; see the module's docstring."""
+    """Coordinates y in which a solver runs; see the module's docstring."""
 
-    loss: losses.Loss
-    labels: Array  # (m,)
-    weight: Array  # () or (m,)
-    spread: Array | None  # (m,), None: ones
-    pen_W: Array
-    pen_F: Array
-    lam_b: Array
-    stretch: Array  # W = y_W Q' / stretch, F = stretch y_F Q'
+    problem: Problem  # with fewer feature dimensions and other penalties; its variables are `params(y)`
+    root: Array | None  # (columns,) square root of the samples of each column, None: ones
+    stretch: Array | None  # W = y_W Q' / stretch and F = stretch y_F Q', None: y is the model's own variables
     Q: Array | None  # (d, K) orthonormal, None: the identity
 
-    def logits(self, y: Any) -> Array:
-        """(m, K)."""
+    def params(self, y: Any) -> Variables:
+        """The variables of `problem`."""
+        if self.stretch is None:
+            return y
         W, F, b = y
-        Z = F @ W.T
-        Z = Z if self.spread is None else self.spread[:, None] * Z
-        return Z if b is None else Z + b
+        F = F if self.root is None else F / self.root[:, None]
+        return Params(W, F.T, jnp.zeros(len(W), W.dtype) if b is None else b)
 
     def objective(self, y: Any) -> Array:
-        W, F, b = y
-        fit = jnp.sum(self.weight * jax.vmap(self.loss)(self.logits(y), self.labels))
-        f = fit + self.pen_W / 2 * jnp.sum(W * W) + self.pen_F / 2 * jnp.sum(F * F)
-        return f if b is None else f + self.lam_b / 2 * jnp.sum(b * b)
+        return self.problem(self.params(y))
 
     def grad_norm(self, g: Any) -> Array:
-        """|grad f| in the problem's own W, H, b."""
+        """|grad f| in the variables of the problem as it was given, from the gradient in y."""
+        if self.stretch is None:
+            return jnp.sqrt(dot(g, g))
         W, F, b = g
         square = self.stretch**2 * jnp.sum(W * W) + jnp.sum(F * F) / self.stretch**2
         return jnp.sqrt(square if b is None else square + jnp.sum(b * b))
@@ -130,7 +124,9 @@ def _first_point(view: _View, y: Any) -> Point:
     Where every softmax is saturated, gradients and Hessians say nothing of the loss: Newton's step leads to
     the origin, and a trust region that follows a piecewise linear loss takes hundreds of steps.
     """
-    largest = jnp.max(jnp.abs(view.logits(y)))
+    if not view.problem.model.bilinear:
+        return solvers.evaluate(view.objective, y)
+    largest = jnp.max(jnp.abs(view.problem.logits(view.params(y))))
     t = jnp.sqrt(SATURATED / jnp.maximum(largest, SATURATED))
 
     def attempt(state: tuple[Array, Point]) -> tuple[Array, Point]:
@@ -147,31 +143,31 @@ def _first_point(view: _View, y: Any) -> Point:
     return jax.lax.while_loop(lambda state: state[0] < tries, attempt, nothing)[1]
 
 
-def _view(prob: Problem, params: Params, solver: Solver, reduced: bool) -> tuple[_View, Any]:
+def _view(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> tuple[_View, Any]:
     """The view of a problem and the start in it."""
+    if not prob.model.bilinear:
+        return _View(prob, None, None, None), params
+    base, H = (prob.means(), prob.class_means(params.H)) if reduced else (prob, params.H)
     dtype = params.W.dtype
     lam_W, lam_H, lam_b = (jnp.asarray(x, dtype) for x in (prob.lam_W, prob.lam_H, prob.lam_b))
     stretch = (lam_W / lam_H) ** 0.25 if solver.balance else jnp.ones((), dtype)
-    W, b = params.W * stretch, params.b if prob.bias else None
-    sums = jax.ops.segment_sum(params.H.T, prob.labels, prob.K) / stretch  # where unused, XLA leaves it out
-    Q = _row_space(W, sums) if (solver.rotate or reduced) and prob.d > prob.K else None
-    W = W if Q is None else W @ Q
-    pens = (lam_W / stretch**2, lam_H * stretch**2, lam_b, stretch, Q)
-    if not reduced:
-        F = params.H.T / stretch
-        F = F if Q is None else F @ Q
-        return _View(prob.loss, prob.labels, jnp.asarray(1 / prob.N, dtype), None, *pens), (W, F, b)
-    counts = jnp.bincount(prob.labels, length=prob.K).astype(dtype)
-    sums = sums if Q is None else sums @ Q
-    view = _View(prob.loss, jnp.arange(prob.K), counts / prob.N, counts**-0.5, *pens)
-    return view, (W, sums / jnp.sqrt(counts)[:, None], b)
+    root = None if base.samples is None else jnp.sqrt(base.samples).astype(dtype)
+    W, F, b = params.W * stretch, H.T / stretch, params.b if prob.bias else None
+    F = F if root is None else root[:, None] * F
+    Q = None
+    if prob.model.isotropic and (solver.rotate or reduced) and prob.d > prob.K:
+        Q = _row_space(W, prob.class_means(params.H).T)
+        W, F = W @ Q, F @ Q
+    penalties = {"lam_W": lam_W / stretch**2, "lam_H": lam_H * stretch**2, "lam_b": lam_b}
+    problem = base.replace(d=W.shape[1], **penalties)
+    return _View(problem, root, stretch, Q), (W, F, b)
 
 
-def _row_space(W: Array, sums: Array) -> Array:
+def _row_space(W: Array, means: Array) -> Array:
     """(d, K): an orthonormal basis of the rows of W, (K, d).
 
-    Where they are dependent it is filled with the class sums of the features, (K, d), so that a start with
-    W = 0 keeps the directions in which W wants to grow.
+    If they are linearly dependent, it is completed with the class means of the features, (K, d), so that a
+    start with W = 0 keeps the directions in which W will grow.
     """
     U = jnp.linalg.eigh(W @ W.T)[1]
     across = U.T @ W  # singular values times right singular vectors
@@ -179,21 +175,23 @@ def _row_space(W: Array, sums: Array) -> Array:
     largest = jnp.max(square)
     active = square > (8 * len(W) * np.finfo(W.dtype).eps) ** 2 * largest
     rows = jnp.where(active, 1 / jnp.where(active, square, 1.0), 0.0)
-    missing = (U * ~active) @ (U.T @ sums)  # only the combinations of classes that W lacks
+    missing = (U * ~active) @ (U.T @ means)  # only the combinations of classes that W lacks
     missing -= ((missing @ across.T) * rows) @ across  # orthogonal to the rows of W
     size = jnp.sqrt(jnp.sum(missing**2))
     scale = jnp.sqrt(jnp.where(largest > 0, largest, 1.0)) / jnp.where(size > 0, size, 1.0)
     return jnp.linalg.qr((W + scale * missing).T)[0]
 
 
-def _params(prob: Problem, view: _View, y: Any, reduced: bool) -> Params:
-    """Back to W, H, b."""
-    W, F, b = y
-    W, F = W / view.stretch, F * view.stretch
+def _params(prob: Problem, view: _View, y: Any, reduced: bool) -> Variables:
+    """The variables of the problem as it was given."""
+    params = view.params(y)
+    if view.stretch is None:
+        return params
+    W, H, b = params
+    W, H = W / view.stretch, H * view.stretch
     if view.Q is not None:
-        W, F = W @ view.Q.T, F @ view.Q.T
-    F = (view.spread[:, None] * F)[prob.labels] if reduced else F  # type: ignore[index]
-    return Params(W, F.T, jnp.zeros(prob.K, W.dtype) if b is None else b)
+        W, H = W @ view.Q.T, view.Q @ H
+    return Params(W, H[:, prob.labels] if reduced else H, b)
 
 
 # --- the only loop --------------------------------------------------------------------------------
@@ -214,9 +212,9 @@ class _Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run says to the host."""
+    """What a run reports to the host."""
 
-    params: Params
+    params: Variables
     objective: Array
     grad_norm: Array
     status: Array
@@ -243,7 +241,7 @@ class Options(NamedTuple):
 
 def _run(
     prob: Problem,
-    params: Params,
+    params: Variables,
     run: _Run | None,
     before: Before,
     tol: Array,
@@ -318,10 +316,10 @@ def _judged(
 
 
 def _written(
-    history: History, at: Params, prob: Problem, steps: Array, f: Array, norm: Array, options: Options
+    history: History, at: Variables, prob: Problem, steps: Array, f: Array, norm: Array, options: Options
 ) -> History:
     """The trajectory with a row more, if one is due."""
-    nc = metrics.of_params(at, prob.labels)
+    nc = metrics.of_params(prob.model.effective(prob, at), prob.labels)
     row = History(steps, f, norm, nc.nc1, nc.nc2, nc.nc3)
     # steps in between fall on the row past the end and are dropped
     i = jnp.where(steps % options.stride == 0, steps // options.stride, options.rows)
@@ -329,33 +327,35 @@ def _written(
 
 
 def _outcome(prob: Problem, view: _View, run: _Run, tol: Array, reduced: bool) -> Outcome:
-    params, spread = _params(prob, view, run.at.y, reduced), view.spread
-    objective, norm, status, y = run.at.f, run.grad_norm, run.status, run.at.y
+    params, status = _params(prob, view, run.at.y, reduced), run.status
+    objective, norm = run.at.f, run.grad_norm
+    problem, at = view.problem, view.params(run.at.y)
     if reduced:  # the answer counts only if it is one of the full problem
-        W, F, b = y
-        view = view._replace(labels=prob.labels, weight=jnp.asarray(1 / prob.N, W.dtype), spread=None)
-        y = (W, (spread[:, None] * F)[prob.labels], b)  # type: ignore[index]
-        at = solvers.evaluate(view.objective, y)
-        objective, norm = at.f, view.grad_norm(at.g)
+        problem = problem.replace(labels=prob.labels, samples=prob.samples)
+        at = at._replace(H=at.H[:, prob.labels])
+        full = solvers.evaluate(problem, at)
+        g = full.g
+        objective, norm = full.f, view.grad_norm((g.W, g.H, g.b if prob.bias else None))
         floor = 100 * np.finfo(norm.dtype).eps * jnp.sqrt(dot(params, params))
         failed = (status == Status.CONVERGED) & (norm > 2 * tol + floor)
         status = jnp.where(failed, Status.NOT_EXPANDABLE, status)
-    return Outcome(params, objective, norm, status, run.steps, run.history, _evidence(view, y))
+    return Outcome(params, objective, norm, status, run.steps, run.history, _evidence(problem, at))
 
 
-def _evidence(view: _View, y: Any) -> Evidence:
-    """The measurements of the second-order conditions, in the view of all samples."""
-    Z = view.logits(y)
-    G = view.weight * jax.vmap(jax.grad(view.loss))(Z, view.labels)
-    convex = jnp.all(jax.vmap(view.loss.convex_at)(Z, view.labels))
-    return Evidence(G.T @ G, convex)
+def _evidence(prob: Problem, params: Variables) -> Evidence:
+    """The measurements of the second-order conditions."""
+    G = prob.logit_gradient(params)
+    if prob.samples is not None:  # by sample instead of by column: G G' is the sum over all samples
+        G = G / jnp.sqrt(prob.samples)
+    convex = jnp.all(jax.vmap(prob.loss.convex_at)(prob.logits(params).T, prob.labels))
+    return Evidence(G @ G.T, convex & prob.model.bilinear)
 
 
 compiled_run = _compile.jit(_run, static_argnames=("options",))
 
 
 def run_once(
-    prob: Problem, params: Params, tol: Array, last: Array, solver: Solver, reduced: bool
+    prob: Problem, params: Variables, tol: Array, last: Array, solver: Solver, reduced: bool
 ) -> Outcome:
     """A whole run without a record: the sweep's traced body."""
     return _run(prob, params, None, Before(), tol, last, last, Options(solver, reduced, 0, 1))[0]
@@ -369,8 +369,8 @@ class Solution(Printed):
     """Where a solver stopped, why, and the problem it stands for.  Prints and plots itself."""
 
     problem: Problem
-    params: Params
-    objective: Any  # f(W, H, b)
+    params: Variables  # of the problem's model
+    objective: Any  # f
     grad_norm: Any  # |grad f|, Euclidean over (W, H, b)
     code: Any  # the `Status` as a number
     steps: Any
@@ -380,19 +380,24 @@ class Solution(Printed):
     reduced: bool = static()
 
     @property
+    def effective(self) -> Params:
+        """Classifier, features and bias; where both factors are free these are the variables themselves."""
+        return self.problem.model.effective(self.problem, self.params)
+
+    @property
     def W(self) -> Float[Array, "K d"]:
         """Classifier, one row a class."""
-        return self.params.W
+        return self.effective.W
 
     @property
     def H(self) -> Float[Array, "d N"]:
         """Features, one column a sample."""
-        return self.params.H
+        return self.effective.H
 
     @property
     def b(self) -> Float[Array, " K"]:
         """Bias."""
-        return self.params.b
+        return self.effective.b
 
     @property
     def status(self) -> Status:
@@ -407,7 +412,7 @@ class Solution(Printed):
     @functools.cached_property
     def metrics(self) -> metrics.NeuralCollapse:
         """NC1-NC4 of the solution, as the paper defines them."""
-        return metrics.of_params(self.params, self.problem.labels)
+        return metrics.of_params(self.effective, self.problem.labels)
 
     @functools.cached_property
     def certificate(self) -> Certificate:
@@ -540,7 +545,7 @@ def to_second_order(
     return outcome._replace(status=jnp.where(saddle, Status.STRICT_SADDLE, outcome.status))
 
 
-def _way_down(prob: Problem, outcome: Outcome) -> Params | None:
+def _way_down(prob: Problem, outcome: Outcome) -> Variables | None:
     """A point below, where the solver has stopped at a strict saddle."""
     if int(outcome.status) not in (Status.CONVERGED, Status.STALLED):
         return None
@@ -550,7 +555,7 @@ def _way_down(prob: Problem, outcome: Outcome) -> Params | None:
 
 
 def _minimised(
-    prob: Problem, params: Params, before: Before, tol: float, last: int, options: Options, bar: Progress
+    prob: Problem, params: Variables, before: Before, tol: float, last: int, options: Options, bar: Progress
 ) -> Outcome:
     """One run of the compiled loop, in chunks between which the host looks and shows progress."""
     run: _Run | None = None
@@ -599,7 +604,11 @@ def _trim(history: History, steps: int, stride: int) -> History:
 
 
 def check_reduced(prob: Problem, reduced: bool) -> None:
-    if reduced and not prob.loss.convex:
+    if not reduced:
+        return
+    if not prob.model.bilinear:
+        raise ValueError(f"reduced: expected two free factors, got model={prob.model!r}; use reduced=False")
+    if not prob.loss.convex:
         raise ValueError(
             f"reduced: expected a loss that is convex in z, got {prob.loss!r}; without convexity the "
             "features of a class need not coincide at a critical point: solve with reduced=False"

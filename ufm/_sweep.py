@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -207,7 +208,7 @@ def _grid(prob: Problem, axes: dict[str, Any]) -> dict[str, np.ndarray]:
                     **{k: value if k == name else getattr(prob, k) for k in _PENALTIES}, bias=prob.bias
                 )
             else:
-                type(prob.loss)(**{**prob.loss.hyperparameters, name: value})
+                dataclasses.replace(getattr(prob.loss, "given", prob.loss), **{name: value})
     try:
         broadcast = np.broadcast_arrays(*arrays.values())
     except ValueError:

@@ -10,6 +10,7 @@ import functools
 import math
 from typing import Any
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -17,8 +18,9 @@ from ufm import _compile, theory
 from ufm._claim import Statement
 from ufm._problem import Params, Problem
 from ufm._solve import Solution
-from ufm.hessian.spectrum import eigenvalues
-from ufm.hessian.structure import NotFinite
+from ufm.hessian.certificate import Certificate
+from ufm.hessian.point import Analysis
+from ufm.hessian.product import NotFinite
 from ufm.theory import NoClosedForm, Optimum
 
 #: structure known worse than this proves nothing
@@ -35,11 +37,13 @@ class Facts:
         self.prob: Problem = sol.problem
         self.W, self.H, self.b = (np.asarray(x) for x in sol.params)
         # measured here again: nothing that the solver says of itself is taken on trust
-        objective, G = _objective_and_logit_gradient(self.prob, sol.params)
+        objective, G, gradient = _derivatives(self.prob, sol.params)
         self.objective, self.G = float(objective), np.asarray(G)
+        self.gradient: Params = jax.tree.map(np.asarray, gradient)
         self.lam_W, self.lam_H, self.lam_b = (
             float(x) for x in (self.prob.lam_W, self.prob.lam_H, self.prob.lam_b)
         )
+        self.point = Analysis(self.prob, sol.params)
         self.optimum: Optimum | None = None
         self.no_optimum = ""
         try:
@@ -56,6 +60,11 @@ class Facts:
     def structure_accuracy(self) -> float:
         """Relative accuracy asked of structure, where the conditioning allows it: 1.5e-8 in float64."""
         return float(np.finfo(self.W.dtype).eps) ** 0.5
+
+    @property
+    def certificate(self) -> Certificate:
+        """The bound on f - f* at the solution."""
+        return self.sol.certificate
 
     @property
     def best(self) -> Optimum:
@@ -100,10 +109,10 @@ class Facts:
         """
         rank = np.linalg.matrix_rank(self.W, tol=1e-6 * max(self.row_norm, 1e-3))
         if self.prob.loss.convex and rank < self.prob.d and self.row_norm > 1e-6:
-            curvature = float(self.sol.certificate.curvature)
+            curvature = float(self.certificate.curvature)
             return curvature if math.isfinite(curvature) else -math.inf
         try:
-            return float(eigenvalues(self.prob, self.sol.params, 1).values[0])
+            return self.point.smallest
         except NotFinite:
             return -math.inf
 
@@ -116,9 +125,10 @@ class Facts:
 
 
 @functools.partial(_compile.jit, options=_compile.USUAL)
-def _objective_and_logit_gradient(prob: Problem, params: Params) -> tuple[Array, Array]:
-    """f, and G (K, N), the gradient of the mean loss in the logits."""
-    return prob(params), prob.logit_gradient(params)
+def _derivatives(prob: Problem, params: Params) -> tuple[Array, Array, Params]:
+    """f, the gradient G (K, N) of the mean loss in the logits, and grad f."""
+    G = prob.logit_gradient(params)
+    return prob(params), G, jax.tree.map(jax.numpy.add, *prob.gradients(params, G))
 
 
 def _ratio(error: Any, size: Any) -> float:
@@ -127,15 +137,15 @@ def _ratio(error: Any, size: Any) -> float:
 
 
 def _stationary_W(f: Facts) -> float:
-    return float(np.linalg.norm(f.G @ f.H.T + f.lam_W * f.W))
+    return float(np.linalg.norm(f.gradient.W))
 
 
 def _stationary_H(f: Facts) -> float:
-    return float(np.linalg.norm(f.W.T @ f.G + f.lam_H * f.H))
+    return float(np.linalg.norm(f.gradient.H))
 
 
 def _stationary_b(f: Facts) -> float:
-    return float(np.linalg.norm(f.G.sum(axis=1) + f.lam_b * f.b)) if f.prob.bias else 0.0
+    return float(np.linalg.norm(f.gradient.b)) if f.prob.bias else 0.0
 
 
 def _singular_pairs(f: Facts) -> float:
@@ -159,7 +169,7 @@ def _objective(f: Facts) -> float:
 
 
 def _certificate(f: Facts) -> float:
-    return float(f.sol.certificate.gap)
+    return float(f.certificate.gap)
 
 
 def _row_norms(f: Facts) -> float:
@@ -229,7 +239,7 @@ def _negative_curvature(f: Facts) -> float:
 
 def _neither(f: Facts) -> float:
     """f - f* where the point is neither global nor has a way down; zero where it is one of them."""
-    if f.sol.certificate.is_global or f.smallest_curvature < -_tol_curvature(f):
+    if f.certificate.is_global or f.smallest_curvature < -_tol_curvature(f):
         return 0.0
     return max(0.0, f.objective - f.best.objective)
 
@@ -275,7 +285,7 @@ def tol_objective(f: Facts) -> float:
 
 
 def _tol_certificate(f: Facts) -> float:
-    return max(float(f.sol.certificate.tol), f.objective_accuracy) * (1 + abs(f.objective))
+    return max(float(f.certificate.tol), f.objective_accuracy) * (1 + abs(f.objective))
 
 
 def _tol_curvature(f: Facts) -> float:
@@ -312,12 +322,12 @@ def _has_optimum(f: Facts) -> str:
 
 
 def _dual_bound(f: Facts) -> str:
-    cert = f.sol.certificate
+    cert = f.certificate
     if cert.is_global:
         return ""
     if not f.prob.loss.convex:
         return f"not a convex loss, and {cert.why}"
-    rank = f.prob.K - 1 if f.prob.loss.shift_invariant else f.prob.K
+    rank = f.prob.full_rank
     return f"d = {f.prob.d} < {rank}: {cert.why}" if f.prob.d < rank else ""
 
 
@@ -375,14 +385,15 @@ def _critical(f: Facts) -> str:
 
 
 def _theorem_2(f: Facts) -> str:
-    full = f.prob.K - 1 if f.prob.loss.shift_invariant else f.prob.K
+    full = f.prob.full_rank
     if f.prob.d < full:
         return f"d = {f.prob.d} < {full}: spurious minima may exist"
     return f.no_optimum or _critical(f)
 
 
 def _region(f: Facts) -> str:
-    if f.prob.loss.name != "fl":
+    region = f.prob.loss.region()
+    if region is None or region.paper is None:
         return "about focal loss"
     if f.optimum is not None and f.optimum.regime == "trivial":
         return "past the threshold p_k = 1/K"
@@ -399,7 +410,7 @@ def _trivial(f: Facts) -> str:
 
 
 def _lower_bound(f: Facts) -> str:
-    return str(f.sol.certificate.method)
+    return str(f.certificate.method)
 
 
 def _optimum(f: Facts) -> str:
@@ -407,7 +418,7 @@ def _optimum(f: Facts) -> str:
 
 
 def _uncertified(f: Facts, tolerance: float) -> str:
-    return str(f.sol.certificate.why) if f.sol.converged else _failure(f, tolerance)
+    return str(f.certificate.why) if f.sol.converged else _failure(f, tolerance)
 
 
 def _failure(f: Facts, tolerance: float) -> str:

@@ -22,7 +22,6 @@ MODULES = (
     "ufm.landscape",
     "ufm.metrics",
     "ufm.claims",
-    "ufm.catalogue",
     "ufm.figures",
     "ufm.reproduce",
     "ufm.deep",

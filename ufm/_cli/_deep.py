@@ -1,7 +1,7 @@
 """`ufm train | figures`, and `ufm sweep --status`.
 
-A list in an option of `ufm train` makes a sweep of networks: every option of a run is one of its sweep, and
-`ufm sweep` keeps to problems of the UFM.
+A list in an option of `ufm train` makes a sweep of networks, because a sweep has every option of a run;
+`ufm sweep` is for problems of the UFM.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 def names(text: str) -> list[str]:
-    """all, or a comma list of losses."""
+    """The losses in a list with commas; "all" is the paper's four."""
     given = [part.strip() for part in text.split(",") if part.strip()]
-    return list(losses.LOSSES) if given == ["all"] else given
+    return list(losses.PAPER) if given == ["all"] else given
 
 
 def numbers(text: str) -> list[float]:
-    """One number or several, as `grid` reads them."""
+    """One or several numbers, as `grid` reads them."""
     return [float(value) for value in grid(text)]
 
 
 def whole(text: str) -> list[int]:
-    """One integer, a comma list, or start:stop without its end."""
+    """The integers in one number, a list with commas, or start:stop without its end."""
     first, colon, last = text.partition(":")
     parts = [first, last] if colon else text.split(",")
     if not all(part.strip().isdigit() for part in parts):
@@ -103,16 +103,28 @@ def _training_options(command: Command) -> Command:
 @click.option("--devices", type=int,
               help="Split each batch over this number of devices, which are created on a CPU.  "
                    "[default: one; with --distributed all of all processes]")  # fmt: skip
-@click.option("--out", type=_FOLDER, help="Folder for record and checkpoints; of a sweep, for its runs.")
+@click.option(
+    "--out", type=_FOLDER, help="Folder for the record and checkpoints of a run, or for the runs of a sweep."
+)
 @click.option("--resume", type=click.Choice(["yes", "no", "changed"]), default="yes", show_default=True,
-              help="Continue what is in --out; changed: also under other code or settings.")  # fmt: skip
-@click.option("--checkpoint-seconds", type=float, default=60.0, show_default=True, help="At least, between.")
+              help="Continue the run in --out; changed: also with other code or settings.")  # fmt: skip
+@click.option(
+    "--checkpoint-seconds",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="Minimum time between checkpoints.",
+)
 @click.option("--distributed", metavar="auto|HOST:PORT,i/n",
-              help="Be one of the processes of a run: of a Slurm step (srun) or another cluster that JAX "
-                   "detects; or the i-th of n that meet at this address.")  # fmt: skip
-@click.option("--shard", metavar="i/n", help="Of a sweep, train the i-th of n shares of about equal cost.")
-@click.option("--status", is_flag=True, help="Of a sweep, print what is done and left; train nothing.")
-@click.option("--compare", is_flag=True, help="Print the last layer beside the UFM's optimum.")
+              help="Join the processes of a run: auto for a Slurm step (srun) or another cluster that JAX "
+                   "detects, or the i-th of n processes that connect at this address.")  # fmt: skip
+@click.option(
+    "--shard", metavar="i/n", help="Train the i-th of n shares of a sweep, which cost about the same."
+)
+@click.option(
+    "--status", is_flag=True, help="Print the progress and remaining cost of a sweep; train nothing."
+)
+@click.option("--compare", is_flag=True, help="Compare the last layer with the UFM's optimum.")
 @click.option("--json", "as_json", is_flag=True, help="Strict JSON on standard output and nothing else.")
 @click.option("--plot", callback=parsed(figure_file), metavar="FILE", help="Write a figure of the run.")
 def train(**options: Any) -> int:
@@ -124,16 +136,16 @@ def train(**options: Any) -> int:
     ufm train --data cifar10 --net wrn50 --width 0.25,2 --loss all --epochs 100,800 --seed 0:3 --out sweep
 
     Several values of --loss, --width, --epochs, --seed or --weight-decay make a sweep, a folder of runs in
-    --out: what is done and what it will cost is printed first, finished runs are skipped, interrupted ones
-    continue.  `ufm sweep --status FOLDER` tells how far it is.
+    --out: progress and remaining cost are printed first, finished runs are skipped, interrupted ones
+    continue.  `ufm sweep --status FOLDER` prints the progress at any time.
 
-    Exit status: 0 completed (--status: told), 1 not completed, 2 misuse.
+    Exit status: 0 completed (with --status: printed), 1 not completed, 2 misuse.
     """
     as_json, plot, out = (options.pop(name) for name in ("as_json", "plot", "out"))
     output = Output(as_json, plot, out, time.perf_counter())
     keep_freed_memory()
     follows = _follows(options)
-    need_device()  # not before: processes meet and devices are made first
+    need_device()  # after `_follows`, which connects processes and creates devices
     if follows:
         _progress.hush()
     options["resume"] = {"yes": True, "no": False}.get(options["resume"], "changed")
@@ -145,20 +157,20 @@ def train(**options: Any) -> int:
     axes.setdefault("loss", [OPTIONS["loss"].default])  # a sweep's own default would be all four
     several = any(len(values) > 1 for values in axes.values())
     held = out is not None and (out / FILE).exists()
-    # the first process speaks for all
+    # only the first process writes to standard output
     with contextlib.redirect_stdout(io.StringIO()) if follows else contextlib.nullcontext():
         return _sweep(axes, given, output) if several or held else _train(axes, given, output)
 
 
 def _follows(options: dict[str, Any]) -> bool:
-    """Whether another process comes first; the devices and processes that were asked for are there then."""
+    """Set up the requested devices and processes; whether this process is not the first of them."""
     place = options.pop("distributed")
     if place is None:
         if options["devices"] is not None and options["devices"] > 1:
             make_cpu_devices(options["devices"])
         return False
     sys.stdout.flush()
-    # Gloo, between CPUs, greets on standard output, where there may be JSON and nothing else
+    # Gloo, which connects CPUs, prints to standard output, where --json allows nothing else
     sys.stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     join(place)
@@ -206,7 +218,7 @@ def _sweep(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
         else axes | {"epochs": [deep.presets.get(given.get("preset", OPTIONS["preset"].default))[1].epochs]}
     )
     plan = plan_sweep(output.out, **{AXES[name]: values for name, values in axes.items()}, **given)
-    plan.share(how.get("shard"))  # refused before anything is measured
+    plan.share(how.get("shard"))  # an invalid shard is refused before anything is measured
     if not status:
         _checks.folder("out", plan.out)
     found = sweep_status(plan)
@@ -234,7 +246,7 @@ def _told(found: SweepStatus, output: Output) -> int:
 
 
 def tell_status(folder: Path, as_json: bool) -> int:
-    """What of a folder of runs is done and what it will still cost: `ufm sweep --status`."""
+    """Print the progress and remaining cost of a folder of runs: `ufm sweep --status`."""
     return _told(sweep_status(folder), Output(as_json, None, None, time.perf_counter()))
 
 
@@ -244,19 +256,19 @@ def tell_status(folder: Path, as_json: bool) -> int:
     "--out", type=_FOLDER, default=Path("figures"), show_default=True, help="Folder for PNG and PDF."
 )
 @click.option("--figure", callback=parsed(whole), metavar="LIST", help="1:5 are 1 to 4.  [default: all]")
-@click.option("--data", help="Draw figures 1 to 8 of this data set instead of the paper's.")
+@click.option("--data", help="Draw figures 1 to 8 for this data set instead of the paper's.")
 @click.option("--json", "as_json", is_flag=True, help="Strict JSON on standard output and nothing else.")
 def figures(
     runs: tuple[Path, ...], out: Path, figure: list[int] | None, data: str | None, as_json: bool
 ) -> int:
-    """Draw the paper's figures from the records in folders of RUNS, ours beside the paper's numbers.
+    """Draw the paper's figures from the records in folders of RUNS, with the paper's numbers for comparison.
 
     \b
     ufm figures sweep --out figures
     ufm figures runs --data mnist10k --figure 1,2
     ufm figures --figure 9,10
 
-    What a figure lacks is said in it.  Exit status: 0 drawn, 2 misuse.
+    Each figure names the runs that it lacks.  Exit status: 0 drawn, 2 misuse.
     """
     from ufm.figures import paper
 

@@ -171,9 +171,12 @@ def shared_options(grids: bool, solving: bool = True) -> Callable[[Command], Com
 
 
 def users_of(name: str) -> str:
+    """The losses that have a hyperparameter of this name, and its default in each."""
     users = [loss for loss, names in losses.HYPERPARAMETERS.items() if name in names]
-    default = inspect.signature(losses.LOSSES[users[0]]).parameters[name].default
-    return f"Hyperparameter of {', '.join(users)}.  [default: {default:g}]"
+    defaults = [inspect.signature(losses.LOSSES[loss]).parameters[name].default for loss in users]
+    shown = [f"{default:g}" for default in defaults]
+    default = shown[0] if len(set(shown)) == 1 else ", ".join(shown)
+    return f"Hyperparameter of {', '.join(users)}.  [default: {default}]"
 
 
 def loss_option(extra: str = "") -> Callable[[Command], Command]:

@@ -75,7 +75,7 @@ def _theory(prob: ufm.Problem) -> dict[str, Any]:
 
 
 @click.command(cls=Computing)
-@loss_option(", or all")
+@loss_option(f", or all: {', '.join(losses.PAPER)}")
 @click.option("--seed", type=int, help=help_of("Of the random start.", "seed"))
 @shared_options(grids=False)
 def verify(**options: Any) -> int:
@@ -91,7 +91,7 @@ def verify(**options: Any) -> int:
     """
     given, output = split(options)
     every = given["loss"] == "all"
-    names = list(losses.LOSSES) if every else [given["loss"]]
+    names = list(losses.PAPER) if every else [given["loss"]]
     arguments = {name: _for_loss(given, name) if every else given for name in names}
     reports = {}
     for name in _progress.each("losses", names) if every else names:

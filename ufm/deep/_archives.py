@@ -1,4 +1,4 @@
-"""Official files of data sets -> arrays: idx files and pickles, each read by its name."""
+"""Official files of data sets -> arrays: idx files and pickles, found by their names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-#: what reading a broken archive may raise
+#: exceptions that reading a damaged archive may raise
 BROKEN = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
     pickle.UnpicklingError, struct.error, OverflowError,
@@ -32,7 +32,7 @@ class Arrays(NamedTuple):
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: tuple[str, ...]
-    note: str = ""  # what was skipped, in words
+    note: str = ""  # what was skipped
 
 
 def md5(path: Path) -> str:
@@ -45,12 +45,12 @@ def md5(path: Path) -> str:
 
 
 def _dtype(kind: Any, align: Any = False, copy: Any = True) -> np.dtype[Any]:
-    """Pickles of old NumPy, the official CIFAR files among them, give 0 and 1, of which NumPy 2.4 warns."""
+    """Converts the 0 and 1 in pickles of old NumPy, such as the CIFAR files, of which NumPy 2.4 warns."""
     return np.dtype(kind, bool(align), bool(copy))
 
 
 class _Plain(pickle.Unpickler):
-    """A reader of numbers and names only: a pickle from the internet may otherwise run any program."""
+    """Reads numbers and names only, because a pickle from the internet may run any program."""
 
     _ALLOWED = frozenset(
         {
@@ -68,13 +68,13 @@ class _Plain(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no data")
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, but only plain arrays are allowed")
         if name == "dtype":
             return _dtype
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def unpickle(stream: Any, source: str) -> dict[str, Any]:
+def unpickle(stream: IO[bytes], source: str) -> dict[str, Any]:
     """The dictionary in a pickle of Python 2 or 3, its keys as text.
 
     Raises:
@@ -85,20 +85,20 @@ def unpickle(stream: Any, source: str) -> dict[str, Any]:
         return {k.decode() if isinstance(k, bytes) else str(k): v for k, v in content.items()}
     except (*BROKEN, AttributeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise ValueError(
-            f"{source}: expected a pickled dictionary of arrays, got {error}; fetch it anew"
+            f"{source}: expected a pickled dictionary of arrays, got {error}; download it again"
         ) from error
 
 
-def words(names: Iterable[Any]) -> tuple[str, ...]:
-    """Names that Python 2 pickled as bytes."""
+def words(names: Iterable[object]) -> tuple[str, ...]:
+    """Names as text, also those that Python 2 pickled as bytes."""
     return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
 
 
 def read_members(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The pickles of these names in a tar, by their file names; no other member is looked into.
+    """The pickles of these names in a tar, by their file names; no other member is read.
 
     Raises:
-        ValueError: not a tar, truncated, or a pickle that is none or holds more than data.
+        ValueError: not a tar, truncated, or with a pickle that is damaged or holds more than data.
     """
     wanted = {PurePosixPath(name) for name in names}
     content: dict[str, dict[str, Any]] = {}
@@ -110,7 +110,7 @@ def read_members(path: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
                     name = PurePosixPath(member.name).name
                     content[name] = unpickle(stream, f"{path}, {member.name}")
     except (*BROKEN, OSError) as error:
-        raise ValueError(f"{path}: expected a tar of pickles, got {error}; fetch it anew") from error
+        raise ValueError(f"{path}: expected a tar of pickles, got {error}; download it again") from error
     return content
 
 
@@ -131,7 +131,7 @@ def find_idx(name: str, places: Iterable[Path]) -> np.ndarray | None:
     """The array of an unpacked idx file or of one in a zip, in the first of the folders that has it.
 
     Raises:
-        ValueError: truncated or not an idx file, a zip that is none.
+        ValueError: truncated, not an idx file, or not a zip.
     """
     names = idx_names(name)
     for folder in places:
@@ -155,7 +155,7 @@ def _idx_in_zip(path: Path, names: set[str]) -> np.ndarray | None:
                     raw = gzip.decompress(raw) if name.suffix == ".gz" else raw
                     return _idx(raw, f"{path}, {name}")
     except (*BROKEN, OSError, RuntimeError) as error:  # RuntimeError: encrypted
-        raise ValueError(f"{path}: expected a zip of idx files, got {error}; fetch it anew") from error
+        raise ValueError(f"{path}: expected a zip of idx files, got {error}; download it again") from error
     return None
 
 
@@ -168,7 +168,7 @@ def read_idx(path: Path) -> np.ndarray:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (*BROKEN, OSError) as error:
-        raise ValueError(f"{path}: expected a gzipped idx file, got {error}; fetch it anew") from error
+        raise ValueError(f"{path}: expected a gzipped idx file, got {error}; download it again") from error
     return _idx(raw, str(path))
 
 
@@ -179,6 +179,6 @@ def _idx(raw: bytes, source: str) -> np.ndarray:
     if not rank or values.size != int(np.prod(shape)):
         raise ValueError(
             f"{source}: expected an idx file of {shape or 'unsigned bytes'}, got {len(raw)} bytes; "
-            "fetch it anew"
+            "download it again"
         )
     return values.reshape(shape)

@@ -15,15 +15,18 @@ import io
 import json
 import secrets
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from ufm import _checks, _files
 from ufm.deep import _config
+
+T = TypeVar("T")
 
 FORMAT = "ufm run 1"
 #: number of checkpoints that are kept: the newest and one to fall back on
@@ -45,7 +48,7 @@ class RefusedError(ValueError):
 # --- trees as named arrays ------------------------------------------------------------------------
 
 
-def named(tree: Any, prefix: str) -> dict[str, np.ndarray]:
+def named(tree: PyTree, prefix: str) -> dict[str, np.ndarray]:
     """Copies of a tree's leaves in the memory of the host, by their path.
 
     On a CPU a view would share the buffer that the next step overwrites.
@@ -54,7 +57,7 @@ def named(tree: Any, prefix: str) -> dict[str, np.ndarray]:
     return {f"{prefix}{_path(path)}": np.array(leaf) for path, leaf in leaves}
 
 
-def restored(like: Any, arrays: Mapping[str, np.ndarray], prefix: str) -> Any:
+def restored(like: T, arrays: Mapping[str, np.ndarray], prefix: str) -> T:
     """The inverse of `named`; `like` has the structure, shapes and dtypes of the tree.
 
     Raises:
@@ -70,10 +73,11 @@ def restored(like: Any, arrays: Mapping[str, np.ndarray], prefix: str) -> Any:
             got = "none" if array is None else f"{array.dtype} {array.shape}"
             raise RefusedError(f"expected {name} of {wanted}, got {got}")
         found.append(jax.numpy.array(array))  # a copy: steps overwrite their input
-    return jax.tree_util.tree_unflatten(structure, found)
+    tree: T = jax.tree_util.tree_unflatten(structure, found)
+    return tree
 
 
-def _path(path: Any) -> str:
+def _path(path: Iterable[object]) -> str:
     return "".join(f"/{getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))}" for k in path)
 
 
@@ -163,7 +167,7 @@ class Folder:
             raise ValueError(f"out: {file} is not the record of a run; choose another folder")
         return dict(record)
 
-    def open(self, record: dict[str, Any]) -> None:
+    def open(self, record: Mapping[str, object]) -> None:
         """Make the folder and write the record, before anything is computed."""
         if not self.writes:
             return
@@ -173,7 +177,7 @@ class Folder:
             left.unlink(missing_ok=True)  # left by a process that was killed
         self._write_record(record)
 
-    def _write_record(self, record: dict[str, Any]) -> None:
+    def _write_record(self, record: Mapping[str, object]) -> None:
         _files.write_json(self.path / "record.json", {"format": FORMAT, "run": self.run, **record})
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
@@ -195,7 +199,7 @@ class Folder:
             )
         return None, refused
 
-    def save(self, checkpoint: Checkpoint, record: dict[str, Any]) -> None:
+    def save(self, checkpoint: Checkpoint, record: Mapping[str, object]) -> None:
         """Write in the background; the checkpoint must hold copies.
 
         Raises:
@@ -225,7 +229,7 @@ class Folder:
         """Wait for the last save and ignore whether it failed."""
         self._background.shutdown(wait=True)
 
-    def _save(self, checkpoint: Checkpoint, record: dict[str, Any]) -> None:
+    def _save(self, checkpoint: Checkpoint, record: Mapping[str, object]) -> None:
         path = self.path / "checkpoints" / f"epoch-{checkpoint.epoch:06d}.npz"
         write(path, checkpoint, self.run)
         self._write_record(record)
@@ -234,7 +238,7 @@ class Folder:
 
     # --- the guard of resuming --------------------------------------------------------------------
 
-    def check_same(self, config: dict[str, Any], *, may_change: bool) -> list[str]:
+    def check_same(self, config: Mapping[str, object], *, may_change: bool) -> list[str]:
         """The differences between the configuration of the folder and this one.
 
         Raises:
@@ -249,7 +253,7 @@ class Folder:
         self.check_shapes(config)
         return changes
 
-    def check_shapes(self, config: dict[str, Any]) -> None:
+    def check_shapes(self, config: Mapping[str, object]) -> None:
         """Refuse a configuration with other data than the folder's, or with arrays of other shapes.
 
         Raises:

@@ -12,10 +12,10 @@ from ufm.deep._archives import Arrays
 
 
 class Layout(NamedTuple):
-    """What an archive of CIFAR holds."""
+    """The files and keys of an archive of CIFAR."""
 
     folder: str
-    batches: tuple[str, ...]  # those for training, then the one for testing
+    batches: tuple[str, ...]  # those for training, then that for testing
     meta: str
     labels: str  # key of the labels in a batch
     names: str  # key of the classes' names in meta
@@ -44,7 +44,7 @@ def _stack(content: dict[str, Any], source: Path, files: Layout) -> Arrays:
         batch = content.get(name)
         if batch is None or "data" not in batch or files.labels not in batch:
             raise ValueError(
-                f"{source}: expected {name} with data and {files.labels}, got none; fetch it anew"
+                f"{source}: expected {name} with data and {files.labels}, got none; download it again"
             )
         rows = np.asarray(batch["data"])
         if rows.ndim != 2 or rows.shape[1] != 3072 or rows.dtype != np.uint8:

@@ -1,9 +1,9 @@
-"""Folders, tars and zips of class folders: the class and part of each image, what is skipped or refused.
+"""Folders, tars and zips of class folders: the class and part of each image, and what is skipped or refused.
 
 The rule: a folder at the first level is a class, and every image below it, however deep, is of that class.
 Where the first level has folders of parts (`part_of`), the classes are the folders at the first level of each
-part. Everything that is skipped is counted and said. What would change the classes or the split without
-having been asked for is refused, with the name of the folder.
+part. Everything that is skipped is counted and reported. Folders whose meaning is ambiguous, so that reading
+them could change the classes or the split unnoticed, are refused by name.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ufm.deep._archives import Arrays
 from ufm.deep._file_trees import Tree
 from ufm.deep._pixels import IMAGES
 
-#: what programs leave in folders; so is everything whose name begins with a dot
+#: folders that programs leave behind; like names that begin with a dot, they are skipped
 JUNK = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
 )
-#: where a data set has no test part, every sixth image of a class is kept for testing (CIFAR's share)
+#: without a test part, every sixth image of a class is for testing (the share of CIFAR)
 TEST_EVERY = 6
 
 #: why a file is skipped, for one and for several
 _REASONS = {
     "hidden": ("hidden file", "hidden files"),
-    "other": ("file that is no image", "files that are no images"),
+    "other": ("file that is not an image", "files that are not images"),
     "loop": ("link to a folder that holds it", "links to folders that hold them"),
     "unlabelled": ("image of test, which has no labels", "images of test, which has no labels"),
     "loose": ("image in no class folder", "images in no class folder"),
@@ -42,7 +42,7 @@ _REASONS = {
 
 _PARTS = (("train", "train(ing)?"), ("test", "test(ing)?"), ("val", "val(id|idation)?"))
 _PART_ENDING = "([ _-]?(set|data|dataset|images|imgs|split|part|folder))?"
-#: words that say part, in names that are not one
+#: words for parts, in names of folders that are not names of parts
 _PART_WORDS = {
     "train": "train", "training": "train", "trn": "train", "test": "test", "testing": "test", "tst": "test",
     "val": "val", "valid": "val", "validation": "val", "dev": "dev", "eval": "eval", "evaluation": "eval",
@@ -51,7 +51,7 @@ _PART_WORDS = {
 
 
 def part_of(name: str) -> str:
-    """The part that a folder's name stands for, "train", "test" or "val"; "" if it is no name of a part.
+    """The part that the name of a folder stands for: "train", "test" or "val", or "" for other names.
 
     Capitals do not matter, and "set", "data", "dataset", "images", "imgs", "split", "part" or "folder" may
     follow, after a space, a hyphen, an underscore or nothing.
@@ -80,11 +80,11 @@ class Picture(NamedTuple):
     pixels: np.ndarray  # (h, w, c) uint8, c = 1 or 3
 
 
-# --- what is there --------------------------------------------------------------------------------
+# --- the content of the source --------------------------------------------------------------------
 
 
 class _View:
-    """A tree without what is hidden: which folders a folder has, how many images lie in and below it."""
+    """A tree without hidden files: the folders in each folder, and the numbers of images in and below it."""
 
     def __init__(self, tree: Tree, source: Path) -> None:
         self.source, self.tree = source, tree
@@ -107,7 +107,7 @@ class _View:
         return self._folders.get(folder, [])
 
     def suffixes(self, folder: PurePosixPath) -> str:
-        """The suffixes of what is no image below a folder, the usual ones first."""
+        """The suffixes of the files below a folder that are not images, the most frequent first."""
         found = Counter(path.suffix.lower() or path.name for path in self.others if folder in path.parents)
         return ", ".join(suffix for suffix, _ in found.most_common(5))
 
@@ -116,11 +116,11 @@ class _View:
         return any(self.below[folder / name] for name in self.folders(folder))
 
     def error(self, message: str) -> ValueError:
-        """What the user is told."""
+        """An error about the source."""
         return ValueError(f"{self.source}: {message}")
 
     def said(self) -> str:
-        """What was skipped, in words; empty where nothing was."""
+        """What was skipped, in words; empty if nothing was."""
         counts = [
             f"{count:,} {_REASONS[why][count > 1]}"
             + (f" ({self.suffixes(PurePosixPath())})" if why == "other" else "")
@@ -156,11 +156,11 @@ def _set_root(view: _View, packed: bool) -> PurePosixPath:
 
 
 def _parts(view: _View, root: PurePosixPath) -> dict[str, PurePosixPath]:
-    """The folder of each part, or the root as part "" where all folders are classes."""
+    """The folder of each part, or the root as part "" if all folders are classes."""
     named = {name: part_of(name) for name in view.folders(root) if part_of(name)}
     others = [name for name in view.folders(root) if name not in named and view.below[root / name]]
     trains = len(named) == 1 and not any(view.holds_classes(root / name) for name in named)
-    if not named or (others and trains):  # a class may be called "train", too, beside other classes
+    if not named or (others and trains):  # beside other classes, a class may be called "train"
         _refuse_parts_in_disguise(view, root)
         return {"": root}
     if others:
@@ -179,14 +179,14 @@ def _parts(view: _View, root: PurePosixPath) -> dict[str, PurePosixPath]:
 
 
 def _innermost(view: _View, folder: PurePosixPath) -> PurePosixPath:
-    """training_set/training_set, as some archives are packed, is one part."""
+    """The inner folder of training_set/training_set, as in some archives: one part."""
     within = view.folders(folder)
     again = len(within) == 1 and not view.inside[folder] and part_of(within[0]) == part_of(folder.name)
     return _innermost(view, folder / within[0]) if again else folder
 
 
 def _refuse_parts_in_disguise(view: _View, root: PurePosixPath) -> None:
-    """Refuses folders that the rule takes for classes and that are parts by what their names say."""
+    """Refuse folders that the rule takes for classes although their names suggest parts."""
     names = view.folders(root)
     speaking = {name: word for name in names if (word := _part_word(name))}
     of_classes = all(view.holds_classes(root / name) for name in speaking)
@@ -204,7 +204,7 @@ def _refuse_parts_in_disguise(view: _View, root: PurePosixPath) -> None:
 
 
 def _part_word(name: str) -> str:
-    """The part that a word in a name speaks of: "train" for seg_train and trainA2017."""
+    """The part that a word in a name suggests: "train" for seg_train and trainA2017."""
     words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1 \2", name).lower())
     return next((_PART_WORDS[word] for word in words if word in _PART_WORDS), "")
 
@@ -219,10 +219,10 @@ def _some(names: Iterable[object]) -> str:
 
 
 def place(view: _View, packed: bool) -> list[Placed]:
-    """Part and class of every image; what belongs to none is counted.
+    """Part and class of every image; images without them are counted.
 
     Raises:
-        ValueError: no classes, a class without images, folders of which it is not clear what they are.
+        ValueError: no classes, a class without images, folders whose meaning is ambiguous.
     """
     if not view.images:
         raise view.error(
@@ -245,7 +245,7 @@ def place(view: _View, packed: bool) -> list[Placed]:
 
 
 def _refuse_broken(view: _View, holders: set[PurePosixPath]) -> None:
-    """Refuses links to nothing where a class or a part is expected."""
+    """Refuse broken links in place of a class or a part."""
     for path in view.broken:
         if path.parent in holders:
             raise view.error(
@@ -273,7 +273,7 @@ def _classes(view: _View, part: str, folder: PurePosixPath) -> list[Placed]:
 
 
 def _label(name: str) -> str:
-    """macOS writes é as two characters, others as one: the same class."""
+    """The name of a class in one Unicode form: macOS writes é as two characters, other systems as one."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -289,11 +289,11 @@ def _annotated(view: _View, parts: dict[str, PurePosixPath]) -> list[Placed]:
     for path in images:
         if path.name not in label:
             raise view.error(
-                f"expected the class of every image in {file}, got none of {path.name}; fetch it anew"
+                f"expected the class of every image in {file}, got none of {path.name}; download it again"
             )
     absent = label.keys() - {path.name for path in images}
     if absent:
-        raise view.error(f"expected the images that {file} names, got no {min(absent)}; fetch it anew")
+        raise view.error(f"expected the images that {file} names, got no {min(absent)}; download it again")
     return [Placed("val", _label(label[path.name]), path) for path in images]
 
 
@@ -339,16 +339,15 @@ def _size(image: Placed, pixels: np.ndarray) -> str:
 
 
 def read_class_folders(source: Path) -> Arrays:
-    """`<part>/<class>/.../<image>` or `<class>/.../<image>` in a folder, tar or zip; classes in the order of
-    the alphabet.
+    """Read `<part>/<class>/.../<image>` or `<class>/.../<image>` in a folder, tar or zip.
 
-    Parts are train and test; `val` is the test part where there is no other, and training data otherwise.
-    Where there are no parts, every sixth image of a class is for testing. The set is in colour if any image
-    has colour. What is skipped is said on standard error and kept in `Arrays.note`.
+    Classes are in alphabetical order. Parts are train and test; `val` is the test part if there is no other,
+    and training data otherwise. Without parts, every sixth image of a class is for testing. The set is in
+    colour if any image has colour. What is skipped is reported on standard error and in `Arrays.note`.
 
     Raises:
-        ValueError: no images, a file that is no image, images of different sizes, a class without images,
-            parts of other classes than train, folders of which it is not clear what they are.
+        ValueError: no images, a damaged image, images of different sizes, a class without images, a part
+            with classes that train lacks, folders whose meaning is ambiguous.
     """
     pictures, note = _pictures(source)
     _check_parts(pictures, source)
@@ -364,8 +363,7 @@ def read_class_folders(source: Path) -> Arrays:
 
 
 def read_classes(source: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Images of each class in class folders as above, in the order of their paths, parts merged; and what was
-    skipped.
+    """The images of each class, in the order of their paths, with parts merged; and what was skipped.
 
     Raises:
         ValueError: as above, but the parts may be of different classes.
@@ -393,7 +391,7 @@ def _split(pictures: list[Picture]) -> tuple[list[Picture], list[Picture]]:
 
 
 def _check_parts(pictures: list[Picture], source: Path) -> None:
-    """Refuses a part without its counterpart, and a part with a class that train lacks."""
+    """Refuse a part without its counterpart, and a part with a class that train lacks."""
     classes: dict[str, set[str]] = {}
     for p in pictures:
         classes.setdefault(p.part, set()).add(p.label)

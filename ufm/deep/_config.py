@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Config(Settings):
         return cls(**plain)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """The values in which two records differ, one line each: "name: old -> new"."""
     names = dict.fromkeys((*old, *new))
     return [
@@ -64,7 +65,7 @@ _NUMBERS = (
 def sources() -> list[Path]:
     """The files with the code on which the numbers of a run depend."""
     root = _files.SOURCES
-    shared = [*root.glob("losses.py"), *root.glob("losses/*.py"), *root.glob("metrics/*.py")]
+    shared = [*root.glob("losses/*.py"), *root.glob("metrics/*.py")]
     return [*shared, *(root / "deep" / f"{name}.py" for name in _NUMBERS)]
 
 

@@ -1,4 +1,4 @@
-"""Archives from the internet: checksum and cache by pooch, continued where they broke off."""
+"""Downloads of archives: checksum and cache by pooch, and interrupted downloads are continued."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ufm import _environment
 from ufm._progress import Progress
 from ufm.deep import _archives
 
-#: bytes at a time: what breaks off inside one is lost
+#: bytes per block; an incomplete block of an interrupted download is lost
 CHUNK = 1 << 16
-#: seconds without an answer
+#: seconds to wait for an answer
 PATIENCE = 30.0
 
 
@@ -30,7 +30,7 @@ class Archive(NamedTuple):
 
 
 def cache_dir() -> Path:
-    """Where downloads and decoded copies are kept: UFM_DATA, or the system's cache folder.
+    """The folder for downloads and decoded copies: UFM_DATA, or the system's cache folder.
 
     Raises:
         ValueError: UFM_DATA names a file.
@@ -41,11 +41,11 @@ def cache_dir() -> Path:
 
 
 def fetch(archive: Archive, folder: Path) -> Path:
-    """The archive in `folder`, downloaded where it is not there, its checksum verified.
+    """The archive in `folder`, downloaded if it is missing, with its checksum verified.
 
     Raises:
-        ValueError: a file of another checksum.  ConnectionError: no download; what came is kept as `.part`
-            and continued by the next call.
+        ValueError: a file with another checksum.  ConnectionError: the download failed; its part is kept as
+            `.part` and continued by the next call.
     """
     path = folder / archive.name
     if path.exists():
@@ -53,7 +53,7 @@ def fetch(archive: Archive, folder: Path) -> Path:
         if got != archive.md5:
             raise ValueError(
                 f"{path}: expected md5 {archive.md5}, got {got}: truncated, or not the official archive; "
-                f"delete it to have it downloaded anew, or replace it by {archive.url}"
+                f"delete it to download it again, or replace it by {archive.url}"
             )
         return path
     import pooch
@@ -73,7 +73,7 @@ def fetch(archive: Archive, folder: Path) -> Path:
 
 
 class _Resuming:
-    """A downloader for pooch that asks only for the bytes that are missing."""
+    """A downloader for pooch that requests only the missing bytes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -85,7 +85,7 @@ class _Resuming:
         have = part.stat().st_size if part.exists() else 0
         headers = {"Range": f"bytes={have}-"} if have else {}
         with requests.get(url, headers=headers, stream=True, timeout=PATIENCE) as answer:
-            if answer.status_code != requests.codes.range_not_satisfiable:  # it is complete already
+            if answer.status_code != requests.codes.range_not_satisfiable:  # 416: it is complete already
                 answer.raise_for_status()
                 resumed = answer.status_code == requests.codes.partial_content
                 _write(part, answer, have if resumed else 0)
@@ -100,7 +100,7 @@ def _write(part: Path, answer: Any, have: int) -> None:
             stream.write(block)
             have += len(block)
             bar.update(have >> 20)
-    if have < total:  # a connection that closes early is no error to every server
+    if have < total:  # requests does not report a connection that closes early
         import requests
 
         raise requests.ConnectionError(f"{have} of {total} bytes")

@@ -1,20 +1,22 @@
-"""Images for the device: all of them once, or in chunks where they do not fit, the next one under way."""
+"""Images on the device: all of them, or chunks of them if they do not fit, the next chunk sent ahead."""
 
 from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from ufm.deep import _mesh
 from ufm.deep._step import Images
 from ufm.deep.datasets import Dataset
 
-#: share of the device's memory that images may take; the network needs the rest
+#: share of the device's memory for images; the network needs the rest
 SHARE = 0.4
 
 
@@ -22,17 +24,18 @@ class Chunk(NamedTuple):
     """Images on the device and the rows of each batch among them."""
 
     data: Images
-    order: Any  # (steps, batch) int32
+    order: Int[Array | np.ndarray, "steps batch"]
     first: int  # number of the first batch
 
 
 class Feed:
     """Batches of images by their rows.
 
-    Resident where the images fit `memory` bytes; else each chunk of consecutive batches is gathered on the
-    host and sent while the device works on the one before, so that two chunks fit.
+    If the images fit into `memory` bytes, all of them stay on the device. Otherwise chunks of consecutive
+    batches are gathered on the host, each sent while the device works on the one before; two chunks fit.
 
-    Rows count the training images, then those for testing: one array, so that one program serves all.
+    Rows number the training images first and then those for testing: one array, so that one program serves
+    both.
 
     Attributes:
         labels: of all rows.
@@ -47,8 +50,8 @@ class Feed:
         self.resident = self._memory is None or images.nbytes <= self._memory
         self._all = self._sent(images, labels) if self.resident else None
 
-    def chunks(self, order: Any) -> Iterator[Chunk]:
-        """The batches whose rows are order (steps, batch), in their order."""
+    def chunks(self, order: Int[Array | np.ndarray, "steps batch"]) -> Iterator[Chunk]:
+        """The batches with the rows order (steps, batch), in this order."""
         if self._all is not None:
             yield Chunk(self._all, order, 0)
             return
@@ -76,6 +79,6 @@ class Feed:
 
 
 def _device_memory() -> int | None:
-    """Bytes for images on the device; None where it has no memory of its own."""
+    """Bytes for images on the device; None if it has no memory of its own."""
     stats = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     return int(SHARE * stats["bytes_limit"]) if stats and "bytes_limit" in stats else None

@@ -1,4 +1,4 @@
-"""What lies in a folder, a tar or a zip, as one list of names; symbolic links are followed in all three."""
+"""The files in a folder, a tar or a zip by their names; symbolic links are followed in all three."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ufm.deep import _archives
 
-#: links that lead to links: as many as Linux follows
+#: longest chain of links that is followed, as on Linux
 MAX_LINKS = 40
 
 
@@ -21,27 +21,27 @@ class Tree(NamedTuple):
     """Files and folders by their names relative to the source, in the order of the names."""
 
     files: dict[PurePosixPath, Any]  # what `read` takes
-    folders: list[PurePosixPath]  # the empty ones, too
-    broken: list[PurePosixPath]  # links to what does not exist; `files` has them, too
-    loops: list[PurePosixPath]  # links back to a folder that they lie in; not followed
+    folders: list[PurePosixPath]  # including empty ones
+    broken: list[PurePosixPath]  # links to files that do not exist, which are in `files` as well
+    loops: list[PurePosixPath]  # links to a folder that contains them; not followed
     read: Callable[[Any], bytes]
-    place: Callable[[Any], int]  # where a file lies: a packed tar is read once, if in this order
+    place: Callable[[Any], int]  # position of a file: in this order a packed tar is read only once
 
 
 class _Store(Protocol):
-    """A folder on the disk or the members of an archive; a key stands for one file or folder of it."""
+    """A folder on the disk or the members of an archive; a key identifies one file or folder."""
 
     def names(self, folder: Any) -> list[str]:
-        """What lies directly in a folder."""
+        """The names directly in a folder."""
 
     def look(self, folder: Any, name: str) -> tuple[str, Any]:
-        """ "folder", "file", "broken" or "other", and the key of what a name in a folder leads to."""
+        """ "folder", "file", "broken" or "other", and the key of the target of a name in a folder."""
 
     def read(self, key: Any) -> bytes:
         """The content of a file."""
 
     def place(self, key: Any) -> int:
-        """Where in the archive it lies."""
+        """The position of a file in the archive."""
 
 
 class _Disk:
@@ -67,7 +67,7 @@ class _Disk:
 
 class _Member(NamedTuple):
     kind: str  # "folder", "file", "link" or "other"
-    key: Any = None  # what the archive reads it by
+    key: Any = None  # for reading it from the archive
     target: PurePosixPath = PurePosixPath()  # of a link
 
 
@@ -112,17 +112,17 @@ class _Members:
 
 
 def is_zip(source: Path) -> bool:
-    """Whether a file begins as a zip does; an archive of zips only ends as one."""
+    """Whether a file begins like a zip; a tar of zips only ends like one."""
     with source.open("rb") as stream:
         return stream.read(4) in (b"PK\3\4", b"PK\5\6")
 
 
 @contextlib.contextmanager
 def opened(source: Path) -> Iterator[Tree]:
-    """The tree of a folder, tar or zip, as long as its files are read.
+    """The tree of a folder, tar or zip, which is closed at the end of the context.
 
     Raises:
-        ValueError: no archive, or a broken one.
+        ValueError: not an archive, or a damaged one.
     """
     if source.is_dir():
         yield _listed(_Disk(), source.resolve())
@@ -136,7 +136,7 @@ def opened(source: Path) -> Iterator[Tree]:
             yield _listed(store, PurePosixPath())
     except (*_archives.BROKEN, OSError) as error:
         raise ValueError(
-            f"{source}: expected a tar of class folders or a zip of them, got {error}; fetch it anew"
+            f"{source}: expected a tar of class folders or a zip of them, got {error}; download it again"
         ) from error
 
 
@@ -152,7 +152,7 @@ def _listed(store: _Store, root: Any) -> Tree:
 
 
 def _add(tree: Tree, store: _Store, folder: Any, at: PurePosixPath, above: tuple[Any, ...]) -> None:
-    """Adds what lies below a folder; `above`: the folders that it lies in, which no link leads back to."""
+    """Add what lies below a folder; `above`: the folders that contain it, for detecting loops of links."""
     for name in sorted(store.names(folder)):
         kind, key = store.look(folder, name)
         path = at / name
@@ -184,7 +184,7 @@ def _tar(archive: tarfile.TarFile) -> _Members:
         return b"" if stream is None else stream.read()
 
     members = {}
-    for info in archive:  # the last one of a name counts, as where a tar is unpacked
+    for info in archive:  # of members with one name the last counts, as when a tar is unpacked
         if info.issym():
             found = _Member("link", target=_plain(f"{PurePosixPath(info.name).parent}/{info.linkname}"))
         elif info.islnk():  # the second name of a file; its content lies at the first
@@ -199,12 +199,12 @@ def _zip(archive: zipfile.ZipFile) -> _Members:
     def read(info: zipfile.ZipInfo) -> bytes:
         try:
             return archive.read(info)
-        except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed in a way of its own
+        except (RuntimeError, NotImplementedError) as error:  # encrypted, or of an unknown compression
             raise zipfile.BadZipFile(str(error)) from error
 
     members = {}
     for info in archive.infolist():
-        name = info.filename.replace("\\", "/")  # some programs for Windows write its separators
+        name = info.filename.replace("\\", "/")  # some programs write the separators of Windows
         if stat.S_ISLNK(info.external_attr >> 16):
             target = f"{PurePosixPath(name).parent}/{os.fsdecode(read(info))}"
             found = _Member("link", target=_plain(target))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -62,7 +62,7 @@ class History(NamedTuple):
         at = int(np.nanargmax(accuracy))
         return Best(int(self.epoch[at]), float(accuracy[at]), float(self.test_accuracy[at]))
 
-    def last(self) -> dict[str, float]:
+    def last(self) -> dict[str, np.float64 | np.int64]:
         """The last row by the names of its values; {} before the first measurement."""
         return {name: values[-1] for name, values in self._asdict().items() if len(values)}
 
@@ -79,7 +79,7 @@ class Best(NamedTuple):
     test_accuracy: float
 
 
-def plain(value: Any) -> float | int | None:
+def plain(value: np.generic) -> float | int | None:
     """A number of NumPy as JSON; null where it is not finite."""
     number: float | int = value.item()
     return number if isinstance(number, int) or math.isfinite(number) else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ufm import _checks, losses, metrics, theory
@@ -113,24 +114,32 @@ class _Layer(NamedTuple):
     Z: np.ndarray  # (N, K)
 
 
-def _layer(features: Any, labels: Any, W: Any, b: Any) -> _Layer:
+def _layer(features: ArrayLike, labels: ArrayLike, W: ArrayLike, b: ArrayLike) -> _Layer:
     H, y = np.asarray(features, np.float64), np.asarray(labels)
-    W, b = np.asarray(W, np.float64), np.asarray(b, np.float64)
-    (K, N), counts = (len(W), len(H)), np.bincount(y, minlength=len(W))
+    weights, bias = np.asarray(W, np.float64), np.asarray(b, np.float64)
+    (K, N), counts = (len(weights), len(H)), np.bincount(y, minlength=len(weights))
     if not counts.all():
         raise ValueError(f"labels: expected every class 0..{K - 1}, got none of class {np.argmin(counts)}")
     means = np.stack([H[y == k].mean(axis=0) for k in range(K)])
     centre = means.mean(axis=0)
     largest = np.max(np.abs(H))
-    H, means, b = H - centre, means - centre, b + W @ centre
+    H, means, bias = H - centre, means - centre, bias + weights @ centre
     if np.linalg.norm(means, axis=1).min() <= 1e-12 * largest:
         raise ValueError("features: expected class means that differ, got one at the mean of all; train on")
-    weight = N / (K * counts[y])
-    return _Layer(y, W, b, means, weight, float(weight @ np.sum(H**2, axis=1)), H @ W.T + b)
+    share = N / (K * counts[y])
+    square = float(share @ np.sum(H**2, axis=1))
+    return _Layer(y, weights, bias, means, share, square, H @ weights.T + bias)
 
 
 def compare(
-    features: Any, labels: Any, W: Any, b: Any, loss: losses.Loss, *, lam_W: float, lam_b: float
+    features: ArrayLike,
+    labels: ArrayLike,
+    W: ArrayLike,
+    b: ArrayLike,
+    loss: losses.Loss,
+    *,
+    lam_W: float,
+    lam_b: float,
 ) -> Comparison:
     """Compare a last layer with the UFM of lam_W, lam_b and an effective lam_H.
 
@@ -193,7 +202,7 @@ def compare(
     )
 
 
-def _centred(rows: Any) -> np.ndarray:
+def _centred(rows: ArrayLike) -> np.ndarray:
     rows = np.asarray(rows)
     return np.asarray(rows - rows.mean(axis=0))
 

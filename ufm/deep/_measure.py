@@ -1,26 +1,28 @@
-"""Loss, accuracy and neural collapse of a network in evaluation mode: one pass, streamed on the device."""
+"""Loss, accuracy and neural collapse of a network in evaluation mode, in one pass on the device."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ufm import metrics
 from ufm.deep import _mesh, _step
 from ufm.deep._feed import Feed
 from ufm.deep._step import Images, Recipe, State
+from ufm.losses import Loss
 
-#: images of a batch in evaluation: memory, not the result, depends on it
+#: images per batch in evaluation: affects memory, not the result
 BATCH = 256
-#: bytes of features that are kept for NC4, which needs all class means first
+#: bytes of features that may be kept for NC4, which needs all class means first
 KEEP = 1 << 30
-#: the parts of a data set; metrics are those of the first
+#: the parts of a data set; neural collapse is measured on the first
 TRAIN, VALIDATION, TEST = range(3)
 PARTS = ("train", "validation", "test")
 _PADDING = len(PARTS)
@@ -36,21 +38,21 @@ class Tally(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Mean loss and accuracy; NaN of no images."""
+    """Mean loss and accuracy; NaN if there are no images."""
 
     loss: float
     accuracy: float
 
 
 class Batches(NamedTuple):
-    """Rows in batches of one size, and the part that each belongs to."""
+    """Rows in batches of equal size, and the part to which each row belongs."""
 
     order: Int[np.ndarray, "steps B"]
-    part: Int[np.ndarray, "steps B"]  # _PADDING for what fills the last batch
+    part: Int[np.ndarray, "steps B"]  # _PADDING for rows that fill the last batch
 
 
 def batches(rows: np.ndarray, part: np.ndarray, devices: int = 1) -> Batches:
-    """Rows and their parts in batches that the devices share; the last row is repeated to fill."""
+    """Rows and their parts in batches for the devices; the last batch is filled with the last row."""
     size = -(-BATCH // devices) * devices
     missing = -len(rows) % size
     order = np.pad(rows, (0, missing), mode="edge").astype(np.int32)
@@ -62,14 +64,14 @@ def _batch(
     recipe: Recipe,
     tally: Tally,
     state: State,
-    loss: Any,
+    loss: Loss,
     key: Array | None,
     data: Images,
     rows: Int[Array, " B"],
     part: Int[Array, " B"],
-    number: Any,
+    number: ArrayLike,
 ) -> tuple[Tally, Float[Array, "B d"]]:
-    """The tally with a batch more, and its features."""
+    """The tally with one more batch, and the features of that batch."""
     rows, part = _mesh.split_batch(recipe.mesh, (rows, part))
     images, labels = _mesh.split_batch(recipe.mesh, (data.images[rows], data.labels[rows]))
     x = _step.network_input(recipe, None, images)
@@ -78,7 +80,7 @@ def _batch(
         x = jnp.where((part == TRAIN)[:, None, None, None], augmented, x)
     logits, features, _ = recipe.net.apply(state.params, state.statistics, x, train=False)
     member = part[None, :] == jnp.arange(len(PARTS), dtype=part.dtype)[:, None]
-    # a masked sum, not a product: 0 times an infinite loss is no number
+    # a masked sum and not a product, because 0 times an infinite loss is NaN
     each = _step.loss_per_sample(loss, logits, labels).astype(jnp.float32)
     right = member & (jax.lax.argmax(logits, 1, jnp.int32) == labels)[None, :]
     tally = Tally(
@@ -98,14 +100,14 @@ def _scanned(
     recipe: Recipe,
     tally: Tally,
     state: State,
-    loss: Any,
+    loss: Loss,
     key: Array | None,
     data: Images,
     order: Int[Array, "steps B"],
     part: Int[Array, "steps B"],
-    first: Any,
+    first: ArrayLike,
     keep: bool,
-) -> tuple[Tally, Any]:
+) -> tuple[Tally, Array | None]:
     def body(tally: Tally, x: tuple[Array, Array, Array]) -> tuple[Tally, Array | None]:
         rows, own, i = x
         tally, features = _batch(recipe, tally, state, loss, key, data, rows, own, first + i)
@@ -121,7 +123,7 @@ def _empty(*, K: int, d: int) -> Tally:
 
 
 def _run(
-    recipe: Recipe, state: State, loss: Any, feed: Feed, asked: Batches, key: Array | None, keep: bool
+    recipe: Recipe, state: State, loss: Loss, feed: Feed, asked: Batches, key: Array | None, keep: bool
 ) -> tuple[Tally, list[Array]]:
     """The tally over the batches, and their features in pieces (steps, B, d) if kept."""
     tally = _mesh.replicate(recipe.mesh, _empty(K=recipe.net.num_classes, d=recipe.net.features))
@@ -155,7 +157,7 @@ def _collapse(
 def measure(
     recipe: Recipe,
     state: State,
-    loss: Any,
+    loss: Loss,
     feed: Feed,
     asked: Batches,
     *,
@@ -165,9 +167,9 @@ def measure(
     """The score of each part, and the neural collapse of the training part.
 
     Args:
-        key: augments the training part.
+        key: for augmenting the training part.
 
-    The features are kept for NC4 where they take no more than a GiB; nc4 is None where they do.
+    The features are kept for NC4 if they take at most a GiB; otherwise nc4 is None.
     """
     keep = asked.order.size * recipe.net.features * 4 <= KEEP
     tally, kept = _run(recipe, state, loss, feed, asked, key, keep)
@@ -185,21 +187,21 @@ def scores_of(tally: Tally) -> list[Score]:
 def measure_inside_jit(
     recipe: Recipe,
     state: State,
-    loss: Any,
+    loss: Loss,
     key: Array | None,
     data: Images,
     asked: tuple[Array, Array],
     convention: str,
 ) -> tuple[Tally, metrics.NeuralCollapse]:
-    """`measure` for use inside jit and vmap, the features of all images kept."""
+    """`measure` for use inside jit and vmap; the features of all images are kept."""
     tally = _empty(K=recipe.net.num_classes, d=recipe.net.features)
     tally, kept = _scanned(recipe, tally, state, loss, key, data, *asked, jnp.int32(0), True)
     W, b = recipe.net.classifier(state.params)
     return tally, _collapse(tally.stream, W, b, [kept], asked[1], convention)
 
 
-def features(recipe: Recipe, state: State, loss: Any, feed: Feed, rows: np.ndarray) -> np.ndarray:
-    """Features (N, d) of the rows, on the host."""
+def features(recipe: Recipe, state: State, loss: Loss, feed: Feed, rows: np.ndarray) -> np.ndarray:
+    """Features (N, d) of the rows, in the memory of the host."""
     asked = batches(rows, np.full(len(rows), TRAIN))
     _, kept = _run(recipe, state, loss, feed, asked, None, True)
     return np.concatenate([np.asarray(piece) for piece in kept]).reshape(-1, recipe.net.features)[: len(rows)]

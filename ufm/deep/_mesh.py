@@ -1,12 +1,12 @@
-"""Several devices: batches split over them, everything else on each of them.
+"""Several devices: batches are split over them, everything else is replicated.
 
-Under jit with sharded images XLA sums gradients and batch statistics over all devices by itself, so that a
-step means the same on one device and on many.
+Under jit with sharded images XLA sums gradients and batch statistics over all devices, so that a step gives
+the same result on one device and on many.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +16,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ufm import _checks
 
+T = TypeVar("T")
+
 _AXIS = "batch"
 
 
 def mesh_of(devices: int | None, batch: int) -> Mesh | None:
-    """A mesh of so many devices, of all processes; None for one.
+    """A mesh of this number of devices, of all processes; None for one device.
 
     Raises:
-        ValueError: more devices than there are, or a batch that they cannot share equally.
+        ValueError: more devices than JAX sees, or a batch that is not a multiple of their number.
     """
     if devices is None:
         return None
@@ -39,18 +41,18 @@ def mesh_of(devices: int | None, batch: int) -> Mesh | None:
     return Mesh(np.array(there[:count]), (_AXIS,)) if count > 1 else None
 
 
-def split_batch(mesh: Mesh | None, x: Any, axis: int = 0) -> Any:
-    """Arrays with this axis split over the devices; inside jit a constraint, outside a placement."""
+def split_batch(mesh: Mesh | None, x: T, axis: int = 0) -> T:
+    """Split this axis of arrays over the devices: a constraint inside jit, a placement outside."""
     return _put(mesh, x, PartitionSpec(*[None] * axis, _AXIS))  # type: ignore[no-untyped-call]
 
 
-def replicate(mesh: Mesh | None, tree: Any) -> Any:
-    """Arrays held whole by every device; inside jit a constraint, outside a placement."""
+def replicate(mesh: Mesh | None, tree: T) -> T:
+    """Replicate arrays on every device: a constraint inside jit, a placement outside."""
     return _put(mesh, tree, PartitionSpec())  # type: ignore[no-untyped-call]
 
 
 def wait_for_all(name: str) -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -62,7 +64,7 @@ def broadcast_from_first(flag: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
 
 
-def _put(mesh: Mesh | None, tree: Any, spec: PartitionSpec) -> Any:
+def _put(mesh: Mesh | None, tree: T, spec: PartitionSpec) -> T:
     if mesh is None:
         return tree
     sharding = NamedSharding(mesh, spec)
@@ -74,8 +76,9 @@ def _put(mesh: Mesh | None, tree: Any, spec: PartitionSpec) -> Any:
             return jax.random.wrap_key_data(one(jax.random.key_data(x)))
         if isinstance(x, jax.Array) and x.sharding == sharding:
             return x
-        # every process holds the whole and hands its devices their parts: nothing is sent between them
+        # every process holds the whole array, so nothing is sent between processes
         host = np.asarray(x)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-    return jax.tree.map(one, tree)
+    placed: T = jax.tree.map(one, tree)
+    return placed

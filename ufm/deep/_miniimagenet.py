@@ -1,4 +1,4 @@
-"""The pickles and the csv files of miniImageNet -> the images of each class."""
+"""The pickles or csv files of miniImageNet -> the images of each class."""
 
 from __future__ import annotations
 

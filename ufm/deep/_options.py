@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,11 +25,11 @@ class Option(NamedTuple):
 
     name: str
     type: str  # as in the signature, "int | None"
-    default: Any
+    default: object
     help: str
 
 
-def options_of(train: Callable[..., Any]) -> dict[str, Option]:
+def options_of(train: Callable[..., object]) -> dict[str, Option]:
     """The options that determine a run, by name."""
     texts = _arguments(inspect.getdoc(train) or "")
     return {
@@ -47,7 +47,7 @@ def _arguments(doc: str) -> dict[str, str]:
 
 
 def takes_options_of(
-    train: Callable[..., Any], *, without: Iterable[str], hyperparameters: bool = False, **defaults: Any
+    train: Callable[..., object], *, without: Iterable[str], hyperparameters: bool = False, **defaults: object
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator that adds the options of `train` to the signature of a function that takes **options.
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from ufm import _checks, losses
@@ -104,7 +105,7 @@ class Plan(NamedTuple):
     @property
     def scale(self) -> float:
         """The factor of the batch's mean loss: how a preset reduces."""
-        mean_of_classes = self.config.mse_over_classes == "mean" and self.loss.name == "mse"
+        mean_of_classes = self.config.mse_over_classes == "mean" and self.loss.sums_classes
         total = self.config.batch if self.config.reduction == "sum" else 1
         return total / (self.data.K if mean_of_classes else 1)
 
@@ -160,7 +161,7 @@ def plan_run(
     data: str | Path | Dataset,
     *,
     net: str | Net,
-    loss: str | Loss | Callable[..., Any],
+    loss: str | Loss | Callable[..., Array],
     preset: str | Preset,
     width: float | None = None,
     seed: int = 0,
@@ -168,8 +169,8 @@ def plan_run(
     metrics_every: int | None = None,
     dtype: str = "float32",
     data_dir: str | Path | None = None,
-    hyperparameters: Mapping[str, Any] | None = None,
-    **settings: Any,
+    hyperparameters: Mapping[str, ArrayLike] | None = None,
+    **settings: float | bool | None,
 ) -> Plan:
     """Check everything before anything is computed.
 
@@ -180,7 +181,8 @@ def plan_run(
         ValueError: see `train`.
     """
     name, chosen = presets.get(preset)
-    chosen = dataclasses.replace(chosen, **{k: value for k, value in settings.items() if value is not None})
+    given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
+    chosen = dataclasses.replace(chosen, **given)
     dtype = _checks.choice("dtype", dtype, DTYPES)
     seed = _checks.seed("seed", seed)
     function = losses.get(loss, **(hyperparameters or {}))
@@ -205,8 +207,10 @@ def plan_run(
         width=network.width,
         parameters=network.size,
         features=network.features,
-        loss=function.name if function.name != "custom" else repr(function),
-        hyperparameters={key: float(value) for key, value in function.hyperparameters.items()},
+        loss=repr(function) if losses.known_as(function) == "custom" else function.name,
+        hyperparameters={
+            key: float(value) for key, value in function.hyperparameters.items() if np.ndim(value) == 0
+        },
         preset=name,
         mean=mean,
         std=std,

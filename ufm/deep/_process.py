@@ -1,4 +1,4 @@
-"""What a process sets up before it trains: its memory, its devices, the processes beside it."""
+"""Set-up of a process before it trains: its memory, its devices, and the other processes of the run."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep what is freed; whether it can.
+    """Make the C library keep freed memory; returns whether it can.
 
-    A step frees its activations and takes them again. By default each of them goes back to the system and
-    comes as new zeroed pages: a fifth of the processor time of a step of wrn18 on a CPU. The process then
-    stays as large as it has once been.
+    Every step frees its activations and allocates them again. By default the C library returns them to the
+    system, which then provides zeroed pages: a fifth of the processor time of a step of wrn18 on a CPU. The
+    price is that the process keeps the largest size that it has reached.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # not glibc
         return False
-    # one arena, because those of threads cannot hold large blocks and map them one by one
+    # one arena, because the arenas of threads cannot hold large blocks and map each of them
     return all(mallopt(*pair) for pair in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)))
 
 
 def make_cpu_devices(count: int) -> None:
-    """Where JAX computes on the CPU, so many devices of it: convolutions keep but one core each busy."""
+    """Create this number of devices if JAX computes on the CPU, where a convolution uses only one core."""
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    with contextlib.suppress(RuntimeError):  # JAX has looked for its devices already
+    with contextlib.suppress(RuntimeError):  # JAX has initialised its devices already
         _update("jax_num_cpu_devices", count)
 
 
 def join(place: str) -> None:
-    """Become one of the processes of a run: "auto" asks the cluster, "HOST:PORT,i/n" is the i-th of n.
+    """Join the processes of a run: "auto" asks the cluster, "HOST:PORT,i/n" is the i-th of n processes.
 
     Raises:
-        ValueError: neither, no cluster that JAX knows, or processes that do not meet.
+        ValueError: another text, no cluster that JAX detects, or the processes do not find each other.
     """
     if jax.distributed.is_initialized():
         return

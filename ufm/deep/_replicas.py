@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from ufm import losses as shelf
 from ufm._progress import Progress
@@ -27,6 +28,7 @@ from ufm.deep._train import train
 from ufm.deep._trained_run import Run
 from ufm.deep.datasets import Dataset
 from ufm.losses import Loss
+from ufm.metrics import NeuralCollapse
 
 
 @pytree_dataclass
@@ -36,13 +38,13 @@ class Switch(Loss):
     A loss is K numbers per sample, so the others cost nothing compared with the network.
     """
 
-    which: Any
+    which: Array
     members: tuple[Loss, ...]
 
     name = "switch"
     title = "one of several losses"
 
-    def __call__(self, z: Array, k: Any) -> Array:
+    def __call__(self, z: Array, k: ArrayLike) -> Array:
         return jax.lax.switch(self.which, self.members, z, k)
 
 
@@ -54,7 +56,7 @@ _AXES = ("loss", "seed", "learning_rate", "weight_decay")
 def train_many(
     data: str | Path | Dataset = "digits",
     *,
-    losses: Sequence[str | Loss | Callable[..., Any]] = ("ce", "ls", "fl", "mse"),
+    losses: Sequence[str | Loss | Callable[..., Array]] = shelf.PAPER,
     seeds: Sequence[int] = (0,),
     learning_rates: Sequence[float | None] = (None,),
     weight_decays: Sequence[float | None] = (None,),
@@ -129,8 +131,8 @@ def _one_step(
     hyper: Hyper,
     key: Array,
     data: Images,
-    rows: Any,
-    place: Any,
+    rows: Array,
+    place: tuple[_step.Step, _step.Step],
 ) -> tuple[State, Totals]:
     own = jax.vmap(partial(_step.step_on_rows, recipe), in_axes=_shared_data)
     return own(state, totals, hyper, key, data, rows, place)
@@ -144,8 +146,8 @@ def _scanned(
     hyper: Hyper,
     key: Array,
     data: Images,
-    order: Any,
-    first: Any,
+    order: Array,
+    first: _step.Step,
 ) -> tuple[State, Totals]:
     own = jax.vmap(partial(_step.step_on_rows, recipe), in_axes=_shared_data)
 
@@ -161,15 +163,15 @@ def _scanned(
 def _measured(
     recipe: Recipe,
     state: State,
-    loss: Any,
+    loss: Loss,
     key: Array | None,
     data: Images,
     asked: tuple[Array, Array],
     convention: str,
-) -> tuple[_measure.Tally, Any]:
+) -> tuple[_measure.Tally, NeuralCollapse]:
     """Tallies and neural collapse of all replicas: a perceptron's evaluation is small enough to scan."""
 
-    def of_one(state: State, loss: Any, key: Array | None) -> tuple[_measure.Tally, Any]:
+    def of_one(state: State, loss: Loss, key: Array | None) -> tuple[_measure.Tally, NeuralCollapse]:
         return _measure.measure_inside_jit(recipe, state, loss, key, data, asked, convention)
 
     return jax.vmap(of_one)(state, loss, key)

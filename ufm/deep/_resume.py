@@ -147,7 +147,7 @@ def load(
     data: str | Path | Dataset | None = None,
     data_dir: str | Path | None = None,
     net: str | Net | None = None,
-    loss: str | Loss | Callable[..., Any] | None = None,
+    loss: str | Loss | Callable[..., Array] | None = None,
 ) -> Run:
     """Read the run in a folder, finished or not, without training.
 

@@ -3,15 +3,15 @@
     g = grad of scale * mean_j L(logits_j, y_j);  g <- g min(1, clip / |g|);  g <- g + weight_decay * theta
     m <- momentum * m + g;  theta <- theta - learning_rate * m
 
-theta is every parameter, batch norm's and biases included. A step whose loss or gradient is not finite
-changes nothing, and none after it does: the state stays the last good one.
+theta are all parameters, those of batch norm and biases included. If the loss or the gradient of a
+step is not finite, neither that step nor any later one changes the state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,21 +24,24 @@ from jaxtyping import Float, Int, UInt8
 from ufm.deep import _mesh, augment
 from ufm.deep.layers import Tree
 from ufm.deep.nets import Net
+from ufm.losses import Loss
+
+Step = Array | np.integer  # the number of a step
 
 
 class State(NamedTuple):
-    """What a step changes."""
+    """What a step changes, as one record."""
 
     params: Tree
     statistics: Tree  # running means and variances of batch norm
-    optimiser: Any  # of optax: the momentum
+    optimiser: optax.OptState  # of optax: the momentum
     failed: Int[Array, ""]  # step (counted from the start of the run) that was not finite; -1: none
 
 
 class Hyper(NamedTuple):
-    """What may change without compiling anew."""
+    """The values that may change without compiling the step again."""
 
-    loss: Any  # a `Loss`, its hyperparameters as leaves
+    loss: Loss  # its hyperparameters are leaves
     scale: Float[Array, ""]  # of the mean loss: 1, or the batch where a preset sums
     learning_rate: Float[Array, ""]
     weight_decay: Float[Array, ""]
@@ -47,7 +50,7 @@ class Hyper(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """What a compiled step is made for."""
+    """The static arguments of a compiled step."""
 
     net: Net
     mean: tuple[float, ...]
@@ -73,7 +76,7 @@ class Images(NamedTuple):
 
 
 def optimiser(hyper: Hyper) -> optax.GradientTransformation:
-    """SGD as above; clipping comes before the weight decay, as in the paper's code."""
+    """SGD as above; the gradient is clipped before the weight decay is added, as in the paper's code."""
     return optax.chain(
         optax.clip_by_global_norm(hyper.clip),
         optax.add_decayed_weights(hyper.weight_decay),
@@ -89,21 +92,21 @@ def initial_state(net: Net, key: Array, hyper: Hyper) -> State:
 
 
 def zero_totals() -> Totals:
-    """Before the first step."""
+    """The totals before the first step."""
     return Totals(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
 
 def network_input(recipe: Recipe, key: Array | None, images: UInt8[Array, "B h w c"]) -> Array:
-    """Augmented where there is a key, and normalised."""
+    """Images as the network takes them: augmented if there is a key, and normalised."""
     if key is not None and (recipe.pad or recipe.flip):
         images = augment.crop_and_flip(key, images, pad=recipe.pad, flip=recipe.flip)
     return augment.normalise(images, recipe.mean, recipe.std)
 
 
-def loss_per_sample(loss: Any, logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Float[Array, " B"]:
-    """The loss of each sample, in float32 at least, whatever the network computes in."""
+def loss_per_sample(loss: Loss, logits: Float[Array, "B K"], labels: Int[Array, " B"]) -> Float[Array, " B"]:
+    """The loss of each sample, in float32 or wider even if the network computes in bfloat16."""
     wide = jnp.promote_types(logits.dtype, jnp.float32)
-    own = jnp.result_type(int)  # what losses compare labels with
+    own = jnp.result_type(int)  # the dtype that losses compare labels with
     return jax.vmap(loss)(logits.astype(wide), labels.astype(own))
 
 
@@ -114,7 +117,7 @@ def step(
     key: Array,
     images: UInt8[Array, "B h w c"],
     labels: Int[Array, " B"],
-    number: Int[Array, ""],
+    number: Step,
 ) -> tuple[State, Totals]:
     """One step on a batch; `number` counts the steps of the run."""
     x = network_input(recipe, key, images)
@@ -127,12 +130,12 @@ def step(
     gradient, (value, logits, statistics) = jax.grad(objective, has_aux=True)(state.params)
     updates, momentum = optimiser(hyper).update(gradient, state.optimiser, state.params)
     params = optax.apply_updates(state.params, updates)
-    # the sum that clipping takes anyway: XLA computes it once
+    # clipping needs the same sum, and XLA computes it once
     norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient)))
     sound = (state.failed < 0) & jnp.isfinite(value) & jnp.isfinite(norm)
     new, old = (params, statistics, momentum), (state.params, state.statistics, state.optimiser)
     kept = jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)
-    failed = jnp.where(sound | (state.failed >= 0), state.failed, number.astype(jnp.int32))
+    failed = jnp.where(sound | (state.failed >= 0), state.failed, jnp.asarray(number, jnp.int32))
     right = jnp.sum(jax.lax.argmax(logits, 1, jnp.int32) == labels, dtype=jnp.int32)
     totals = Totals(value.astype(jnp.float32), right, jnp.full((), len(labels), jnp.int32))
     return State(kept[0], kept[1], kept[2], failed), totals
@@ -140,7 +143,7 @@ def step(
 
 @partial(jax.jit, static_argnames=("batch",))
 def shuffled(key: Array, rows: Int[Array, " N"], *, batch: int) -> Int[Array, "steps batch"]:
-    """A shuffle of the rows in batches; what is left over sits this epoch out."""
+    """A shuffle of the rows in batches; rows that do not fill a batch are left out of this epoch."""
     steps = len(rows) // batch
     return jax.random.permutation(key, rows)[: steps * batch].reshape(steps, batch)
 
@@ -153,9 +156,9 @@ def step_on_rows(
     key: Array,
     data: Images,
     rows: Int[Array, " batch"],
-    place: tuple[Any, Any],
+    place: tuple[Step, Step],
 ) -> tuple[State, Totals]:
-    """The step `place` = (of the epoch, of the run) on these rows."""
+    """A step on these rows; `place`: its number in the epoch and in the run."""
     key = jax.random.fold_in(key, place[0])
     rows = _mesh.split_batch(recipe.mesh, rows)
     images, labels = _mesh.split_batch(recipe.mesh, (data.images[rows], data.labels[rows]))
@@ -175,7 +178,7 @@ def _scanned(
     key: Array,
     data: Images,
     order: Int[Array, "steps batch"],
-    first: tuple[Any, Any],
+    first: tuple[Step, Step],
 ) -> tuple[State, Totals]:
     def body(carry: tuple[State, Totals], x: tuple[Array, Array]) -> tuple[tuple[State, Totals], None]:
         i, rows = x
@@ -197,11 +200,11 @@ def run_steps(
     first: tuple[int, int],
     tick: Callable[[int, Totals], None],
 ) -> tuple[State, Totals]:
-    """Steps over the rows of `order`; `first`: number of the first one in the epoch and in the run.
+    """Run the steps over the rows of `order`; `first`: number of the first step in the epoch and in the run.
 
-    On a GPU one program scans over the steps and Python is away. On a CPU it calls one compiled step after
-    the other: XLA's CPU backend runs convolutions inside `lax.scan` without its threaded kernels, 24-40
-    times slower than outside (https://github.com/jax-ml/jax/issues/12868).
+    On a GPU one program scans over the steps. On a CPU Python calls one compiled step after the other,
+    because XLA's CPU backend does not use its threaded kernels for convolutions inside `lax.scan`, which
+    makes them 24-40 times slower (https://github.com/jax-ml/jax/issues/12868).
     """
     places = tuple(np.int32(n) for n in first)
     if jax.default_backend() != "cpu":

@@ -41,7 +41,7 @@ class SweepPlan:
     """A sweep that has been checked and whose cost is known; nothing is written or trained yet."""
 
     out: Path
-    settings: dict[str, Any]  # what the runs share
+    settings: dict[str, object]  # what the runs share
     points: tuple[Point, ...]
     plans: tuple[Plan, ...]  # one per point
 
@@ -108,7 +108,7 @@ def plan_sweep(
     out: str | Path,
     data: str | Path | Dataset = "digits",
     *,
-    losses: Iterable[str] = ("ce", "ls", "fl", "mse"),
+    losses: Iterable[str] = shelf.PAPER,
     widths: Iterable[float] = (1.0,),
     epochs: Iterable[int] = (100,),
     seeds: Iterable[int] = (0,),

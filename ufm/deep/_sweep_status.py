@@ -27,7 +27,7 @@ class SweepStatus(Printed):
     """
 
     out: Path
-    settings: dict[str, Any]
+    settings: dict[str, object]
     rows: tuple[Row, ...]
     rates: dict[float, Rate]
     measured: str

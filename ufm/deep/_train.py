@@ -6,11 +6,13 @@ import datetime
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from ufm import _checks
 from ufm._progress import Progress
@@ -38,7 +40,7 @@ def train(
     data_dir: str | Path | None = None,
     net: str | Net = "small_resnet",
     width: float | None = None,
-    loss: str | Loss | Callable[..., Any] = "ce",
+    loss: str | Loss | Callable[..., Array] = "ce",
     preset: str | Preset = "paper",
     epochs: int | None = None,
     batch: int | None = None,
@@ -55,7 +57,7 @@ def train(
     devices: int | None = None,
     data_memory: int | None = None,
     progress: bool | None = None,
-    **hyperparameters: Any,
+    **hyperparameters: ArrayLike,
 ) -> Run:
     """Train a network with SGD and measure neural collapse along the way.
 

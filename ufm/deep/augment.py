@@ -20,10 +20,10 @@ def normalise(
 def crop_and_flip(
     key: Array, images: UInt8[Array, "B h w c"], *, pad: int, flip: bool
 ) -> UInt8[Array, "B h w c"]:
-    """Each image shifted by up to `pad` pixels both ways, zeros moving in, and mirrored with probability 1/2.
+    """Shift each image by up to `pad` pixels, filling with zeros, and mirror it with probability 1/2.
 
-    The same as padding with `pad` zeros on every side and taking a random crop of the image's size. Zeros
-    are black pixels, as in the reference, where the image is padded before it is normalised.
+    This equals padding with `pad` zeros on every side and taking a random crop of the original size. The
+    zeros are black pixels, as in the paper's code, which pads before it normalises.
     """
     B, height, width, _ = images.shape
     key_rows, key_columns, key_flip = jax.random.split(key, 3)
@@ -35,7 +35,7 @@ def crop_and_flip(
         mirrored = jax.random.bernoulli(key_flip, shape=(B, 1))
         columns = jnp.where(mirrored, columns[:, ::-1], columns)
     sample = jnp.arange(B, dtype=jnp.int32)[:, None, None]
-    # one gather with clipped indices, and a mask for what came from outside
+    # one gather with clipped indices, and a mask for pixels from outside the image
     moved = images[
         sample, jnp.clip(rows, 0, height - 1)[:, :, None], jnp.clip(columns, 0, width - 1)[:, None, :]
     ]

@@ -1,14 +1,14 @@
 """SHELF of data sets: a name, a folder, a tar or a zip -> one `Dataset` of uint8 images and labels.
 
-What the official files hold, and what of it is read:
+The official files, and which of them are read:
 
 - MNIST and Fashion-MNIST: four idx files each (`train-images-idx3-ubyte`, ...), see `mnist`.
 - CIFAR-10 and CIFAR-100: a tar of pickles of Python 2 with other files between them, see `cifar10`.
 - miniImageNet: pickles, csv files beside a folder of images, or class folders, see `miniimagenet`.
 - Tiny ImageNet and all other folders of images: see `class_folders`.
 
-Images stay uint8 until the training step, which crops, flips and normalises on the device. Everything that
-is read from a file of images is kept decoded in a cache folder, so that the second start takes a second.
+Images stay uint8 until the training step, which crops, flips and normalises on the device. Decoded images
+are kept in a cache folder, so that the second start takes a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,14 +30,14 @@ from ufm.deep._download import Archive, cache_dir, fetch
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std of each channel, of pixels in [0, 1]
 
-# The values of the paper's code (CIFAR-10, ImageNet) and the usual ones of the other sets.
+# The values of the paper's code (CIFAR-10, ImageNet) and the customary ones of the other sets.
 CIFAR10: Constants = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 CIFAR100: Constants = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 IMAGENET: Constants = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MNIST: Constants = (0.1307,), (0.3081,)
 FASHION_MNIST: Constants = (0.2860,), (0.3530,)
 
-#: the seed of the paper's code for its validation images
+#: the seed of the validation images in the paper's code
 SPLIT_SEED = 1
 #: miniImageNet, per class: the first 500 images are for training, the last 100 for testing
 MINI_TRAIN, MINI_TEST, MINI_SIZE = 500, 100, 84
@@ -50,10 +49,10 @@ class Dataset:
 
     Attributes:
         train_images, test_images: (N, h, w, c) uint8.  train_labels, test_labels: (N,) int32 in 0..K-1.
-            Lists and arrays of other libraries are taken, too, and kept as arrays of NumPy.
+            Lists and arrays of other libraries are converted to arrays of NumPy.
         classes: the K names.
-        mean, std: of each channel, for pixels in [0, 1]; subtracted and divided by.
-        pad: pixels of zeros around an image of which a random crop is taken; 0: no crop.
+        mean, std: of each channel, for pixels in [0, 1]; pixels become (pixel - mean) / std.
+        pad: number of zero pixels added on each side before a random crop; 0: no crop.
         flip: whether the mirror image of an image is of the same class.
         source: where the images come from, in words.
 
@@ -104,7 +103,7 @@ class Dataset:
 
     @functools.cached_property
     def digest(self) -> str:
-        """A checksum of images and labels: the same data, wherever and however it was read."""
+        """A checksum of images and labels, which does not depend on how they were read."""
         arrays = (self.train_images, self.train_labels, self.test_images, self.test_labels)
         return f"{functools.reduce(lambda crc, a: zlib.crc32(a.tobytes(), crc), arrays, 0):08x}"
 
@@ -117,8 +116,8 @@ class Dataset:
         return f"{self.name}: {N} images of {self._size}, {self.K} classes"
 
 
-def _array(name: str, values: Any, expected: str) -> np.ndarray:
-    """Lists, arrays of other libraries and arrays, as an array of NumPy without a mask."""
+def _array(name: str, values: object, expected: str) -> np.ndarray:
+    """An array of NumPy without a mask, from lists or arrays of other libraries too."""
     if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
         count = int(np.ma.getmaskarray(values).sum())
         raise ValueError(f"{name}: expected {expected}, got {count} that are masked; take those samples out")
@@ -128,7 +127,7 @@ def _array(name: str, values: Any, expected: str) -> np.ndarray:
         raise ValueError(f"{name}: expected {expected}, got {type(values).__name__} ({error})") from error
 
 
-def _images(name: str, images: Any) -> np.ndarray:
+def _images(name: str, images: object) -> np.ndarray:
     expected = "uint8 images (N, height, width, channels)"
     array = _array(name, images, expected)
     if array.ndim != 4 or array.dtype != np.uint8 or not array.size:
@@ -136,7 +135,7 @@ def _images(name: str, images: Any) -> np.ndarray:
     return array
 
 
-def _labels(name: str, labels: Any, N: int, K: int) -> np.ndarray:
+def _labels(name: str, labels: object, N: int, K: int) -> np.ndarray:
     expected = f"{N} integers, one an image"
     array = _array(name, labels, expected)
     if array.shape != (N,) or not np.issubdtype(array.dtype, np.integer):
@@ -151,8 +150,9 @@ def _labels(name: str, labels: Any, N: int, K: int) -> np.ndarray:
 def validation_split(N: int, fraction: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """Indices for training and for validation: a shuffle of range(N), its first part for validation.
 
-    The generator and seed of the paper's code, so that the split of CIFAR is the paper's image by image. It
-    is not stratified: the classes of the training part differ in size.
+    Generator and seed are those of the paper's code, so that the split of CIFAR is the paper's image by
+    image (docs/protocol.md, section 2). It is not stratified: the classes of the training part differ in
+    size.
 
     >>> from ufm.deep import datasets
     >>> train, validation = datasets.validation_split(50_000)
@@ -213,8 +213,8 @@ _FASHION_FILES = {
 
 
 def _idx_file(name: str, folder: Path, archive: Archive, torchvision: str) -> np.ndarray:
-    """An idx file of the folder under any of its names, or downloaded to it."""
-    # Kaggle's copy has folders with the names of the files, torchvision's lies in <set>/raw
+    """An idx file in the folder, under any of its names, or downloaded to it."""
+    # Kaggle's copy has folders with the names of the files, torchvision uses <set>/raw
     inner = (*_archives.idx_names(name), "raw", f"{torchvision}/raw")
     places = [folder, *(folder / each for each in inner)]
     found = _archives.find_idx(name, places)
@@ -237,7 +237,7 @@ def _idx_part(part: str, name: str, data_dir: Path | None) -> tuple[np.ndarray, 
     if labels.shape != images.shape[:1]:
         raise ValueError(
             f"{folder}: expected one label an image in {part}-labels-idx1-ubyte, got {labels.shape} for "
-            f"{len(images)} images; fetch both anew"
+            f"{len(images)} images; download both again"
         )
     return images[..., None], labels.astype(np.int32)
 
@@ -273,7 +273,7 @@ def fashionmnist(data_dir: Path | None = None) -> Dataset:
 
 
 def mnist10k(data_dir: Path | None = None) -> Dataset:
-    """The 10,000 images of MNIST's test file alone, every fifth for testing: real images, 1.6 MB."""
+    """The 10,000 images of MNIST's test file, every fifth for testing: a download of 1.6 MB."""
     images, labels = _idx_part("t10k", "mnist", data_dir)
     train, test = validation_split(len(images), 0.2)
     return Dataset(
@@ -323,7 +323,7 @@ def cifar100(data_dir: Path | None = None) -> Dataset:
 
 
 def _augmented(name: str, arrays: Arrays, constants: Constants, source: str) -> Dataset:
-    """A set of photographs: random crops, and mirror images are of the same class."""
+    """A data set of photographs, with random crops and flips."""
     mean, std = constants
     return Dataset(
         name, arrays.train_images, arrays.train_labels, arrays.test_images, arrays.test_labels,
@@ -344,7 +344,7 @@ def _cifar_arrays(archive: Archive, files: _cifar.Layout, data_dir: Path | None)
 def miniimagenet(data_dir: Path | None = None) -> Dataset:
     """miniImageNet: 100 classes, the 64 + 16 + 20 of its split merged; 500 + 100 images of each, 84x84.
 
-    It has no official archive; three layouts are read from `data_dir`:
+    There is no official archive. Three layouts are read from `data_dir`:
 
     - pickles `mini-imagenet-cache-train.pkl`, `-val.pkl` and `-test.pkl`, each with `image_data` (N, 84, 84,
       3) and `class_dict`, which gives the rows of each class (Ren et al., arXiv:1803.00676);
@@ -410,17 +410,17 @@ def class_folders(source: Path) -> Dataset:
     A folder at the first level is a class, and every image below it, however deep, is of that class:
     `<class>/.../<image>`. Where the first level has folders called train, test, val, validation and the like
     (training_set, Test, val_images: `_class_folders.part_of`), the classes are those of each part:
-    `<part>/<class>/.../<image>`. Without test, val is for testing; beside test, val is training data; where
-    there are no parts, every sixth image of a class is for testing. A tar or zip may have one folder around
-    all of that. Links to folders are followed.
+    `<part>/<class>/.../<image>`. Without test, val is for testing; beside test, val is training data; without
+    parts, every sixth image of a class is for testing. A tar or zip may have one folder around all of that.
+    Links to folders are followed.
 
     The set is in colour (c = 3) if any image has colour. The orientation of photographs is applied,
-    transparency is dropped, of 16 bits a pixel the upper 8 are kept.
+    transparency is dropped, and of 16 bits per pixel the upper 8 are kept.
 
-    Hidden files (.ipynb_checkpoints, __MACOSX), files that are no images, and images in no class folder are
-    skipped; how many is said on standard error and in `Dataset.source`. An error names the folder where
-    classes or split would not be what the folders say: a class without images, a part without a class or
-    with one more than train, two folders of one part, classes beside parts, parts below classes.
+    Hidden files (.ipynb_checkpoints, __MACOSX), files that are not images, and images in no class folder are
+    skipped; their numbers are reported on standard error and in `Dataset.source`. Ambiguous folders are an
+    error that names them: a class without images, a part whose classes are not those of train, two folders
+    of one part, classes beside parts, parts below classes.
 
     Tiny ImageNet is tiny-imagenet-200.zip, or unpacked, with wnids.txt, words.txt,
     train/<wnid>/images/*.JPEG beside <wnid>_boxes.txt, val/images/*.JPEG with val/val_annotations.txt (file
@@ -449,12 +449,13 @@ def get(data: str | Path | Dataset, *, data_dir: str | Path | None = None) -> Da
     """A `Dataset` from a name of `DATASETS`, the path of a folder, tar or zip of class folders, or itself.
 
     Args:
-        data_dir: the folder that holds the set's files, or to which they are downloaded.  Default: the
-            folder UFM_DATA, or the system's cache folder.
+        data_dir: folder with the files of the data set, or for their download.  Default: the folder
+            UFM_DATA, or the system's cache folder.
 
     Raises:
-        ValueError: an unknown name (the known are listed), a file that is truncated, of another checksum or
-            format, a label out of range, images of different sizes.  ConnectionError: no download.
+        ValueError: an unknown name (the known names are listed), a file that is truncated or has another
+            checksum or format, a label out of range, images of different sizes.  ConnectionError: the
+            download failed.
     """
     if isinstance(data, Dataset):
         return data

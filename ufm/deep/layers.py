@@ -1,8 +1,8 @@
 """Layers: small pure functions on images (batch, height, width, channels), parameters in plain dictionaries.
 
-Every layer is one function of (params, inputs); what it keeps between steps (the running statistics of
-batch norm) goes in and comes out. Parameters and statistics decide the dtype: images are cast to it, or to
-`compute_dtype` where a network asks for one, and statistics are never taken in less than float32.
+Every layer is a function of (params, inputs). State between steps (the running statistics of batch norm) is
+an argument and a result. The dtype is that of the parameters and statistics: images are cast to it, or to
+the `compute_dtype` of the network, and statistics are computed in float32 at least.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
 from jaxtyping import Float
 
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics: PyTorch's default
@@ -32,21 +33,21 @@ class Conv(NamedTuple):
     stride: int = 1
 
     def macs(self, height: int, width: int) -> tuple[int, int, int]:
-        """Multiply-adds on one image of this size, and the height and width that come out."""
+        """Multiply-adds on one image of this size, and the height and width of its output."""
         height, width = -(-height // self.stride), -(-width // self.stride)
         return height * width * self.kernel**2 * self.inputs * self.outputs, height, width
 
 
-# --- starts ---------------------------------------------------------------------------------------
+# --- initial values -------------------------------------------------------------------------------
 
 
-def uniform(key: Array, shape: tuple[int, ...], fan_in: int, dtype: Any) -> Array:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): the reference framework's default for weights and biases."""
+def uniform(key: Array, shape: tuple[int, ...], fan_in: int, dtype: DTypeLike) -> Array:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases."""
     bound = 1 / math.sqrt(fan_in)
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def init_linear(key: Array, inputs: int, outputs: int, dtype: Any) -> Tree:
+def init_linear(key: Array, inputs: int, outputs: int, dtype: DTypeLike) -> Tree:
     """W (outputs, inputs) and b (outputs,), both U(+-1/sqrt(inputs))."""
     key_W, key_b = jax.random.split(key)
     return {
@@ -55,17 +56,17 @@ def init_linear(key: Array, inputs: int, outputs: int, dtype: Any) -> Tree:
     }
 
 
-def init_conv_norm(key: Array, conv: Conv, dtype: Any) -> tuple[Tree, Tree]:
+def init_conv_norm(key: Array, conv: Conv, dtype: DTypeLike) -> tuple[Tree, Tree]:
     """Kernel (height, width, in, out), scale 1, shift 0; running mean 0 and variance 1."""
     shape, c = (conv.kernel, conv.kernel, conv.inputs, conv.outputs), conv.outputs
     kernel = uniform(key, shape, conv.kernel**2 * conv.inputs, dtype)
-    # no leaf is made once and used twice: a training step donates its buffers
+    # no leaf is used twice, because a training step donates its buffers
     params = {"kernel": kernel, "scale": jnp.ones(c, dtype), "shift": jnp.zeros(c, dtype)}
     return params, {"mean": jnp.zeros(c, dtype), "var": jnp.ones(c, dtype)}
 
 
-def init_block(key: Array, convs: tuple[Conv, ...], dtype: Any) -> tuple[Tree, Tree]:
-    """conv1, conv2, ... of a residual block, and its shortcut where the shape changes."""
+def init_block(key: Array, convs: tuple[Conv, ...], dtype: DTypeLike) -> tuple[Tree, Tree]:
+    """conv1, conv2, ... of a residual block, and its shortcut if the shape changes."""
     named = {f"conv{i}": conv for i, conv in enumerate(convs, 1)}
     if (short := shortcut(convs)) is not None:
         named["shortcut"] = short
@@ -115,8 +116,8 @@ def _pointwise_backward(saved: tuple[Array, Array], y_bar: Array) -> tuple[Array
     pixels = (((0, 1, 2), (0, 1, 2)), ((), ()))
     if W.shape[0] <= W.shape[1]:
         return lax.dot_general(x, y_bar, pixels), x_bar
-    # XLA's CPU backend is 2-7 times faster with the narrow factor on the left; the barrier keeps it from
-    # undoing the exchange
+    # XLA's CPU backend is 2-7 times faster with the narrow factor on the left; the barrier prevents it
+    # from exchanging the factors again
     W_bar = lax.optimization_barrier(lax.dot_general(y_bar, x, pixels))  # type: ignore[no-untyped-call]
     return W_bar.T, x_bar
 
@@ -125,8 +126,10 @@ _pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def _varying_as(x: Array, shared: Array) -> Array:
-    """`shared` marked as varying over the mapped axes of x, so that a hand-written backward pass of the two
-    needs no sum over devices of its own: the mark's transpose is that sum (shard_map only, else nothing)."""
+    """`shared` marked as varying over the mapped axes of x (inside shard_map; elsewhere unchanged).
+
+    The transpose of the mark is a sum over devices, so hand-written backward passes need none.
+    """
     axes = jax.typeof(x).manual_axis_type.varying - jax.typeof(shared).manual_axis_type.varying
     return lax.pcast(shared, tuple(axes), to="varying") if axes else shared
 
@@ -143,13 +146,16 @@ def batch_norm(
 ) -> tuple[Float[Array, "B h w c"], Tree]:
     """scale (x - mean)/sqrt(var + eps) + shift, channel by channel, and the new running statistics.
 
-    Training: mean and the biased variance of this batch; the running statistics move by `momentum` towards
-    the mean and the *unbiased* variance (PyTorch's convention). Evaluation: the running statistics, unmoved.
-    `axis_name`: take the statistics over this mapped axis too (shard_map, pmap, vmap). Under jit with
-    sharded arrays they are global without it.
+    In training the mean and the biased variance are those of the batch, and the running statistics move by
+    `momentum` towards the mean and the *unbiased* variance (PyTorch's convention). In evaluation the running
+    statistics are used and stay as they are.
+
+    Args:
+        axis_name: a mapped axis (shard_map, pmap, vmap) over which the statistics are also computed. Under
+            jit with sharded arrays they are global without it.
 
     Raises:
-        ValueError: training on one value a channel, whose variance says nothing.
+        ValueError: training on one value per channel, whose variance is undefined.
 
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
     """
@@ -177,8 +183,9 @@ def _normalise(
 ) -> tuple[Array, Array, Array]:
     """scale (x - mean)/sqrt(var + eps) + shift with the batch's mean and biased variance, and these two.
 
-    The backward pass by hand takes two sums and one more pass over x and saves x alone: the step of wrn18 is
-    a tenth faster than with autodiff's. Mean and variance are for the running statistics: no gradient.
+    The hand-written backward pass needs two sums and one more pass over x, and only x is saved: a step of
+    wrn18 is a tenth faster than with automatic differentiation. Mean and variance, which are for the running
+    statistics, have no gradient.
     """
     return _normalise_forward(scale, shift, x, eps, axis_name)[0]
 
@@ -188,7 +195,9 @@ def _normalise_forward(
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     wide = x.astype(scale.dtype)
     mean = _mean(wide, axis_name)
-    var = _mean(lax.square(wide - _along(mean)), axis_name)  # E x^2 - mean^2 would cancel in float32
+    var = _mean(
+        lax.square(wide - _along(mean)), axis_name
+    )  # E x^2 - mean^2 would suffer cancellation in float32
     inverse = lax.rsqrt(var + eps)
     y = (wide - _along(mean)) * _along(scale * inverse) + _along(shift)
     return (y.astype(x.dtype), mean, var), (x, scale, mean, inverse)
@@ -203,7 +212,7 @@ def _normalise_backward(
     common = _mean(y_bar, axis_name)
     slope = _mean(y_bar * centred, axis_name) * inverse
     x_bar = _along(scale * inverse) * (y_bar - _along(common) - centred * _along(slope * inverse))
-    if axis_name is not None:  # the parameters' gradients are this device's own sums
+    if axis_name is not None:  # the gradients of the parameters are the sums of this device
         common, slope = _mean(y_bar, None), _mean(y_bar * centred, None) * inverse
     count = x.size // x.shape[-1]
     return slope * count, common * count, x_bar.astype(x.dtype)
@@ -218,15 +227,22 @@ def _mean(x: Array, axis_name: str | None) -> Array:
 
 
 def _along(c: Array) -> Array:
-    """One value a channel, to meet (B, h, w, c)."""
+    """One value per channel, broadcast against (B, h, w, c)."""
     return c[None, None, None]
 
 
 def conv_norm(
-    params: Mapping[str, Array], state: Mapping[str, Array], x: Array, *, stride: int, **how: Any
+    params: Mapping[str, Array],
+    state: Mapping[str, Array],
+    x: Array,
+    *,
+    stride: int,
+    train: bool,
+    axis_name: str | None = None,
 ) -> tuple[Array, Tree]:
-    """Convolution in the dtype of x, then batch norm (whose options are `how`)."""
-    return batch_norm(params, state, conv(params["kernel"].astype(x.dtype), x, stride=stride), **how)
+    """Convolution in the dtype of x, then batch norm."""
+    y = conv(params["kernel"].astype(x.dtype), x, stride=stride)
+    return batch_norm(params, state, y, train=train, axis_name=axis_name)
 
 
 def basic(inputs: int, outputs: int, stride: int) -> tuple[Conv, ...]:
@@ -240,24 +256,31 @@ def bottleneck(inputs: int, inner: int, outputs: int, stride: int) -> tuple[Conv
 
 
 def shortcut(convs: tuple[Conv, ...]) -> Conv | None:
-    """The 1x1 convolution beside a block that changes the shape, None beside one that does not."""
+    """The 1x1 convolution of the shortcut of a block that changes the shape; None for other blocks."""
     inputs, outputs, stride = convs[0].inputs, convs[-1].outputs, math.prod(c.stride for c in convs)
     return None if inputs == outputs and stride == 1 else Conv(1, inputs, outputs, stride)
 
 
 def residual_block(
-    params: Mapping[str, Any], state: Mapping[str, Any], x: Array, convs: tuple[Conv, ...], **how: Any
+    params: Tree,
+    state: Tree,
+    x: Array,
+    convs: tuple[Conv, ...],
+    *,
+    train: bool,
+    axis_name: str | None = None,
 ) -> tuple[Array, Tree]:
-    """relu(F(x) + shortcut(x)); F: convolutions with batch norm, a ReLU between two of them.
+    """relu(F(x) + shortcut(x)); F: convolutions with batch norm, with ReLUs between them.
 
     Source: He et al. 2016.
     """
     y, new = x, {}
+    normalise = partial(conv_norm, train=train, axis_name=axis_name)
     for i, spec in enumerate(convs, 1):
         name = f"conv{i}"
         y = jax.nn.relu(y) if i > 1 else y
-        y, new[name] = conv_norm(params[name], state[name], y, stride=spec.stride, **how)
+        y, new[name] = normalise(params[name], state[name], y, stride=spec.stride)
     if (short := shortcut(convs)) is not None:
         name = "shortcut"
-        x, new[name] = conv_norm(params[name], state[name], x, stride=short.stride, **how)
+        x, new[name] = normalise(params[name], state[name], x, stride=short.stride)
     return jax.nn.relu(y + x), new

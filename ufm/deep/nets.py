@@ -1,7 +1,7 @@
 """SHELF of networks: images (B, height, width, channels) -> features (B, d) -> logits (B, K).
 
-A network is a body, which makes the features, and a linear classifier with bias: the W and b of the theory.
-It is a frozen, hashable record of shapes only (static under jit); its parameters and running statistics are
+A network is a body, which computes the features, and a linear classifier with bias, the W and b of the
+theory. It is a frozen, hashable record of shapes (static under jit). Parameters and running statistics are
 plain nested dictionaries outside it, with paths like `params["stage2"]["block1"]["conv3"]["kernel"]`.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Float
 
 from ufm import _checks
@@ -27,17 +27,17 @@ Shape = tuple[int, int, int]  # height, width, channels
 
 
 class Body(Protocol):
-    """What makes the features: two pure functions, and what they cost."""
+    """The part of a network that computes the features: two pure functions, and their cost."""
 
     @property
     def features(self) -> int:
         """The feature dimension d."""
 
-    def init(self, key: Array, shape: Shape, dtype: Any) -> tuple[Tree, Tree]:
+    def init(self, key: Array, shape: Shape, dtype: DTypeLike) -> tuple[Tree, Tree]:
         """Parameters and running statistics."""
 
     def apply(
-        self, params: Mapping[str, Any], state: Mapping[str, Any], x: Array, *, dtype: Any, **how: Any
+        self, params: Tree, state: Tree, x: Array, *, dtype: DTypeLike, train: bool, axis_name: str | None
     ) -> tuple[Array, Tree]:
         """Features (B, d) of this dtype and the new running statistics."""
 
@@ -53,10 +53,10 @@ class Net:
         name: its name in `NETS`.
         width: the factor X of its channels.
         num_classes: K.
-        image_shape: (height, width, channels) it was made for; a convolutional net takes any size.
+        image_shape: (height, width, channels) of its images; a convolutional net takes any size.
         features: the feature dimension d.
-        compute_dtype: what activations are kept and multiplied in; None: the parameters' dtype. Parameters,
-            running statistics, the statistics of a batch, features and logits keep the parameters' dtype.
+        compute_dtype: dtype of activations and products; None: that of the parameters. Running statistics,
+            batch statistics, features and logits have the dtype of the parameters in either case.
 
     >>> import jax, jax.numpy as jnp
     >>> from ufm.deep import nets
@@ -75,7 +75,7 @@ class Net:
     num_classes: int
     image_shape: Shape
     body: Body
-    compute_dtype: Any = None
+    compute_dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
         _checks.integer("num_classes", self.num_classes, least=2)
@@ -83,7 +83,9 @@ class Net:
             dtype = np.dtype(self.compute_dtype)
             if not jnp.issubdtype(dtype, jnp.floating):
                 raise ValueError(f"compute_dtype: expected a floating dtype, got {dtype}")
-            object.__setattr__(self, "compute_dtype", dtype)  # one spelling, so that equal nets hash alike
+            object.__setattr__(
+                self, "compute_dtype", dtype
+            )  # a canonical form, so that equal nets have equal hashes
 
     @property
     def features(self) -> int:
@@ -109,22 +111,25 @@ class Net:
 
     def apply(
         self,
-        params: Mapping[str, Any],
-        state: Mapping[str, Any],
-        images: Any,
+        params: Tree,
+        state: Tree,
+        images: ArrayLike,
         *,
         train: bool,
         axis_name: str | None = None,
     ) -> tuple[Float[Array, "B K"], Float[Array, "B d"], Tree]:
-        """Logits (B, K), features (B, d) and the new running statistics (unchanged where train=False) of
-        images (B, height, width, channels), in floating point and normalised.
+        """Logits (B, K), features (B, d) and the new running statistics.
 
-        `axis_name`: batch norm takes its statistics over this mapped axis too (shard_map, pmap); under jit
-        with sharded images they are global without it.
+        Args:
+            images: (B, height, width, channels), floating point, normalised.
+            train: whether batch norm uses the statistics of the batch; without, those in `state`, which is
+                returned unchanged.
+            axis_name: a mapped axis (shard_map, pmap) over which batch norm also takes its statistics. Under
+                jit with sharded images they are global without it.
 
         Raises:
-            ValueError: images that are no floating array (B, height, width, channels) with the channels (for
-                the MLP: the shape) that the net was made for; one value a channel in training.
+            ValueError: images that are not a floating array (B, height, width, channels) with the channels
+                (for the MLP: the shape) for which the net was made; one value per channel in training.
         """
         images = jnp.asarray(images)
         self._check(images)
@@ -133,7 +138,7 @@ class Net:
         features, state = self.body.apply(params, state, x, dtype=dtype, train=train, axis_name=axis_name)
         return layers.linear(params["classifier"], features), features, state
 
-    def classifier(self, params: Mapping[str, Any]) -> tuple[Float[Array, "K d"], Float[Array, " K"]]:
+    def classifier(self, params: Tree) -> tuple[Float[Array, "K d"], Float[Array, " K"]]:
         """W (K, d) and b (K,) of the last layer."""
         return params["classifier"]["W"], params["classifier"]["b"]
 
@@ -169,7 +174,7 @@ class Residual:
     def features(self) -> int:
         return self.stages[-1][-1][-1].outputs
 
-    def init(self, key: Array, shape: Shape, dtype: Any) -> tuple[Tree, Tree]:
+    def init(self, key: Array, shape: Shape, dtype: DTypeLike) -> tuple[Tree, Tree]:
         keys = iter(jax.random.split(key, 1 + sum(map(len, self.stages))))
         params, state = {}, {}
         params["stem"], state["stem"] = layers.init_conv_norm(next(keys), self.stem, dtype)
@@ -180,16 +185,20 @@ class Residual:
         return params, state
 
     def apply(
-        self, params: Mapping[str, Any], state: Mapping[str, Any], x: Array, *, dtype: Any, **how: Any
+        self, params: Tree, state: Tree, x: Array, *, dtype: DTypeLike, train: bool, axis_name: str | None
     ) -> tuple[Array, Tree]:
         new: Tree = {}
-        x, new["stem"] = layers.conv_norm(params["stem"], state["stem"], x, stride=self.stem.stride, **how)
+        x, new["stem"] = layers.conv_norm(
+            params["stem"], state["stem"], x, stride=self.stem.stride, train=train, axis_name=axis_name
+        )
         x = jax.nn.relu(x)
         for stage, blocks in self._named():
             new[stage] = {}
             for block, convs in blocks.items():
                 given = params[stage][block], state[stage][block]
-                x, new[stage][block] = layers.residual_block(*given, x, convs, **how)
+                x, new[stage][block] = layers.residual_block(
+                    *given, x, convs, train=train, axis_name=axis_name
+                )
         return layers.average_pool(x.astype(dtype)), new
 
     def macs(self, shape: Shape) -> int:
@@ -219,13 +228,13 @@ class Perceptron:
     def features(self) -> int:
         return self.hidden[-1]
 
-    def init(self, key: Array, shape: Shape, dtype: Any) -> tuple[Tree, Tree]:
+    def init(self, key: Array, shape: Shape, dtype: DTypeLike) -> tuple[Tree, Tree]:
         keys = jax.random.split(key, len(self.hidden))
         sizes = zip(keys, (math.prod(shape), *self.hidden), self.hidden, strict=False)
         return {f"linear{i}": layers.init_linear(*size, dtype) for i, size in enumerate(sizes, 1)}, {}
 
     def apply(
-        self, params: Mapping[str, Any], state: Mapping[str, Any], x: Array, *, dtype: Any, **how: Any
+        self, params: Tree, state: Tree, x: Array, *, dtype: DTypeLike, train: bool, axis_name: str | None
     ) -> tuple[Array, Tree]:
         x = x.reshape(len(x), -1)
         for i in range(1, len(self.hidden) + 1):
@@ -251,7 +260,7 @@ def wrn50(
     """WideResNet50-X: bottleneck blocks [3, 4, 6, 3]; `width` scales the inner planes only, so d = 2048.
 
     Raises:
-        ValueError: a width that leaves a layer no channel, num_classes < 2, an image shape that is none.
+        ValueError: a width that leaves a layer without channels, num_classes < 2, an invalid image shape.
     """
     width = _check_width(width)
     stages, inputs = [], 64
@@ -287,7 +296,7 @@ def small_resnet(
     image_shape: Shape = (28, 28, 1),
     compute_dtype: DTypeLike | None = None,
 ) -> Net:
-    """Three basic blocks of 16, 32 and 64 planes with stride 2, d = 64 X: MNIST on a CPU in minutes.
+    """Three basic blocks of 16, 32 and 64 planes with stride 2, d = 64 X; trains MNIST on a CPU in minutes.
 
     Raises as `wrn50`.
     """
@@ -305,7 +314,7 @@ def mlp(
 ) -> Net:
     """Linear layers of the `hidden` sizes times `width`, ReLU after each; d is the last of them.
 
-    Raises as `wrn50`, and for no hidden layer.
+    Raises as `wrn50`, and for an empty `hidden`.
     """
     width, image_shape = _check_width(width), _check_shape(image_shape)
     sizes = tuple(_scaled(_checks.integer("hidden", h, least=1), width) for h in hidden)
@@ -327,7 +336,7 @@ def get(net: str | Net, **options: Any) -> Net:
     """A `Net` from a name of `NETS` and its options, or the `Net` given.
 
     Raises:
-        ValueError: an unknown name (the known are listed); options beside a net that is made already.
+        ValueError: an unknown name (the known names are listed); options together with a `Net`.
     """
     if isinstance(net, Net):
         if options:
@@ -343,7 +352,7 @@ def _basic_net(
     width: float,
     num_classes: int,
     image_shape: Shape,
-    compute_dtype: Any,
+    compute_dtype: DTypeLike | None,
 ) -> Net:
     width, image_shape = _check_width(width), _check_shape(image_shape)
     inputs = _scaled(stem, width)
@@ -360,7 +369,7 @@ def _check_width(width: float) -> float:
     return float(_checks.real("width", width, above=0.0))
 
 
-def _check_shape(shape: Any) -> Shape:
+def _check_shape(shape: object) -> Shape:
     if not isinstance(shape, tuple | list) or len(shape) != 3:
         raise ValueError(f"image_shape: expected (height, width, channels), got {shape!r}")
     height, width, channels = (_checks.integer("image_shape", size, least=1) for size in shape)
@@ -368,7 +377,7 @@ def _check_shape(shape: Any) -> Shape:
 
 
 def _scaled(planes: int, width: float) -> int:
-    """planes times width, rounded down as in the reference."""
+    """planes times width, rounded down as in the paper's code."""
     channels = int(planes * width)
     if channels < 1:
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -12,21 +12,23 @@ from jaxtyping import Float
 from ufm import _checks
 from ufm.deep.datasets import CIFAR10, Constants, Dataset
 
+T = TypeVar("T")
 
-def _setting(default: Any, check: Callable[[str, Any], Any]) -> Any:
+
+def _setting(default: T, check: Callable[[str, Any], T]) -> T:
     """A field with the function `check(name, value)` that returns the checked value or raises ValueError."""
     return dataclasses.field(default=default, metadata={"check": check})
 
 
-def _count(name: str, value: Any) -> int:
+def _count(name: str, value: object) -> int:
     return _checks.integer(name, value, least=1)
 
 
-def _positive(name: str, value: Any) -> float:
+def _positive(name: str, value: object) -> float:
     return float(_checks.real(name, value, above=0.0))
 
 
-def _nonnegative(name: str, value: Any) -> float:
+def _nonnegative(name: str, value: object) -> float:
     return float(_checks.real(name, value, least=0.0))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ufm import losses
 from ufm._verify import Report
 from ufm.figures._style import BLACK, COLOURS, MARKERS, WIDTH, legend_below, new_figure, style
 
@@ -58,7 +59,8 @@ def _claims(ax: Axes, report: Report, shift: float, index: int) -> None:
 def _not_applicable(ax: Axes, reports: Sequence[Report]) -> None:
     """In words, at the right of each row."""
     for y in range(len(reports[0].claims)):
-        names = [r.solution.problem.loss.name for r in reports if r.claims[y].verdict == "not applicable"]
+        absent = [r.solution.problem.loss for r in reports if r.claims[y].verdict == "not applicable"]
+        names = [losses.known_as(loss) for loss in absent]
         if names:
             which = f" to {', '.join(names)}" if len(names) < len(reports) else ""
             at: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "ha": "left", "va": "center"}

@@ -37,14 +37,14 @@ def phi(measured: Sequence[Curve] = ()) -> Made:
     figure = _style.new_figure(_style.WIDTH, 2.6)
     axes = figure.subplots(1, 2)
     for loss, (title, colour, dashes, _) in LOSSES.items():
-        ax = axes[int(loss == "mse")]
-        t = np.linspace(-300, 60, 241) if loss == "mse" else np.linspace(-120, 30, 241)
-        values = theory.scalar_profile(loss, CLASSES).value(-t / (CLASSES - 1))
         invariant = losses.get(loss).shift_invariant  # these four pass the other tests (row definition-1)
+        ax = axes[int(not invariant)]
+        t = np.linspace(-120, 30, 241) if invariant else np.linspace(-300, 60, 241)
+        values = theory.scalar_profile(loss, CLASSES).value(-t / (CLASSES - 1))
         word = "contrastive" if invariant else "contrastive up to a shift of the logits"
         ax.plot(t, values, color=colour, ls=dashes, label=f"{title}: {word}")
-    for i, ax in enumerate(axes):
-        _points(ax, [curve for curve in measured if (curve.panel == "mse") == bool(i)])
+        _points(ax, [curve for curve in measured if curve.panel == loss])
+    for ax in axes:
         ax.axvline(0, color="0.7", lw=0.8)
         ax.set(xlabel=r"$t = \sum_{j \neq k} (z_j - z_k)$", ylabel=r"$\phi(t)$", ylim=(0, None))
         ax.legend()
@@ -73,7 +73,7 @@ def profiles(measured: Sequence[Curve] = ()) -> Made:
 
 def _profile(ax: Axes, loss: str, threshold: float) -> None:
     profile = theory.scalar_profile(loss, CLASSES)
-    a = np.linspace(-2, 24 if loss == "mse" else 8, 161)
+    a = np.linspace(-2, 8 if losses.get(loss).shift_invariant else 24, 161)
     for factor, (colour, dashes) in WEIGHTS.items():
         c = factor * threshold / (CLASSES - 1)
         best = theory.global_optimum(Problem.balanced(loss, K=CLASSES, d=CLASSES, n=1, lam_W=c, lam_H=c))
@@ -83,6 +83,7 @@ def _profile(ax: Axes, loss: str, threshold: float) -> None:
 
 
 def _points(ax: Axes, measured: Sequence[Curve]) -> None:
-    for i, curve in enumerate(measured):
-        label = None if i else curve.label
+    drawn = ax.get_legend_handles_labels()[1]
+    for curve in measured:
+        label = None if curve.label in drawn else curve.label
         ax.plot(curve.x, curve.y, "o", ms=6, mfc="none", mec="0.3", mew=0.7, ls="none", label=label)

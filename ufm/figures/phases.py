@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ufm import losses
 from ufm._figure import draw
 from ufm.figures._style import (
     BLACK,
@@ -70,9 +69,9 @@ def _phase_map(ax: Axes, diagram: PhaseDiagram) -> list[Any]:
 
 
 def _symbol(diagram: PhaseDiagram) -> str:
-    """Greek: every hyperparameter of the shelf is a letter."""
-    known = diagram.axis in losses.HYPERPARAMETERS.get(diagram.problem.loss.name, ())
-    return rf"$\{diagram.axis}$" if known else diagram.axis
+    """A hyperparameter that has the name of a Greek letter, as that letter."""
+    greek = diagram.axis in ("alpha", "beta", "gamma", "epsilon", "kappa")
+    return rf"$\{diagram.axis}$" if greek else diagram.axis
 
 
 def _trapped_map(ax: Axes, diagram: PhaseDiagram) -> list[Any]:

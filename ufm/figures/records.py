@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ufm import losses
 from ufm.figures import _style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOSSES = {
-    "ce": ("CE", _style.BLUE, "-", "o"),
-    "ls": ("LS", _style.GREEN, "--", "^"),
-    "fl": ("FL", _style.RED, "-.", "s"),
-    "mse": ("MSE", _style.PINK, ":", "D"),
-}
-#: colour and dashes of losses that are not in the paper
+_LOOKS = (
+    (_style.BLUE, "-", "o"),
+    (_style.GREEN, "--", "^"),
+    (_style.RED, "-.", "s"),
+    (_style.PINK, ":", "D"),
+)
+#: the paper's losses by name: title, colour, dashes and marker
+LOSSES = {name: (name.upper(), *look) for name, look in zip(losses.PAPER, _LOOKS, strict=True)}
+#: the looks of losses that the paper does not have
 _OTHERS = (
     (_style.ORANGE, (0, (6, 1))),
     (_style.SKY, (0, (1, 1))),

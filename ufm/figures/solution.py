@@ -38,10 +38,7 @@ def plot_solution(sol: Solution) -> Figure:
 
 def _class_means(sol: Solution) -> np.ndarray:
     """(K, d)"""
-    labels, H = np.asarray(sol.problem.labels), np.asarray(sol.H)
-    member = labels[None, :] == np.arange(sol.problem.K)[:, None]
-    means: np.ndarray = (member @ H.T) / sol.problem.counts[:, None]
-    return means
+    return np.asarray(sol.problem.class_means(sol.H)).T
 
 
 def _gram(ax: Axes, gram: np.ndarray, title: str) -> None:

@@ -11,13 +11,14 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from ufm import _checks, _compile, losses
+from ufm import _checks, _compile
 from ufm._precision import in_float64
-from ufm._problem import Params, Problem
+from ufm._problem import Params, Problem, Variables
 from ufm._pytree import pytree_dataclass, static
 from ufm._sheet import finite
 from ufm.hessian import dual
 from ufm.hessian.dual import Point
+from ufm.hessian.product import norm
 
 
 class Bounds(NamedTuple):
@@ -129,7 +130,7 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     >>> ufm.landscape.certificate(prob, prob.zeros()).verdict
     'not global: strict saddle direction'
     """
-    params = prob.check_params(params)
+    prob, params = prob.expanded(prob.check_params(params))
     tol = float(_checks.real("tol", tol, above=0.0))
     measure = _compiled_quickly if prob.K * prob.N <= _SMALL else _compiled
     found = Bounds(*(x.item() for x in jax.device_get(measure(*_as_leaves((prob, params))))))
@@ -162,6 +163,8 @@ def bounds(prob: Problem, params: Params) -> Bounds:
     >>> jax.vmap(ufm.landscape.bounds, in_axes=(None, 0))(prob, starts).gap.shape
     (5,)
     """
+    if not prob.model.bilinear:
+        return _generic_bounds(prob, params)
     point = dual.evaluate(prob, params)
     gap = linear_gap = trivial = point.objective - prob.loss.infimum
     if prob.loss.convex:
@@ -176,10 +179,28 @@ def bounds(prob: Problem, params: Params) -> Bounds:
         linear_gap=linear_gap,
         operator_norm=operator_norm,
         lam=jnp.asarray(prob.lam, point.objective.dtype),
-        grad_norm=_grad_norm(prob, point),
+        grad_norm=norm(jax.tree.map(jnp.add, *prob.gradients(params, point.slope.T / prob.N))),
         curvature=_escape_curvature(prob, point, operator_norm, left),
         rounding=_rounding(prob, point),
         dual=gap < trivial,
+    )
+
+
+def _generic_bounds(prob: Problem, params: Variables) -> Bounds:
+    """For a model without a dual bound: the loss is at least its infimum, and the penalty at least zero."""
+    objective, gradient = jax.value_and_grad(prob)(params)
+    G = prob.logit_gradient(params)
+    gap, nothing = objective - prob.loss.infimum, jnp.full_like(objective, jnp.nan)
+    return Bounds(
+        objective=objective,
+        gap=gap,
+        linear_gap=gap,
+        operator_norm=jnp.linalg.norm(G, 2),
+        lam=jnp.asarray(prob.lam, objective.dtype),
+        grad_norm=norm(gradient),
+        curvature=nothing,
+        rounding=4 * prob.K * float(np.finfo(objective.dtype).eps) * jnp.abs(objective),
+        dual=jnp.asarray(False),
     )
 
 
@@ -209,14 +230,6 @@ def _top_singular(slope: Array) -> tuple[Array, Array]:
     """Largest singular value of `slope` (N, K) and its vector in R^K."""
     values, vectors = jnp.linalg.eigh(slope.T @ slope)
     return jnp.sqrt(jnp.maximum(values[-1], 0.0)), vectors[:, -1]
-
-
-def _grad_norm(prob: Problem, point: Point) -> Array:
-    grad_W = point.slope.T @ point.features / prob.N + prob.lam_W * point.W
-    grad_H = point.slope @ point.W / prob.N + prob.lam_H * point.features
-    grad_b = jnp.mean(point.slope, axis=0) + prob.lam_b * point.b
-    squares = jnp.vdot(grad_W, grad_W) + jnp.vdot(grad_H, grad_H)
-    return jnp.sqrt(squares + (jnp.vdot(grad_b, grad_b) if prob.bias else 0.0))
 
 
 def _rounding(prob: Problem, point: Point) -> Array:
@@ -265,12 +278,14 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
             "declares as a lower bound; pass the true one to ufm.losses.custom(..., infimum=...)"
         )
     gap = max(float(found.gap), 0.0)
+    if not prob.model.bilinear:
+        return gap, infimum, f"no better bound is known for the model {prob.model!r}"
     if loss.convex:
         if not found.dual:
             return gap, infimum, "the dual bound is no better than the loss's infimum at this point"
         how = "" if loss.has_conjugate else ", at gradients of the loss (it carries no conjugate)"
         return gap, _DUAL + how, ""
-    if not isinstance(loss, losses.Focal):
+    if not loss.has_lower_bound:
         return gap, infimum, "the loss is not declared convex: no bound but its infimum"
     from ufm import theory
 
@@ -280,13 +295,13 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
         return gap, infimum, f"no closed-form bound ({error})"
     if found.objective < bound - found.rounding:
         raise RuntimeError(
-            f"the objective {found.objective!r} is below the proved lower bound {bound!r} of focal loss; "
+            f"the objective {found.objective!r} is below the proved lower bound {bound!r} of {loss.title}; "
             "this contradicts the theorem: please report it with the problem and the params"
         )
     scalar = max(float(found.objective) - bound, 0.0)
     C = (prob.K - 1) * math.sqrt(prob.N / prob.K) * found.lam
     why = "the bound is not known to be attained with a bias and C > 1" if prob.bias and C > 1 else ""
-    return min(gap, scalar), "scalar lower bound of focal loss", why
+    return min(gap, scalar), f"scalar lower bound of {loss.title}", why
 
 
 def _verdict(prob: Problem, found: Bounds, gap: float, tol: float, why: str) -> tuple[str, str]:
@@ -303,7 +318,7 @@ def _verdict(prob: Problem, found: Bounds, gap: float, tol: float, why: str) -> 
             f"curvature {found.curvature:.3e} along a null vector of W"
         )
     reasons = [f"gap {gap:.1e}, not below {tol:g} (1 + |f|)", f"|grad f| = {found.grad_norm:.1e}"]
-    full = prob.K - 1 if prob.loss.shift_invariant else prob.K
+    full = prob.full_rank
     if prob.d < full:
         reasons.append(
             f"d = {prob.d} < {full}: the bound holds but an optimum of rank {full} is out of reach"

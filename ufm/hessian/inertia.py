@@ -15,8 +15,8 @@ from scipy.linalg import eigh
 
 from ufm import _checks
 from ufm._precision import in_float64
-from ufm._problem import Problem
-from ufm.hessian.product import check_dense, is_critical
+from ufm._problem import Problem, Variables
+from ufm.hessian.product import check_dense, finite_dense, is_critical, norm
 from ufm.hessian.structure import Structure, split, structure
 
 
@@ -96,6 +96,8 @@ def inertia(prob: Problem, params: Any, *, tol: float | None = None) -> Inertia:
     """
     params = prob.check_params(params)
     critical, norm = is_critical(prob, params)
+    if not prob.decomposes:
+        return _of_dense(prob, params, critical, norm, tol)
     at = structure(prob, params)
     return count(at, norm if critical else None, tol)
 
@@ -110,26 +112,59 @@ def count(at: Structure, grad_norm: float | None, tol: float | None = None) -> I
     outer, times, still = _outer(at, critical)
     everything = np.concatenate([head, signs, fluctuations, outer])
     weights = np.concatenate([np.ones(len(head) + len(signs)), repeats, times]).astype(np.int64)
+    size = float(np.hypot(np.linalg.norm(at.W), np.linalg.norm(at.h)))
+    zero, tol, near = _zeros(everything, weights, grad_norm or 0.0, size, tol)
+    symmetry = tangent + still
+    negative = int(weights[(everything < 0) & ~zero].sum())
+    zeros = symmetry + int(weights[zero].sum())
+    return Inertia(negative, zeros, at.prob.size - negative - zeros, symmetry, tol, near)
+
+
+def _of_dense(
+    prob: Problem, params: Variables, critical: bool, grad_norm: float, tol: float | None
+) -> Inertia:
+    """From the eigenvalues of the whole matrix, where nothing is known about its structure."""
+    values = np.linalg.eigvalsh(finite_dense(prob, params))
+    size = float(norm(params))
+    zero, tol, near = _zeros(values, np.ones(len(values)), grad_norm if critical else 0.0, size, tol)
+    negative, zeros = int(((values < 0) & ~zero).sum()), int(zero.sum())
+    symmetry = min(zeros, _symmetries(prob, params, critical))
+    return Inertia(negative, zeros, prob.size - negative - zeros, symmetry, tol, near)
+
+
+def _symmetries(prob: Problem, params: Variables, critical: bool) -> int:
+    """The dimension of the orbit under rotations (r d - r(r+1)/2 at rank r) and shifts of the bias."""
+    rotations = 0
+    if critical and prob.model.isotropic:
+        at = prob.model.effective(prob, params)
+        rows = np.concatenate([np.asarray(at.W), np.asarray(at.H).T])
+        r = int(np.linalg.matrix_rank(rows, tol=1e-10 * max(float(np.linalg.norm(rows)), 1.0)))
+        rotations = r * prob.d - r * (r + 1) // 2
+    return rotations + int(prob.shift_is_free)
+
+
+def _zeros(
+    values: np.ndarray, weights: np.ndarray, grad_norm: float, size: float, tol: float | None
+) -> tuple[np.ndarray, float, tuple[float, ...]]:
+    """Which eigenvalues count as zero, the tolerance, and the eigenvalues near it, of which it warns.
+
+    Args:
+        grad_norm: |grad f|, or 0 where the point is not critical.  size: the norm of the variables.
+    """
     if tol is None:
-        largest = float(np.abs(everything).max(initial=0.0))
-        size = max(float(np.hypot(np.linalg.norm(at.W), np.linalg.norm(at.h))), 1e-300)
-        tol = 1e-12 * largest + 100 * (grad_norm or 0.0) / max(size, 1.0)
+        tol = 1e-12 * float(np.abs(values).max(initial=0.0)) + 100 * grad_norm / max(size, 1.0)
     tol = float(_checks.real("tol", tol, least=0.0))
-    zero = np.abs(everything) <= tol
-    close = (np.abs(everything) > tol / 100) & (np.abs(everything) <= 100 * tol)
-    near = tuple(float(x) for x in np.sort(everything[close & (weights > 0)]))
+    close = (np.abs(values) > tol / 100) & (np.abs(values) <= 100 * tol)
+    near = tuple(float(x) for x in np.sort(values[close & (weights > 0)]))
     if near:
         listed = ", ".join(f"{x:.1e}" for x in near[:5]) + (" ..." if len(near) > 5 else "")
         warnings.warn(
             f"inertia: eigenvalues {listed} are near the tolerance {tol:.1e} that makes them zero; "
             "polish the point (ufm.landscape.polish) or give tol",
             InertiaWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    symmetry = tangent + still
-    negative = int(weights[(everything < 0) & ~zero].sum())
-    zeros = symmetry + int(weights[zero].sum())
-    return Inertia(negative, zeros, at.prob.size - negative - zeros, symmetry, tol, near)
+    return np.abs(values) <= tol, tol, near
 
 
 def _orbit(at: Structure, critical: bool) -> np.ndarray:
@@ -144,7 +179,7 @@ def _orbit(at: Structure, critical: bool) -> np.ndarray:
     if not at.prob.bias:
         return flat
     flat = np.concatenate([flat, np.zeros((K, len(i)))])
-    if float(at.prob.lam_b) > 0 or not at.prob.loss.shift_invariant:
+    if not at.prob.shift_is_free:
         return flat
     shift = np.concatenate([np.zeros(K * r), np.ones(K)])
     return np.column_stack([flat, shift])

@@ -16,9 +16,8 @@ import numpy as np
 from jax import Array
 from scipy.linalg import eigh_tridiagonal
 
-from ufm._problem import Params, Problem
-from ufm.hessian.product import product
-from ufm.hessian.structure import NotFinite
+from ufm._problem import Problem, Variables
+from ufm.hessian.product import NotFinite, product
 
 #: steps between two looks at the tridiagonal matrix
 CHUNK = 16
@@ -30,47 +29,51 @@ class Pair(NamedTuple):
     """A Ritz pair of sign * Hess."""
 
     value: float
-    vector: Params  # of norm 1
+    vector: Variables  # of norm 1
     residual: float  # |Hess v - value v|, the bound on the error of `value`
     products: int
 
 
 class _State(NamedTuple):
-    old: Params
-    new: Params
+    old: Variables
+    new: Variables
     beta: Array
 
 
-def _dot(a: Params, b: Params) -> Array:
+def _dot(a: Variables, b: Variables) -> Array:
     return sum((jnp.vdot(x, y) for x, y in zip(a, b, strict=True)), jnp.zeros(()))
 
 
-def _sum(a: Params, *terms: tuple[Any, Params]) -> Params:
+def _scaled(s: Any, a: Variables) -> Variables:
+    return jax.tree.map(lambda x: s * x, a)
+
+
+def _sum(a: Variables, *terms: tuple[Any, Variables]) -> Variables:
     for s, b in terms:
-        a = Params(*(x + s * y for x, y in zip(a, b, strict=True)))
+        a = jax.tree.map(lambda x, y, s=s: x + s * y, a, b)
     return a
 
 
-def _deflate(v: Params, locked: Params) -> Params:
+def _deflate(v: Variables, locked: Variables) -> Variables:
     """v less its parts along the locked vectors (leading axis; zeros where there is none)."""
     along = sum((jnp.tensordot(L, x, x.ndim) for L, x in zip(locked, v, strict=True)), jnp.zeros(()))
-    return Params(*(x - jnp.tensordot(along, L, 1) for x, L in zip(v, locked, strict=True)))
+    return jax.tree.map(lambda x, L: x - jnp.tensordot(along, L, 1), v, locked)
 
 
 @partial(jax.jit, static_argnames="steps")
 def _advance(
-    prob: Problem, params: Params, locked: Params, sign: Array, state: _State, *, steps: int
+    prob: Problem, params: Variables, locked: Variables, sign: Array, state: _State, *, steps: int
 ) -> tuple[_State, Array, Array]:
     """`steps` more rows of the tridiagonal matrix: diagonal and off-diagonal."""
     apply = product(prob, params)
 
     def step(state: _State, _: None) -> tuple[_State, tuple[Array, Array]]:
         w = apply(state.new)
-        w = Params(*(sign * x for x in w))
+        w = _scaled(sign, w)
         alpha = _dot(w, state.new)
         w = _deflate(_sum(w, (-alpha, state.new), (-state.beta, state.old)), locked)
         beta = jnp.sqrt(_dot(w, w))
-        scaled = Params(*(x / jnp.where(beta > 0, beta, 1.0) for x in w))
+        scaled = _scaled(1 / jnp.where(beta > 0, beta, 1.0), w)
         return _State(state.new, scaled, beta), (alpha, beta)
 
     state, (alphas, betas) = jax.lax.scan(step, state, None, length=steps)
@@ -79,63 +82,68 @@ def _advance(
 
 @jax.jit
 def _combine(
-    prob: Problem, params: Params, locked: Params, sign: Array, start: Params, T: tuple[Array, Array, Array]
-) -> tuple[Params, Array, Array]:
+    prob: Problem,
+    params: Variables,
+    locked: Variables,
+    sign: Array,
+    start: Variables,
+    T: tuple[Array, Array, Array],
+) -> tuple[Variables, Array, Array]:
     """The Ritz vector sum s_j v_j by repeating the recurrence; its Rayleigh quotient and residual."""
     apply = product(prob, params)
 
-    def step(carry: tuple[Params, Params, Params, Array], row: tuple[Array, Array, Array]) -> Any:
+    def step(carry: tuple[Variables, Variables, Variables, Array], row: tuple[Array, Array, Array]) -> Any:
         old, new, total, last = carry
         alpha, beta, s = row
         total = _sum(total, (s, new))
-        w = Params(*(sign * x for x in apply(new)))
+        w = _scaled(sign, apply(new))
         w = _deflate(_sum(w, (-alpha, new), (-last, old)), locked)
-        scaled = Params(*(x / jnp.where(beta > 0, beta, 1.0) for x in w))
+        scaled = _scaled(1 / jnp.where(beta > 0, beta, 1.0), w)
         return (new, scaled, total, beta), None
 
     zero = jax.tree.map(jnp.zeros_like, start)
     (_, _, total, _), _ = jax.lax.scan(step, (zero, start, zero, jnp.zeros(())), T)
     total = _unit(_deflate(total, locked))
-    image = Params(*(sign * x for x in apply(total)))
+    image = _scaled(sign, apply(total))
     value = _dot(image, total)
     off = _sum(image, (-value, total))
     return total, value, jnp.sqrt(_dot(off, off))
 
 
-def _unit(v: Params) -> Params:
-    size = jnp.sqrt(_dot(v, v))
-    return Params(*(x / size for x in v))
+def _unit(v: Variables) -> Variables:
+    return _scaled(1 / jnp.sqrt(_dot(v, v)), v)
 
 
 @jax.jit
-def _start(prob: Problem, params: Params, locked: Params, seed: Array) -> Params:
-    keys = jax.random.split(jax.random.key(seed), 3)
-    v = Params(*(jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, params, strict=True)))
+def _start(prob: Problem, params: Variables, locked: Variables, seed: Array) -> Variables:
+    keys = jax.random.split(jax.random.key(seed), len(params))
+    drawn = (jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, params, strict=True))
+    v = type(params)(*drawn)
     if not prob.bias:
         v = v._replace(b=jnp.zeros_like(v.b))
     return _unit(_deflate(v, locked))
 
 
 def lowest(
-    prob: Problem, params: Params, k: int, *, sign: float = 1.0, tol: float = 1e-8, seed: int = 0
+    prob: Problem, params: Variables, k: int, *, sign: float = 1.0, tol: float = 1e-8, seed: int = 0
 ) -> list[Pair]:
     """The k lowest Ritz pairs of sign * Hess, ascending, to residuals of tol * |largest Ritz value|."""
     room = 1 if k == 1 else k
-    locked = Params(*(jnp.zeros((room, *x.shape), x.dtype) for x in params))
+    locked = jax.tree.map(lambda x: jnp.zeros((room, *x.shape), x.dtype), params)
     pairs: list[Pair] = []
     for i in range(k):
         pair = _lowest_one(prob, params, locked, jnp.asarray(sign), tol, seed + i)
         pairs.append(pair)
         if i + 1 < k:
-            locked = Params(*(L.at[i].set(v) for L, v in zip(locked, pair.vector, strict=True)))
+            locked = jax.tree.map(lambda L, v, i=i: L.at[i].set(v), locked, pair.vector)
     return sorted(pairs, key=lambda pair: pair.value)
 
 
 def lowest_value(
-    prob: Problem, params: Params, *, sign: float = 1.0, tol: float = 1e-8, seed: int = 0
+    prob: Problem, params: Variables, *, sign: float = 1.0, tol: float = 1e-8, seed: int = 0
 ) -> tuple[float, float, int]:
     """(value, residual bound, products) without the second pass that the vector takes."""
-    locked = Params(*(jnp.zeros((1, *x.shape), x.dtype) for x in params))
+    locked = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), params)
     start = _start(prob, params, locked, jnp.asarray(seed))
     a, b, _ = _tridiagonal(prob, params, locked, jnp.asarray(sign), start, tol)
     theta, s = eigh_tridiagonal(a, b[:-1], select="i", select_range=(0, 0))
@@ -143,7 +151,7 @@ def lowest_value(
 
 
 def _tridiagonal(
-    prob: Problem, params: Params, locked: Params, sign: Array, start: Params, tol: float
+    prob: Problem, params: Variables, locked: Variables, sign: Array, start: Variables, tol: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Diagonals of T, grown until the residual of its lowest eigenvalue is within tol |largest|."""
     zero = jax.tree.map(jnp.zeros_like, start)
@@ -169,7 +177,9 @@ def _tridiagonal(
             return a, b, residual
 
 
-def _lowest_one(prob: Problem, params: Params, locked: Params, sign: Array, tol: float, seed: int) -> Pair:
+def _lowest_one(
+    prob: Problem, params: Variables, locked: Variables, sign: Array, tol: float, seed: int
+) -> Pair:
     start = _start(prob, params, locked, jnp.asarray(seed))
     a, b, _ = _tridiagonal(prob, params, locked, sign, start, tol)
     s = eigh_tridiagonal(a, b[:-1], select="i", select_range=(0, 0))[1][:, 0]

@@ -20,22 +20,30 @@ from jaxtyping import Float
 
 from ufm import _compile
 from ufm._precision import in_float64
-from ufm._problem import Params, Problem
+from ufm._problem import Params, Problem, Variables
 
 #: a dense request above this many bytes is refused
 MEMORY_LIMIT = 8 * 2**30
 
 
-def product(prob: Problem, params: Params) -> Callable[[Params], Params]:
+def product(prob: Problem, params: Variables) -> Callable[[Variables], Variables]:
     """The map direction -> Hess direction at a point, with the losses' curvature prepared once.
 
-    Source: the second derivative of equation (7); the loss enters through one linearisation of its gradient,
-    so that a product costs 12 K d N operations and no exponential.
+    Where both factors are free it is written out: the loss enters through one linearisation of its gradient,
+    so that a product costs 12 K d N operations and no exponential. For other models it is the linearisation
+    of the gradient of f.
+
+    Source: the second derivative of equation (7).
     """
+    if not prob.model.bilinear:
+        linear: Callable[[Variables], Variables] = jax.linearize(jax.grad(prob), params)[1]
+        return linear
     W, H, _ = params
+    weight = 1 / prob.N if prob.samples is None else prob.samples[:, None] / prob.N
     Z = prob.logits(params).T
-    G, curve = jax.linearize(lambda z: jax.vmap(jax.grad(prob.loss))(z, prob.labels) / prob.N, Z)
+    G, curve = jax.linearize(lambda z: jax.vmap(jax.grad(prob.loss))(z, prob.labels) * weight, Z)
     F = H.T  # rows of samples, as everywhere in hot loops
+    lam_F = prob.lam_H if prob.samples is None else prob.lam_H * prob.samples[:, None]
 
     def apply(direction: Params) -> Params:
         dW, dH, db = direction
@@ -43,7 +51,7 @@ def product(prob: Problem, params: Params) -> Callable[[Params], Params]:
         dZ = F @ dW.T + dF @ W.T
         R = curve(dZ + db if prob.bias else dZ)
         on_W = R.T @ F + G.T @ dF + prob.lam_W * dW
-        on_F = R @ W + G @ dW + prob.lam_H * dF
+        on_F = R @ W + G @ dW + lam_F * dF
         on_b = jnp.sum(R, axis=0) + prob.lam_b * db if prob.bias else jnp.zeros_like(db)
         return Params(on_W, on_F.T, on_b)
 
@@ -87,11 +95,11 @@ def hvp(prob: Problem, params: Any, direction: Any) -> Params:
 
 
 def _is_batch(prob: Problem, direction: Any) -> bool:
-    """Three arrays with the same leading axis on top of the problem's shapes; else `check_params` judges."""
-    shapes = [(prob.K, prob.d), (prob.d, prob.N), (prob.K,)]
+    """All arrays with the same leading axis on top of the problem's shapes; else `check_params` judges."""
+    shapes = list(prob.model.shapes(prob).values())
     given = [np.shape(x) for x in direction]
     leading = {shape[:1] for shape in given}
-    return len(given) == 3 and len(leading) == 1 and [shape[1:] for shape in given] == shapes
+    return len(leading) == 1 and [shape[1:] for shape in given] == shapes
 
 
 @in_float64
@@ -107,6 +115,25 @@ def dense(prob: Problem, params: Any) -> Float[np.ndarray, "size size"]:
     params = prob.check_params(params)
     check_dense(prob.size)
     return np.asarray(_dense(prob, params))
+
+
+def finite_dense(prob: Problem, params: Variables) -> np.ndarray:
+    """The whole Hessian where no entry is NaN or infinite.
+
+    Raises:
+        NotFinite: one is.
+    """
+    matrix = np.asarray(dense(prob, params))
+    if not np.isfinite(matrix).all():
+        raise NotFinite(
+            f"params: expected a point where the Hessian is finite, got NaN or infinity in it; take a point "
+            f"where {prob.loss!r} is twice differentiable and the logits do not overflow"
+        )
+    return matrix
+
+
+class NotFinite(ValueError):  # noqa: N818 (callers catch it by name; users see its message)
+    """The gradient or the Hessian of f has an entry that is not a finite number."""
 
 
 def check_dense(size: int, remedy: str = "ask for which='smallest' or use hvp") -> None:
@@ -145,14 +172,17 @@ def _critical(prob: Problem, params: Params) -> tuple[float, float]:
 
 @partial(_compile.jit, options=_compile.USUAL)
 def _sizes(prob: Problem, params: Params) -> tuple[Array, Array, Array]:
-    W, H, b = params
+    """|grad f|, the sum of the norms of its parts other than the bias's, and |G|."""
     G = prob.logit_gradient(params)
-    on_W, on_H = G @ H.T, W.T @ G
-    parts = (on_W, prob.lam_W * W, on_H, prob.lam_H * H)
-    square = jnp.sum((on_W + parts[1]) ** 2) + jnp.sum((on_H + parts[3]) ** 2)
-    if prob.bias:
-        square += jnp.sum((jnp.sum(G, axis=1) + prob.lam_b * b) ** 2)
-    return jnp.sqrt(square), sum((jnp.linalg.norm(x) for x in parts), jnp.zeros(())), jnp.linalg.norm(G)
+    fit, penalty = prob.gradients(params, G)
+    without_bias = (*fit._replace(b=jnp.zeros(())), *penalty._replace(b=jnp.zeros(())))
+    parts = sum((jnp.linalg.norm(x) for x in without_bias), jnp.zeros(()))
+    return norm(jax.tree.map(jnp.add, fit, penalty)), parts, jnp.linalg.norm(G)
+
+
+def norm(tree: Variables) -> Array:
+    """The Euclidean norm over all variables."""
+    return jnp.sqrt(sum((jnp.vdot(x, x) for x in tree), jnp.zeros(())))
 
 
 def check_critical(prob: Problem, params: Params) -> float:

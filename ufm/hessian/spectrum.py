@@ -14,9 +14,9 @@ from scipy.linalg import eigh
 from ufm import _checks
 from ufm._figure import plot
 from ufm._precision import in_float64
-from ufm._problem import Params, Problem
+from ufm._problem import Params, Problem, Variables
 from ufm.hessian import lanczos
-from ufm.hessian.product import check_dense, is_critical
+from ufm.hessian.product import check_dense, finite_dense, is_critical
 from ufm.hessian.structure import Structure, as_params, split, structure
 
 if TYPE_CHECKING:
@@ -120,7 +120,18 @@ def eigenvalues(
         if which == "all":
             raise ValueError("which: expected 'smallest' or 'largest' with method='lanczos', got 'all'")
         return _by_lanczos(prob, params, k, which, tol)
-    at = structure(prob, params)
+    if not prob.decomposes:
+        if method == "auto" and which != "all" and prob.size > DENSE_CORE:
+            return _by_lanczos(prob, params, k, which, tol)
+        return _by_dense(prob, params, k, which)
+    return of_structure(structure(prob, params), params, k, which, method, tol)
+
+
+def of_structure(
+    at: Structure, params: Params, k: int, which: Which, method: Method = "auto", tol: float = 1e-8
+) -> Eigenvalues:
+    """`eigenvalues` at a point that has been decomposed."""
+    prob = at.prob
     if which == "all":
         check_dense(at.core_size, "ask for which='smallest' or 'largest'")
     if which == "all" or at.core_size <= DENSE_CORE:
@@ -132,6 +143,23 @@ def eigenvalues(
         core, times = slices(at, k, which)
         return _gather(at, core, times, k, which, "decomposition, sliced")
     return _by_lanczos(prob, params, k, which, tol)
+
+
+def _by_dense(prob: Problem, params: Variables, k: int, which: Which) -> Eigenvalues:
+    """From the whole matrix, where nothing is known about its structure."""
+    found = np.linalg.eigvalsh(finite_dense(prob, params))
+    values, weights = merge(found, np.ones(len(found), np.int64))
+    values, weights = _chosen(values, weights, k, which)
+    rounding = len(found) * float(np.finfo(float).eps * np.abs(found).max(initial=0.0))
+    return Eigenvalues(values, weights, prob.size, "dense matrix", rounding)
+
+
+def _chosen(values: np.ndarray, weights: np.ndarray, k: int, which: Which) -> tuple[np.ndarray, np.ndarray]:
+    """The k at the end that was asked for, or all."""
+    if which == "all":
+        return values, weights
+    end = slice(None, k) if which == "smallest" else slice(-k, None)
+    return values[end], weights[end]
 
 
 def _couplings_fit(at: Structure) -> bool:
@@ -148,11 +176,7 @@ def _gather(
     values = np.concatenate([core, fluctuations, outer])
     times = np.ones(len(core), np.int64) if times is None else times
     weights = np.concatenate([times, repeats, copies]).astype(np.int64)
-    values, weights = merge(values[weights > 0], weights[weights > 0])
-    if which == "smallest":
-        values, weights = values[:k], weights[:k]
-    elif which == "largest":
-        values, weights = values[-k:], weights[-k:]
+    values, weights = _chosen(*merge(values[weights > 0], weights[weights > 0]), k, which)
     return Eigenvalues(values, weights, at.prob.size, method, max(at.moved, 1e-15))
 
 
@@ -258,8 +282,23 @@ def _root(slicer: _Slicer, index: int) -> float:
 # --- the lowest eigenpair -----------------------------------------------------------------------------------
 
 
-def lowest_pair(prob: Problem, params: Params, at: Structure, critical: bool) -> tuple[float, Params, str]:
-    """The smallest eigenvalue, a unit eigenvector of it, and in which part of the space it lives."""
+class Lowest(NamedTuple):
+    """The smallest eigenvalue of the Hessian."""
+
+    value: float
+    direction: Variables  # a unit eigenvector
+    where: str  # "unused features", "active features", "within a class", or "all variables"
+
+
+def lowest_without_structure(prob: Problem, params: Variables) -> Lowest:
+    """The smallest eigenvalue of a problem whose Hessian is not known to decompose."""
+    pair = lanczos.lowest(prob, params, 1)[0]
+    return Lowest(pair.value, pair.vector, "all variables")
+
+
+def lowest_pair(at: Structure, params: Params, critical: bool) -> Lowest:
+    """The smallest eigenvalue at a point that has been decomposed."""
+    prob = at.prob
     choices: list[tuple[float, str]] = []
     if at.unused:
         choices.append((float(split(at.sigma, at.lam_W, at.lam_H)[0][0]), "unused features"))
@@ -273,15 +312,15 @@ def lowest_pair(prob: Problem, params: Params, at: Structure, critical: bool) ->
         choices.append((value, "active features"))
     value, where = min(choices)
     if where == "unused features":
-        return value, unused_vector(at, *block_vector(at)), where
+        return Lowest(value, unused_vector(at, *block_vector(at)), where)
     if where == "within a class":
         m = int(np.argmin(D[:, 0]))
         i, j = np.flatnonzero(at.cluster == several[m])[:2]
-        dH = np.zeros((prob.d, prob.N))
+        dH = np.zeros((prob.d, prob.columns))
         dH[:, i] = at.Q @ V[m, :, 0] / np.sqrt(2)
         dH[:, j] = -dH[:, i]
-        return value, as_params(np.zeros((prob.K, prob.d)), dH, np.zeros(prob.K)), where
-    return value, vector, where
+        return Lowest(value, as_params(np.zeros((prob.K, prob.d)), dH, np.zeros(prob.K)), where)
+    return Lowest(value, vector, where)
 
 
 def block_vector(at: Structure) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from jax import Array
 
 from ufm import _compile
 from ufm._problem import Params, Problem
+from ufm.hessian.product import NotFinite
 
 #: features closer than this, relative to the largest, coincide; directions smaller than this are unused.
 #: Polished solutions coincide to 1e-13; the eigenvalues move by about as much as the features do.
@@ -187,10 +188,6 @@ def _derivatives(prob: Problem, Z: Array, labels: Array) -> tuple[Array, Array]:
     G = jax.vmap(jax.grad(prob.loss))(Z, labels)
     A = jax.vmap(jax.hessian(prob.loss))(Z, labels)
     return scaled * G, scaled * A
-
-
-class NotFinite(ValueError):  # noqa: N818 (it is told apart, not raised by name)
-    """The gradient or the Hessian of f has an entry that is no finite number."""
 
 
 def structure(prob: Problem, params: Params) -> Structure:

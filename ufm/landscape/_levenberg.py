@@ -31,23 +31,12 @@ class Shape(NamedTuple):
         return (self.K + self.M) * self.r + (self.K if self.bias else 0)
 
 
-class Cells(NamedTuple):
-    """The reduced problem: leaves only."""
-
-    loss: Any
-    labels: Any  # (M,)
-    weight: Any  # (M,) share of the samples
-    spread: Any  # (M,) 1/sqrt(samples of the cell)
-    lam: Any
-    lam_b: Any
-
-
 class Reduction(NamedTuple):
     """How params and reduced unknowns translate."""
 
     prob: Problem
     shape: Shape
-    cells: Cells
+    merged: Problem  # one column a cell, in r dimensions and with both penalties sqrt(lam_W lam_H)
     cell: np.ndarray  # (N,) of each sample
     sizes: np.ndarray  # (M,)
     ratio: float  # V = ratio W
@@ -90,24 +79,19 @@ def reduction(prob: Problem, collapsed: bool) -> Reduction:
     sizes = np.bincount(cell)
     of_cell = np.arange(prob.K, dtype=labels.dtype) if collapsed else labels
     shape = Shape(prob.K, len(sizes), min(prob.d, prob.K), bool(prob.bias))
-    lam = float(np.sqrt(float(prob.lam_W) * float(prob.lam_H)))
-    cells = Cells(
-        prob.loss, of_cell, sizes / prob.N, sizes**-0.5, np.float64(lam), np.float64(float(prob.lam_b))
-    )
+    lam = np.sqrt(np.float64(prob.lam_W) * np.float64(prob.lam_H))
+    penalties = {"lam_W": lam, "lam_H": lam, "lam_b": np.float64(prob.lam_b)}
+    merged = prob.replace(labels=of_cell, samples=sizes.astype(np.float64), d=shape.r, **penalties)
     ratio = (float(prob.lam_W) / float(prob.lam_H)) ** 0.25
-    return Reduction(prob, shape, cells, cell, sizes, ratio)
+    return Reduction(prob, shape, merged, cell, sizes, ratio)
 
 
-def objective(cells: Cells, shape: Shape, x: Array) -> Array:
+def objective(merged: Problem, shape: Shape, x: Array) -> Array:
     """f in the reduced unknowns."""
     K, M, r, bias = shape
     V, F, b = x[: K * r].reshape(K, r), x[K * r : (K + M) * r].reshape(M, r), x[(K + M) * r :]
-    Z = cells.spread[:, None] * (F @ V.T)
-    Z = Z + b if bias else Z
-    fit = jnp.sum(cells.weight * jax.vmap(cells.loss)(Z, cells.labels))
-    return jnp.asarray(
-        fit + cells.lam / 2 * (jnp.sum(V * V) + jnp.sum(F * F)) + cells.lam_b / 2 * jnp.sum(b * b)
-    )
+    H = (F / jnp.sqrt(merged.samples)[:, None]).T
+    return merged(Params(V, H, b if bias else jnp.zeros(K)))
 
 
 class _State(NamedTuple):
@@ -126,24 +110,28 @@ GIVE_UP = 1e6
 
 
 @partial(jax.jit, static_argnames="shape")
-def run(cells: Cells, x: Array, minimise: Array, limit: Array, *, shape: Shape) -> tuple[Array, Array, Array]:
+def run(
+    merged: Problem, x: Array, minimise: Array, limit: Array, *, shape: Shape
+) -> tuple[Array, Array, Array]:
     """From starts x (S, size): the ends, their f and |grad f|.
 
     minimise: (S,) whether f is to fall, or |grad f| whatever happens to f.
     """
-    return jax.vmap(lambda x, mode: _one(cells, shape, x, mode, limit))(x, minimise)
+    return jax.vmap(lambda x, mode: _one(merged, shape, x, mode, limit))(x, minimise)
 
 
-def _one(cells: Cells, shape: Shape, x: Array, minimise: Array, limit: Array) -> tuple[Array, Array, Array]:
+def _one(
+    merged: Problem, shape: Shape, x: Array, minimise: Array, limit: Array
+) -> tuple[Array, Array, Array]:
     gradient = jax.grad(objective, 2)
     eye = jnp.eye(shape.size)
 
     def jet(x: Array) -> tuple[Array, Array, Array]:
-        g, product = jax.linearize(lambda x: gradient(cells, shape, x), x)
-        return objective(cells, shape, x), g, jax.vmap(product)(eye)
+        g, product = jax.linearize(lambda x: gradient(merged, shape, x), x)
+        return objective(merged, shape, x), g, jax.vmap(product)(eye)
 
     def arrived(x: Array, g: Array) -> Array:
-        return jnp.linalg.norm(g) <= ARRIVED * cells.lam * (1 + jnp.linalg.norm(x))
+        return jnp.linalg.norm(g) <= ARRIVED * merged.lam * (1 + jnp.linalg.norm(x))
 
     def step(s: _State) -> _State:
         model = jnp.where(minimise, s.H, s.H @ s.H)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ufm._problem import Params, Problem
-from ufm.theory.profiles import measure
+from ufm.theory.profiles import is_symmetric
 
 #: relative to 1 + |f|: what polished points of one orbit differ by is 1e-15; the smallest gap known between
 #: two of them that differ is 2e-9 (focal loss, K = 24)
@@ -49,13 +49,12 @@ def fingerprint(prob: Problem, params: Params, objective: float) -> Fingerprint:
 
 def _bias(prob: Problem, params: Params) -> np.ndarray:
     b = np.asarray(params.b)
-    free = prob.loss.shift_invariant and float(prob.lam_b) == 0
-    return b - b.mean() if free else b
+    return b - b.mean() if prob.shift_is_free else b
 
 
 def kinds(prob: Problem) -> np.ndarray:
     """(K,) of each class: those with equal numbers may be exchanged."""
-    if prob.loss.name == "custom" and not measure(prob.loss, prob.K).symmetric:
+    if not is_symmetric(prob.loss, prob.K):
         return np.arange(prob.K)
     return prob.counts
 

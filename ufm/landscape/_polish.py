@@ -78,6 +78,7 @@ def polish(prob: Problem, params: Any, *, tol: float = 1e-12, max_steps: int = 1
     >>> ufm.landscape.polish(prob, near).converged
     True
     """
+    prob.need_free_factors("polishing")
     params = prob.check_params(params)
     prob = _as_leaves(prob)
     tol = float(_checks.real("tol", tol, above=0.0))
@@ -111,7 +112,7 @@ class _Point:
 
     def params(self) -> Params:
         at, b = self.at, self.b
-        if at.prob.loss.shift_invariant and float(at.prob.lam_b) == 0:
+        if at.prob.shift_is_free:
             b = b - b.mean()  # the shift is free: the bias of least norm
         return Params(jnp.asarray(at.W @ at.Q.T), jnp.asarray(at.Q @ at.h[at.cluster].T), jnp.asarray(b))
 
@@ -161,7 +162,7 @@ def _start(prob: Problem, params: Params) -> _Point:
     """Class means or clusters, in the at most min(K, d) largest directions."""
     W, H, b = (np.asarray(x, np.float64) for x in params)
     labels = np.asarray(prob.labels).astype(np.int64)
-    cluster = labels if prob.loss.convex else decompose(prob, params, CLUSTER).cluster
+    cluster = labels if prob.collapses else decompose(prob, params, CLUSTER).cluster
     sizes = np.bincount(cluster)
     order = np.argsort(cluster, kind="stable")
     h = np.add.reduceat(H.T[order], np.cumsum(sizes) - sizes, axis=0) / sizes[:, None]

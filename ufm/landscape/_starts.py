@@ -63,14 +63,14 @@ def symmetric(red: Reduction, rng: np.random.Generator, scale: float) -> Start:
     V, F = V.copy(), F.copy()
     V[:, q:], F[:, q:] = 0.0, 0.0
     F = _collapse(red, F) if M > K else F
-    first = np.unique(red.cells.labels, return_index=True)[1]
+    first = np.unique(red.merged.labels, return_index=True)[1]
     means, sums, now = F[first], [np.zeros((K, r)), np.zeros((K, r)), np.zeros(K)], np.arange(K)
     Q = np.eye(r)
     for _ in range(order):
         for total, part in zip(sums, (V[now] @ Q, means[now] @ Q, b[now]), strict=True):
             total += part / order
         now, Q = moves[now], Q @ turn
-    return red.join(sums[0] * order**0.5, sums[1][red.cells.labels] * order**0.5, sums[2])
+    return red.join(sums[0] * order**0.5, sums[1][red.merged.labels] * order**0.5, sums[2])
 
 
 def _rotation(rng: np.random.Generator, r: int, q: int, order: int) -> np.ndarray:
@@ -89,12 +89,12 @@ def _rotation(rng: np.random.Generator, r: int, q: int, order: int) -> np.ndarra
 
 def _collapse(red: Reduction, F: np.ndarray) -> np.ndarray:
     """The first row of each class for all of its samples."""
-    first = np.unique(red.cells.labels, return_index=True)[1]
-    return np.asarray(F[first][red.cells.labels])
+    first = np.unique(red.merged.labels, return_index=True)[1]
+    return np.asarray(F[first][red.merged.labels])
 
 
 def _by_class(red: Reduction, V: np.ndarray) -> np.ndarray:
-    return np.asarray(V[red.cells.labels])
+    return np.asarray(V[red.merged.labels])
 
 
 #: from nothing but a seed
@@ -126,7 +126,7 @@ def between(red: Reduction, rng: np.random.Generator, known: list[Start]) -> Sta
         members = np.flatnonzero(kinds == kind)
         moves[members] = rng.permutation(members)
     turn = np.linalg.qr(rng.normal(size=(r, r)))[0] if rng.random() < 0.5 else np.eye(r)[rng.permutation(r)]
-    labels = red.cells.labels
+    labels = red.merged.labels
     cells = np.empty(red.shape.M, dtype=np.int64)
     for k in range(red.shape.K):  # the j-th cell of class k from the j-th of class moves[k]
         cells[labels == k] = np.flatnonzero(labels == moves[k])

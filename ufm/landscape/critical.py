@@ -17,9 +17,8 @@ from ufm._problem import Params, Problem
 from ufm._progress import Progress, each
 from ufm._pytree import pytree_dataclass, replace, static
 from ufm._sheet import Printed, Sheet
-from ufm.hessian.certificate import SADDLE, _as_leaves, certificate
-from ufm.hessian.inertia import inertia
-from ufm.hessian.spectrum import eigenvalues
+from ufm.hessian.certificate import SADDLE, _as_leaves
+from ufm.hessian.point import Analysis
 from ufm.landscape import _orbits, families
 from ufm.landscape._polish import Polished, polish
 from ufm.theory import NoClosedForm, global_optimum
@@ -144,10 +143,10 @@ def classify(prob: Problem, at: Polished, family: str, *, hits: int = 0, start: 
     """The record of a polished critical point."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        counts = inertia(prob, at.params)
-        lowest = float(eigenvalues(prob, at.params, k=1, which="smallest").values[0])
+        point = Analysis(prob, at.params)
+        counts, lowest = point.inertia, point.smallest
     objective = float(_objective(prob, at.params))
-    kind, proved, why = _kind(prob, at.params, objective, counts.neg, counts.accidental)
+    kind, proved, why = _kind(point, objective, counts.neg, counts.accidental)
     doubts = {str(w.message) for w in caught}
     return CriticalPoint(
         params=at.params,
@@ -177,14 +176,14 @@ def _rank(prob: Problem, params: Params) -> int:
     return int((s > 1e-9 * s[0]).sum()) if s[0] > 1e-14 else 0
 
 
-def _kind(prob: Problem, params: Params, f: float, index: int, accidental: int) -> tuple[str, bool, str]:
-    cert = certificate(prob, params)
+def _kind(point: Analysis, f: float, index: int, accidental: int) -> tuple[str, bool, str]:
+    cert = point.certificate
     if index > 0:
         shown = cert.verdict == SADDLE
         return STRICT, shown, cert.why if shown else f"{index} negative eigenvalues (inertia)"
     if cert.is_global:
         return GLOBAL, True, f"certificate: f - f* <= {float(cert.gap):.0e}"
-    best = _theory(prob)
+    best = _theory(point.prob)
     if best is not None and best.proved != "upper bound" and f <= best.objective + 1e-11 * (1 + abs(f)):
         return GLOBAL, best.proved == "proved", f"the optimum of theory ({best.proved}): {best.theorem}"
     if best is not None and f > best.objective + 1e-11 * (1 + abs(f)):
@@ -323,6 +322,7 @@ def critical_points(
 
 def one_problem(prob: Problem) -> Problem:
     """The problem with leaves of one type: a Python number in a leaf would compile anew."""
+    prob.need_free_factors("the collection of critical points")
     if any(np.ndim(x) for x in (prob.lam_W, prob.lam_H, prob.lam_b)):
         raise ValueError("prob: expected one problem, got a batch; take one of its penalties")
     one: Problem = _as_leaves(prob)

@@ -25,10 +25,11 @@ from jax import Array
 
 from ufm import _compile
 from ufm._problem import Params, Problem
+from ufm.losses._base import Setting
 from ufm.theory import NoClosedForm, global_optimum
 from ufm.theory._frames import Factors, helmert, minimiser
-from ufm.theory._setting import Setting, number, setting
-from ufm.theory.profiles import measure
+from ufm.theory._setting import setting
+from ufm.theory.profiles import is_symmetric
 
 
 class Family(NamedTuple):
@@ -45,7 +46,7 @@ def _symmetric(prob: Problem) -> str:
         setting(prob)
     except NoClosedForm as error:
         return str(error)
-    if prob.loss.name == "custom" and not measure(prob.loss, prob.K).symmetric:
+    if not is_symmetric(prob.loss, prob.K):
         return f"loss: {prob.loss!r} treats classes differently"
     return ""
 
@@ -225,8 +226,7 @@ def _margins(s: Setting, layout: Layout) -> np.ndarray:
     unit = np.zeros(layout.K)
     at_zero = float(s.loss(jnp.asarray(unit), 0))
     reach = max(at_zero - s.loss.infimum, 1e-3) / (s.c * layout.m * max(layout.M - 1, 1))
-    typical = float(getattr(s.loss, "beta", 8.0)) if s.loss.name == "mse" else 30.0
-    return np.geomspace(1e-2, min(reach, typical), 6 if s.loss.convex else 24)
+    return np.geomspace(1e-2, min(reach, s.loss.typical_margin()), 6 if s.loss.convex else 24)
 
 
 def _frames_of(prob: Problem, layout: Layout) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -320,10 +320,9 @@ def rank_one_beside(prob: Problem, m: int) -> Iterator[Params]:
             yield params
 
 
-def _not_unit_mse(prob: Problem) -> str:
-    loss: Any = prob.loss
-    if loss.name != "mse" or float(loss.kappa) != 1.0:
-        return f"its spectrum is known for rescaled MSE with kappa = 1, not for {loss!r}"
+def _not_quadratic(prob: Problem) -> str:
+    if prob.loss.quadratic_target() is None:
+        return f"its spectrum is known for rescaled MSE with kappa = 1, not for {prob.loss!r}"
     return _symmetric(prob)
 
 
@@ -333,9 +332,9 @@ def _truncated(prob: Problem) -> Iterator[tuple[str, Params]]:
     Without a bias P_r is any projector of rank r < K; with one, any orthogonal to 1, and the mean's own
     direction is on (m = beta - cK/2 - K b0, b0 = c/lam_b) or left to the bias (b0 = 2 beta/(K (2 + lam_b))).
     """
-    s = setting(prob)
-    loss: Any = s.loss
-    beta, K = number("beta", loss.beta), s.K
+    s, beta = setting(prob), prob.loss.quadratic_target()
+    assert beta is not None  # `_not_quadratic` was asked
+    K = s.K
     top = beta - s.c * K / 2
     if top <= 0:
         return
@@ -363,7 +362,7 @@ def _frame_family(name: str, *, grouped: bool, partial: bool) -> Family:
 FAMILIES: tuple[Family, ...] = (
     Family("origin", _always, _origin),
     _frame_family("neural collapse", grouped=False, partial=False),
-    Family("truncated", _not_unit_mse, _truncated),
+    Family("truncated", _not_quadratic, _truncated),
     _frame_family("sub-ETF", grouped=False, partial=True),
     _frame_family("grouped ETF", grouped=True, partial=False),
     _frame_family("grouped sub-ETF", grouped=True, partial=True),

@@ -21,7 +21,6 @@ from ufm._pytree import pytree_dataclass, static
 from ufm._sweep import solve_sweep
 from ufm.losses import Loss
 from ufm.solvers import Solver
-from ufm.theory import focal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -277,7 +276,7 @@ def _row(prob: Problem, C: np.ndarray, lam: np.ndarray) -> _Row:
         nothing = np.zeros(C.size, dtype=bool)
         return _Row(**columns, may_trap=nothing, C_thr=np.nan, C_tie=np.nan, C_spin=np.nan, C_rank=np.nan)
     trap = (t.C_thr < C) & (t.C_spin > C)
-    if prob.d < prob.K - int(prob.loss.shift_invariant):
+    if prob.d < prob.full_rank:
         trap |= t.C_thr > C
     rank = np.nan if t.c_rank is None else (prob.K - 1) * t.c_rank
     return _Row(**columns, may_trap=trap, C_thr=t.C_thr, C_tie=t.C_tie, C_spin=t.C_spin, C_rank=rank)
@@ -308,12 +307,11 @@ def _phase(best: theory.Optimum) -> int:
 def _collapse(best: theory.Optimum) -> tuple[float, float, int]:
     """Neural collapse (MSE: the frame), optimal or not: objective, nuclear norm of Z, and rank."""
     s, loss = best.setting, best.setting.loss
-    if isinstance(loss, losses.Focal):
-        profile = theory.scalar_profile(loss, s.K)
-        a = focal.branch_margin(profile, float(loss.gamma), s.C)
-        if a is not None:
-            return float(profile.value(a)) + s.C * a, s.n**0.5 * (s.K - 1) * a, s.K - 1
-    elif best.regime == "non-trivial":
+    a = loss.branch(s)
+    if a is not None:
+        value = float(theory.scalar_profile(loss, s.K).value(a)) + s.C * a
+        return value, s.n**0.5 * (s.K - 1) * a, s.K - 1
+    if best.regime == "non-trivial":
         return best.objective, s.n**0.5 * float(best.factors.sigma.sum()), best.rank
     return np.nan, np.nan, 0
 

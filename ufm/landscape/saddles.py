@@ -14,11 +14,12 @@ from ufm._problem import Params, Problem
 from ufm._progress import Progress
 from ufm._second_order import heights, steps_along
 from ufm._solve import solve
-from ufm.hessian.certificate import Certificate, certificate
-from ufm.hessian.inertia import Inertia, count
-from ufm.hessian.product import check_critical, hvp, is_critical
-from ufm.hessian.spectrum import lowest_pair, unused_vector
-from ufm.hessian.structure import Structure, decompose, structure
+from ufm.hessian.certificate import Certificate
+from ufm.hessian.inertia import Inertia
+from ufm.hessian.point import Analysis
+from ufm.hessian.product import check_critical, hvp
+from ufm.hessian.spectrum import unused_vector
+from ufm.hessian.structure import structure
 from ufm.landscape._polish import polish
 from ufm.solvers import Newton
 
@@ -73,13 +74,15 @@ def escape_direction(prob: Problem, params: Any) -> Escape:
     >>> escape_direction(prob, prob.zeros())
     Escape(a strict saddle: curvature -1.618474e-01 (unused features), the proof's -1.533333e-01)
     """
+    prob.need_free_factors("the escape from a saddle")
     params = prob.check_params(params)
     check_critical(prob, params)
-    return _escape(prob, params, structure(prob, params))
+    return _escape(Analysis(prob, params))
 
 
-def _escape(prob: Problem, params: Params, at: Structure) -> Escape:
-    value, direction, where = lowest_pair(prob, params, at, critical=True)
+def _escape(point: Analysis) -> Escape:
+    prob, params, at = point.prob, point.params, point.structure
+    value, direction, where = point.lowest
     lam, sigma = float(prob.lam), float(at.sigma[0])
     proof, proof_curvature, formula = None, float("nan"), float("nan")
     if at.unused:
@@ -169,31 +172,39 @@ def descend(
         ValueError: not a critical point, a Hessian that is not finite there, a wrong shape, `tol` or
             `max_stops` out of range.
     """
+    prob.need_free_factors("the descent from saddle to saddle")
     params = prob.check_params(params)
     tol = float(_checks.real("tol", tol, above=0.0))
     max_stops = _checks.integer("max_stops", max_stops, least=1)
-    norm = check_critical(prob, params)
+    check_critical(prob, params)
     stops: list[Stop] = []
     climb: list[np.ndarray] = []
-    at = structure(prob, params)
+    point = Analysis(prob, params)
     with Progress("descend", min(prob.d, prob.K) + 1, progress) as bar:
         while True:
-            escape = _escape(prob, params, at)
-            objective = float(prob(params))
-            stops.append(Stop(params, objective, norm, count(at, norm), escape.eigenvalue, at.r))
+            escape = _escape(point)
+            objective = float(prob(point.params))
+            stops.append(
+                Stop(
+                    params=point.params,
+                    objective=objective,
+                    grad_norm=point.grad_norm,
+                    inertia=point.inertia,
+                    curvature=escape.eigenvalue,
+                    rank=point.structure.r,
+                )
+            )
             bar.update(len(stops), f"objective {objective:.6g}, index {stops[-1].inertia.neg}")
             if not escape.strict or len(stops) == max_stops:
                 break
-            start, profile = _downhill(prob, params, escape.direction)
-            reached = _minimise_within(prob, start, tol)
-            critical, norm = is_critical(prob, reached)
-            at = decompose(prob, reached)
-            # what goes wrong on the way ends it, and the certificate tells what the last stop is
-            if not (critical and at.finite and float(prob(reached)) < objective):
+            start, profile = _downhill(prob, point.params, escape.direction)
+            reached = Analysis(prob, _minimise_within(prob, start, tol))
+            # whatever goes wrong on the way ends it, and the certificate says what the last stop is
+            if not (reached.critical and reached.finite and float(prob(reached.params)) < objective):
                 break
             climb.append(profile)
-            params = reached
-    return Descent(prob, tuple(stops), certificate(prob, params), tuple(climb))
+            point = reached
+    return Descent(prob, tuple(stops), point.certificate, tuple(climb))
 
 
 def _downhill(prob: Problem, params: Params, direction: Params) -> tuple[Params, np.ndarray]:
@@ -208,14 +219,10 @@ def _minimise_within(prob: Problem, params: Params, tol: float) -> Params:
     """A minimum of f among the points that use no other feature directions than this one."""
     at = structure(prob, params)
     pad = ((0, 0), (0, prob.d - at.r))
-    collapsed = prob.n is not None and prob.n > 1 and at.M == prob.K
-    small = prob if not collapsed else _means_problem(prob)
-    if collapsed:  # sqrt(n) h_k are the features of a problem with n = 1
-        which = np.empty(prob.K, np.int64)
-        which[np.asarray(prob.labels)] = at.cluster
-        F = at.h[which]
-    else:
-        F = at.h[at.cluster]
+    collapsed = prob.columns > prob.K and at.M == prob.K
+    small = prob.means() if collapsed else prob
+    F = at.h[at.cluster]
+    F = np.asarray(prob.class_means(F.T)).T if collapsed else F
     start = Params(jnp.asarray(np.pad(at.W, pad)), jnp.asarray(np.pad(F, pad).T), params.b)
     # in these coordinates: a rotation would put rounding into those that must stay zero
     sol = solve(small, start, solver=Newton(rotate=False), tol=tol, escape=False, progress=False)
@@ -223,8 +230,3 @@ def _minimise_within(prob: Problem, params: Params, tol: float) -> Params:
     F = F[np.asarray(prob.labels)] if collapsed else F
     reached = Params(jnp.asarray(W @ at.Q.T), jnp.asarray((F @ at.Q.T).T), sol.b)
     return polish(prob, reached).params  # to rounding: degenerate eigenvalues would split by what is left
-
-
-def _means_problem(prob: Problem) -> Problem:
-    """One sample a class with n lam_H in the place of lam_H: f at features that coincide within classes."""
-    return prob.replace(labels=np.arange(prob.K, dtype=np.int32), lam_H=prob.n * prob.lam_H)

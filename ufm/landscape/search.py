@@ -85,7 +85,7 @@ def find_critical_points(
 
 def _reduction(prob: Problem, collapsed: bool | None) -> Reduction:
     """The reduced problem, if it is small enough."""
-    means = prob.loss.convex if collapsed is None else _checks.boolean("collapsed", collapsed)
+    means = prob.collapses if collapsed is None else _checks.boolean("collapsed", collapsed)
     red = _levenberg.reduction(prob, means or prob.N == prob.K)
     if red.shape.size > LARGEST:
         what = "" if means else "; collapsed=True searches class means only"
@@ -139,7 +139,7 @@ class _Search:
 
     def _descend(self, x: np.ndarray, minimise: np.ndarray, limit: int) -> list[np.ndarray]:
         """Ends, f and |grad f|."""
-        out = _levenberg.run(self._red.cells, x, minimise, np.int64(limit), shape=self._red.shape)
+        out = _levenberg.run(self._red.merged, x, minimise, np.int64(limit), shape=self._red.shape)
         return [np.asarray(part) for part in out]
 
     def _run(self, indices: Sequence[int], fresh: int, width: int) -> None:
@@ -165,7 +165,7 @@ class _Search:
             self._collect(end, float(f), float(norm), name)
 
     def _collect(self, x: np.ndarray, f: float, norm: float, name: str) -> None:
-        allowed = _levenberg.ARRIVED * float(self._red.cells.lam) * (1 + float(np.linalg.norm(x)))
+        allowed = _levenberg.ARRIVED * float(self._red.merged.lam) * (1 + float(np.linalg.norm(x)))
         if not norm <= 1e4 * allowed:
             return
         params = self._red.decode(x)

@@ -62,7 +62,7 @@ class Facts:
     @property
     def full_rank(self) -> int:
         """The rank that an unconstrained optimum may have."""
-        return self.prob.K - 1 if self.prob.loss.shift_invariant else self.prob.K
+        return self.prob.full_rank
 
     def spurious(self, among: list[CriticalPoint]) -> list[CriticalPoint]:
         """Those without a negative eigenvalue that lie above the lowest of them: minima that trap."""
@@ -215,7 +215,8 @@ def _corollary_2(f: Facts) -> str:
 
 
 def _focal(f: Facts) -> str:
-    return "" if f.prob.loss.name == "fl" else "about focal loss"
+    region = f.prob.loss.region()
+    return "about focal loss" if region is None or region.paper is None else ""
 
 
 def _deficient(f: Facts) -> str:

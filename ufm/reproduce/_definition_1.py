@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from ufm import catalogue, losses, theory
+from ufm import losses, theory
 from ufm.losses import Loss
 from ufm.reproduce import _witness as witness
 from ufm.reproduce._records import Instance, Job, Level, Outcome, Table, compared
@@ -20,7 +20,7 @@ from ufm.theory.contrastive import STRICT, Check
 def definition_1(level: Level) -> Iterator[Job]:
     """ce, ls, fl and mse, K up to 17: beyond, focal loss has ties (their own row)."""
     for K in (10,) if level == "quick" else (2, 3, 5, 10, 17):
-        for name in losses.LOSSES:
+        for name in losses.PAPER:
             yield Job(f"{name}-K{K}", partial(_definition_1, name, K), 0.8)
 
 
@@ -28,8 +28,8 @@ def _definition_1(name: str, K: int) -> Outcome:
     loss = losses.get(name)
     found = theory.contrastive_property(loss, K)
     config = {"loss": shown(loss), "K": K}
-    instances = [_test(c, config, must_fail=name == "mse" and c.name == "T1") for c in found.tests[:5]]
-    if name != "mse":
+    instances = [_test(c, config, must_fail=c.name in loss.fails) for c in found.tests[:5]]
+    if loss.shift_invariant:
         instances += [_letter(loss, K, config), _sign(loss, K, config)]
     return Outcome(tuple(instances), (_tests_table(shown(loss) + f", K={K}", found),))
 
@@ -86,27 +86,29 @@ def _only_ties(found: theory.ContrastiveProperty) -> bool:
 
 # --- other losses ---------------------------------------------------------------------------------
 
-CATALOGUE_K = 5
+OTHERS_K = 5
 
 
 def other_losses(level: Level) -> Iterator[Job]:
-    """The catalogue at K = 5; the full grid also minimises f for those with a known optimum."""
-    for entry in catalogue.CATALOGUE:
-        yield Job(entry.name, partial(_other_loss, entry), 1.2)
-    for entry in catalogue.CATALOGUE if level == "full" else ():
-        if entry.smooth and "T3" not in entry.fails:
-            yield Job(f"{entry.name}, solved", partial(_other_solved, entry), 6.0)
+    """The losses of other papers at K = 5; the full grid also minimises f for those with a known optimum."""
+    others = [losses.get(name) for name in losses.LOSSES if name not in losses.PAPER]
+    others.append(losses.poly1(epsilon=2.0))  # ties, other than with epsilon = 1
+    for loss in others:
+        yield Job(shown(loss), partial(_other_loss, loss), 1.2)
+    for loss in others if level == "full" else ():
+        if loss.smooth and "T3" not in loss.fails:
+            yield Job(f"{shown(loss)}, solved", partial(_other_solved, loss), 6.0)
 
 
-def _other_loss(entry: catalogue.Entry) -> Outcome:
-    found = theory.contrastive_property(entry.loss, CATALOGUE_K)
+def _other_loss(loss: Loss) -> Outcome:
+    found = theory.contrastive_property(loss, OTHERS_K)
     failed = {check.name for check in found.tests if not check.passed}
-    config = {"loss": entry.name, "K": CATALOGUE_K}
-    differ = failed ^ set(entry.fails)
-    what = "tests of Definition 1 whose result differs from the catalogue's"
+    config = {"loss": shown(loss), "K": OTHERS_K}
+    differ = failed ^ set(loss.fails)
+    what = "tests of Definition 1 whose result differs from what the loss states"
     instances = [compared(what, config, float(len(differ)), 0.0, "ours", {"fails": sorted(failed)})]
-    for tie in found.ties if entry.smooth else ():
-        (low, high), slopes = (x for x in witness.profile(entry.loss, CATALOGUE_K, [tie.low, tie.high])[:2])
+    for tie in found.ties if loss.smooth else ():
+        (low, high), slopes = (x for x in witness.profile(loss, OTHERS_K, [tie.low, tie.high])[:2])
         at = config | {"margins": [tie.low, tie.high], "C": tie.C}
         apart = abs(low + tie.C * tie.low - high - tie.C * tie.high)
         instances.append(compared("two margins tie: l(0) = l(a) + C a", at, float(apart), 1e-10, "ours"))
@@ -114,22 +116,19 @@ def _other_loss(entry: catalogue.Entry) -> Outcome:
         instances.append(compared("and the second is stationary: l'(a) = -C", at, flat, 1e-8, "ours"))
     ties = "; ".join(f"a = {tie.high:.6g} at C = {tie.C:.8g}" for tie in found.ties) or "none"
     marks = ("passes" if check.passed else "fails" for check in found.tests)
-    row = (entry.name, *marks, ties, _conclusion(found), entry.source)
+    row = (shown(loss), *marks, ties, _conclusion(found), loss.source)
     header = ("loss", *(check.name for check in found.tests), "tie with the origin", "Theorem 1", "source")
-    return Outcome(tuple(instances), (Table("The catalogue, K = 5", header, (row,)),))
+    return Outcome(tuple(instances), (Table("Losses of other papers, K = 5", header, (row,)),))
 
 
-def _other_solved(entry: catalogue.Entry) -> Outcome:
-    shape, loss = Shape(CATALOGUE_K, 7, 2), entry.loss
-    if "T1" in entry.fails:
-        loss = losses.custom(loss.function, convex=True)  # type: ignore[attr-defined]
-    found = []
+def _other_solved(loss: Loss) -> Outcome:
+    shape, found = Shape(OTHERS_K, 7, 2), []
     for bias, lam_b in ((True, 0.0), (True, 0.01), (False, 0.0)):
         c = 0.01 * 2**0.5
         points = [Point(c, lam_b, seed) for seed in range(4)]
         optimum = theory.global_optimum(witness.problem(loss, shape, c, lam_b=lam_b, bias=bias)).objective
         lowest = min(float(sol.objective) for sol in witness.solve(loss, shape, points, bias=bias, scale=1.0))
-        config = {"loss": entry.name, **shape._asdict(), "c": c, "lam_b": lam_b, "bias": bias}
+        config = {"loss": shown(loss), **shape._asdict(), "c": c, "lam_b": lam_b, "bias": bias}
         what = "lowest f found from four starts against the scalar problem's value"
         gap = abs(lowest - optimum) / (1 + abs(optimum))
         found.append(compared(what, config, gap, 1e-9, "ours"))

@@ -169,7 +169,7 @@ def _global_minima(case: Case) -> Outcome:
 
 def critical_points(level: Level) -> Iterator[Job]:
     """Every analytically known point against the dense Hessian by autodiff."""
-    names = ("ce", "fl") if level == "quick" else tuple(losses.LOSSES)
+    names = ("ce", "fl") if level == "quick" else tuple(losses.PAPER)
     for case in cases(level, *names):
         yield Job(case.name, partial(_dense, case), 6.0)
 
@@ -197,14 +197,14 @@ def _dense(case: Case) -> Outcome:
     header = ("loss", "family", "objective", "index", "zeros", "smallest", "rank", "kind")
     size = f"K={case.shape.K}, d={case.shape.d}, n={case.shape.n}"
     table = Table(f"Critical points, {size}", header, tuple(rows))
-    main = case == Case(case.loss, SHAPE, lam_b=0.05) and case.loss != "mse"
+    main = case == Case(case.loss, SHAPE, lam_b=0.05) and losses.get(case.loss).shift_invariant
     curves = (Curve("points", shown(case.loss), index, height, "points"),) if main else ()
     return Outcome(tuple(instances), (table,), curves)
 
 
 def spectrum(level: Level) -> Iterator[Job]:
     """The closed-form spectrum at the optimum against the dense Hessian."""
-    for case in cases(level, *losses.LOSSES):
+    for case in cases(level, *losses.PAPER):
         yield Job(case.name, partial(_spectrum, case), 2.0)
 
 
@@ -232,7 +232,7 @@ def _spectrum(case: Case) -> Outcome:
 
 def lemma_5(level: Level) -> Iterator[Job]:
     """Balance, at every critical point."""
-    names = ("ce", "fl") if level == "quick" else tuple(losses.LOSSES)
+    names = ("ce", "fl") if level == "quick" else tuple(losses.PAPER)
     for case in cases(level, *names):
         yield Job(case.name, partial(_balance, case), 2.0)
 

@@ -47,7 +47,7 @@ STATEMENTS: tuple[Row, ...] = (
         section="Definition 1",
         paper="Theorem 1 covers every loss with the contrastive property.",
         formulas=(r"L(z, k) \ge \phi(t) , \quad t = \sum_{j \ne k} (z_j - z_k)",),
-        measured="The same six tests of losses from the literature at K = 5, against the catalogue's table; "
+        measured="The same six tests of losses from the literature at K = 5, against what each loss states; "
         "ties by autodiff; in the full grid f is minimised too.",
         known="holds",
         remark="A loss that fails T5 and T6 alone has neural collapse without a bias; with a free bias "

@@ -1,10 +1,7 @@
-"""Ball arithmetic: numbers with proven error bounds, and the losses of the shelf written in them.
+"""Ball arithmetic: numbers with proven error bounds.
 
 A ball [m +/- r] encloses every real number that it may stand for, and so does the result of every operation
-(python-flint, the Arb library). A loss of the target probability p = p_k goes through the odds against it,
-o = sum_{j != k} exp(z_j - z_k) = (1 - p)/p, and three functions of them: h(p), eta(p) = p h'(p) and eta'(p),
-
-    grad L = eta (e_k - p),   Hess L = eta' p_k (e_k - p)(e_k - p)' - eta (diag p - p p').
+(python-flint, the Arb library). A loss writes itself in balls, `Loss.in_balls`.
 """
 
 from __future__ import annotations
@@ -14,16 +11,16 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ufm.losses import Loss
-from ufm.theory._setting import number
+from ufm.losses import LOSSES, Loss
+from ufm.losses._closed import Ball as Ball
+from ufm.losses._closed import BallLoss as BallLoss
+from ufm.losses._closed import Vector as Vector
 
-Ball = Any  # flint.arb: python-flint's types are not those of a dependency
 Matrix = Any  # flint.arb_mat
-Vector = list[Ball]
 
 
 @lru_cache(maxsize=1)
@@ -155,127 +152,20 @@ def _decimal(end: Ball, digits: int, toward: Callable[[Fraction], int]) -> str:
 # --- losses ---------------------------------------------------------------------------------------
 
 
-class BallLoss(NamedTuple):
-    """A loss of one logit vector with two derivatives; the profile where it is shift-invariant."""
-
-    value: Callable[[Vector, int], Ball]
-    gradient: Callable[[Vector, int], Vector]
-    hessian: Callable[[Vector, int], list[Vector]]
-    profile: Callable[[Ball, int], tuple[Ball, Ball]] | None  # (l(a), l'(a)) at margin a among K classes
-    tilt: Ball  # l(a) >= tilt (K-1)/K a
-
-
-class Odds(NamedTuple):
-    """h(p), eta(p) = p h'(p) and eta'(p), as functions of the odds o = (1-p)/p."""
-
-    h: Callable[[Ball], Ball]
-    eta: Callable[[Ball], Ball]
-    eta_slope: Callable[[Ball], Ball]
-
-
-def _ce_odds() -> Odds:
-    return Odds(lambda o: o.log1p(), lambda o: ball(-1), lambda o: ball(0))
-
-
-def _fl_odds(g: Ball) -> Odds:
-    """h = -(1-p)^g log p, with -log p = log(1 + o) and 1-p = o/(1 + o)."""
-
-    def power(o: Ball, less: int) -> Ball:
-        return (o / (1 + o)) ** (g - less)
-
-    def eta(o: Ball) -> Ball:
-        return -power(o, 1) * (o + g * o.log1p()) / (1 + o)
-
-    def eta_slope(o: Ball) -> Ball:
-        p = 1 / (1 + o)
-        return g * power(o, 2) * (2 * o * p - (1 - g * p) * o.log1p())
-
-    return Odds(lambda o: power(o, 0) * o.log1p(), eta, eta_slope)
-
-
-def _softmax(z: Vector, k: int) -> tuple[Ball, Vector]:
-    """The odds against class k, and the probabilities."""
-    weights = [(x - z[k]).exp() if j != k else ball(0) for j, x in enumerate(z)]
-    odds = sum(weights, ball(0))
-    return odds, [w / (1 + odds) if j != k else 1 / (1 + odds) for j, w in enumerate(weights)]
-
-
-def _of_p(f: Odds, tilt: Ball) -> BallLoss:
-    """h(p_k) + tilt (z_k - mean z)."""
-
-    def value(z: Vector, k: int) -> Ball:
-        return f.h(_softmax(z, k)[0]) + tilt * (z[k] - sum(z, ball(0)) / len(z))
-
-    def gradient(z: Vector, k: int) -> Vector:
-        odds, p = _softmax(z, k)
-        eta, share = f.eta(odds), tilt / len(z)
-        return [
-            eta * odds / (1 + odds) + tilt - share if j == k else -eta * q - share for j, q in enumerate(p)
-        ]
-
-    def hessian(z: Vector, k: int) -> list[Vector]:
-        odds, p = _softmax(z, k)
-        eta, bend = f.eta(odds), f.eta_slope(odds) * p[k]
-        away = [odds / (1 + odds) if j == k else -q for j, q in enumerate(p)]  # e_k - p
-        return [
-            [
-                bend * away[i] * away[j] - eta * (p[i] * (1 - p[i]) if i == j else -p[i] * p[j])
-                for j in range(len(z))
-            ]
-            for i in range(len(z))
-        ]
-
-    def profile(a: Ball, K: int) -> tuple[Ball, Ball]:
-        odds, lift = (K - 1) * (-a).exp(), tilt * (K - 1) / K
-        return f.h(odds) + lift * a, f.eta(odds) * odds / (1 + odds) + lift
-
-    return BallLoss(value, gradient, hessian, profile, tilt)
-
-
-def _mse(kappa: Ball, beta: Ball) -> BallLoss:
-    def weight(j: int, k: int) -> Ball:
-        return kappa if j == k else ball(1)
-
-    def residuals(z: Vector, k: int) -> Vector:
-        return [x - beta if j == k else x for j, x in enumerate(z)]
-
-    def value(z: Vector, k: int) -> Ball:
-        return sum((weight(j, k) * x * x for j, x in enumerate(residuals(z, k))), ball(0))
-
-    def gradient(z: Vector, k: int) -> Vector:
-        return [2 * weight(j, k) * x for j, x in enumerate(residuals(z, k))]
-
-    def hessian(z: Vector, k: int) -> list[Vector]:
-        return [[2 * weight(j, k) if i == j else ball(0) for j in range(len(z))] for i in range(len(z))]
-
-    return BallLoss(value, gradient, hessian, None, ball(0))
-
-
-def _exact(loss: Loss, name: str) -> Ball:
-    return ball(number(name, getattr(loss, name)))
-
-
-#: By the name of the loss: a user's function cannot be evaluated on balls.
-BALLS: dict[str, Callable[[Loss], BallLoss]] = {
-    "ce": lambda loss: _of_p(_ce_odds(), ball(0)),
-    "ls": lambda loss: _of_p(_ce_odds(), _exact(loss, "alpha")),
-    "fl": lambda loss: _of_p(_fl_odds(_exact(loss, "gamma")), ball(0)),
-    "mse": lambda loss: _mse(_exact(loss, "kappa"), _exact(loss, "beta")),
-}
-
-
 def loss_in_balls(loss: Loss) -> BallLoss:
     """The loss in ball arithmetic.
 
     Raises:
-        ValueError: a user's loss.
+        ValueError: a loss that does not state itself in balls, such as a user's function.
     """
-    if loss.name not in BALLS:
+    found = loss.in_balls(ball)
+    if found is None:
+        known = [name for name, make in LOSSES.items() if make().in_balls(ball) is not None]
         raise ValueError(
-            f"loss: expected one of {', '.join(BALLS)} for a proof, got {loss!r}: a user's function is "
+            f"loss: expected one of {', '.join(known)} for a proof, got {loss!r}: a user's function is "
             "evaluated in floating point only, which proves nothing"
         )
-    return BALLS[loss.name](loss)
+    return found
 
 
 # --- columns that agree ---------------------------------------------------------------------------

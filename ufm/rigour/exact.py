@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ufm._problem import Problem
+from ufm.losses._closed import number
 from ufm.rigour import balls, newton
 from ufm.rigour.balls import Ball, ball
 from ufm.rigour.newton import Reduced
-from ufm.theory._setting import number
 
 #: unknowns of a reduced problem, multipliers included: 800 take 8 s
 LARGEST = 1500
@@ -83,7 +83,7 @@ def reduce(prob: Problem, params: Exact, eps: float) -> tuple[Reduced, np.ndarra
     tails = np.sqrt(np.append(np.cumsum(s[::-1] ** 2)[::-1], 0.0))
     rank = int(np.argmax(tails <= max(eps / 4, ROUNDING * s[0])))
     lam_W, lam_H, lam_b = penalties(prob)
-    shift = bool(prob.bias and lam_b == 0 and prob.loss.shift_invariant)
+    shift = prob.shift_is_free
     problem = Reduced(
         balls.loss_in_balls(prob.loss), tuple(labels.tolist()), tuple(weights.tolist()), prob.K, rank,
         lam_W, lam_H, lam_b, prob.bias, shift,

@@ -1,11 +1,12 @@
 """SHELF of theorems: closed forms, thresholds, spectra and decision procedures, each with its source."""
 
-from ufm.theory._setting import NoClosedForm
+from ufm.losses._closed import ConvexityRegion, NoClosedForm
+from ufm.losses._profile import ScalarProfile
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
-from ufm.theory.convexity import ConvexityRegion, convexity_region
+from ufm.theory.convexity import convexity_region
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
 from ufm.theory.optima import Optimum, global_optimum
-from ufm.theory.profiles import ScalarProfile, scalar_profile
+from ufm.theory.profiles import scalar_profile
 from ufm.theory.spectra import Spectrum, hessian_spectrum
 from ufm.theory.thresholds import Threshold, threshold
 

@@ -8,16 +8,18 @@ min c |m| + lam_b K b0^2/2 is K times Huber's function of s, and two variables (
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from scipy.optimize import brentq
 
 from ufm.losses import Loss
-from ufm.theory._setting import NoClosedForm, Setting
+from ufm.losses._base import Setting
+from ufm.losses._closed import NoClosedForm
 
 FAR = 1e6  # a margin or shift beyond this: the infimum is not attained
 
@@ -38,17 +40,20 @@ class Point(NamedTuple):
     value: float
 
 
-@lru_cache(maxsize=16)
 def family(loss: Loss, K: int) -> Family:
-    """Compiled once a loss and K."""
-
-    def l(x: Any) -> Any:  # noqa: E743
-        return loss(x[1] + x[0] * ((jnp.arange(K) == 0) - 1 / K), 0)
-
-    value, gradient = jax.jit(l), jax.jit(jax.grad(l))
+    """Of a loss with K logits; its hyperparameters are leaves, so that new ones compile nothing."""
     return Family(
-        lambda a, s: float(value(np.array([a, s]))), lambda a, s: np.asarray(gradient(np.array([a, s])))
+        lambda a, s: float(_value(loss, K, np.array([a, s]))),
+        lambda a, s: np.asarray(_gradient(loss, K, np.array([a, s]))),
     )
+
+
+@partial(jax.jit, static_argnums=1)
+def _value(loss: Loss, K: int, x: Array) -> Array:
+    return loss(x[1] + x[0] * ((jnp.arange(K) == 0) - 1 / K), 0)
+
+
+_gradient = jax.jit(jax.grad(_value, argnums=2), static_argnums=1)
 
 
 def split(s: Setting, shift: float) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm._problem import Params
-from ufm.theory._setting import Setting
+from ufm.losses._base import Setting
 
 
 class Factors(NamedTuple):

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ufm.theory._setting import Setting
-from ufm.theory.profiles import ScalarProfile
+from ufm.losses._base import Setting
+from ufm.losses._profile import ScalarProfile
 
 
 class Partial(NamedTuple):

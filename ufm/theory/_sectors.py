@@ -15,8 +15,8 @@ import math
 
 import numpy as np
 
-from ufm.theory._curvature import Curvature
-from ufm.theory._setting import Setting
+from ufm.losses._base import Setting
+from ufm.losses._closed import Curvature
 from ufm.theory.optima import Optimum
 
 Move = tuple[np.ndarray, np.ndarray, np.ndarray]  # dW (K, K), Y (K, K), db (K,)

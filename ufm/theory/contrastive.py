@@ -19,6 +19,7 @@ from jax import Array
 from ufm import _checks, _compile, losses
 from ufm._precision import in_float64
 from ufm.losses import Loss
+from ufm.losses._profile import ScalarProfile
 from ufm.theory import profiles
 from ufm.theory.thresholds import tie_margin
 
@@ -170,7 +171,7 @@ def _samples(K: int) -> tuple[Array, Array]:
     return jnp.asarray(z), jnp.asarray(k)
 
 
-@partial(_compile.jit, static_argnames=("loss",), options=_compile.INSTANT)
+@partial(_compile.jit, options=_compile.INSTANT)
 def _descend(loss: Loss, z: Array, k: Array) -> tuple[Array, Array, Array]:
     """The lowest gap on 300 steps of descent of the gap from each sample, where, and the first strictness."""
     slope = jax.vmap(jax.value_and_grad(partial(_gap, loss), has_aux=True))
@@ -224,23 +225,23 @@ def _averaging(loss: Loss, K: int) -> tuple[Found, Found]:
 # --- T5, T6: the scalar problem -------------------------------------------------------------------
 
 
-def _phi(
-    loss: Loss, K: int, facts: profiles.Facts
-) -> tuple[Callable[[Any], Any], profiles.ScalarProfile | None]:
+def _phi(loss: Loss, K: int, facts: profiles.Facts) -> tuple[Callable[[Any], Any], ScalarProfile | None]:
     """l(a), minimised over the common shift where the loss feels it, and its profile where there is one."""
-    if loss.name in profiles.PROFILES or facts.shift_invariant:
+    profile = loss.profile(K)
+    if profile is None and facts.shift_invariant:
         profile = profiles.profile_of(loss, K)
+    if profile is not None:
         return profile.value, profile
-    f = _compile.jit(partial(_over_shifts, loss, K), options=_compile.INSTANT)
 
     @in_float64
     def value(a: Any) -> Any:
         a = np.asarray(a, dtype=np.float64)
-        return np.asarray(f(a.ravel())).reshape(a.shape)[()]
+        return np.asarray(_over_shifts(loss, K, a.ravel())).reshape(a.shape)[()]
 
     return value, None
 
 
+@partial(_compile.jit, static_argnames=("K",), options=_compile.INSTANT)
 def _over_shifts(loss: Loss, K: int, a: Array) -> Array:
     """min over s of loss(a e_0 + s 1, 0): a grid of 201 shifts, then golden section."""
     grid = 200.0 * jnp.sinh(jnp.linspace(-7.0, 7.0, 201)) / math.sinh(7.0)
@@ -267,9 +268,7 @@ def _over_shifts(loss: Loss, K: int, a: Array) -> Array:
     return jnp.asarray(jax.lax.map(one, a, batch_size=64))
 
 
-def _scalar(
-    phi: Callable[[Any], Any], profile: profiles.ScalarProfile | None
-) -> tuple[Found, Found, tuple[Tie, ...]]:
+def _scalar(phi: Callable[[Any], Any], profile: ScalarProfile | None) -> tuple[Found, Found, tuple[Tie, ...]]:
     """T5 and T6 on margins up to 100 (more, where the minimiser lies beyond) and C in [1e-4, 10]."""
     reach, count = 100.0, 2000 if profile is not None else 500
     while True:
@@ -339,7 +338,7 @@ def _lower_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.array(hull)
 
 
-def _ties(a: np.ndarray, values: np.ndarray, profile: profiles.ScalarProfile | None) -> list[Tie]:
+def _ties(a: np.ndarray, values: np.ndarray, profile: ScalarProfile | None) -> list[Tie]:
     """Linear pieces of the lower hull of l on a >= 0 with slope -C, C in [1e-4, 10]."""
     a, values = a[np.isfinite(values)], values[np.isfinite(values)]
     v = _lower_hull(a, values)
@@ -358,7 +357,7 @@ def _ties(a: np.ndarray, values: np.ndarray, profile: profiles.ScalarProfile | N
     return found
 
 
-def _refined(tie: Tie, profile: profiles.ScalarProfile | None) -> Tie:
+def _refined(tie: Tie, profile: ScalarProfile | None) -> Tie:
     """A tie with the origin, to round-off."""
     if profile is None or tie.low > 0 or tie.depth < 1e-9:
         return tie

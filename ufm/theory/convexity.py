@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import lambertw
 
 from ufm import _checks, losses
 from ufm._precision import in_float64
 from ufm.losses import Loss
-from ufm.theory._setting import NoClosedForm, number
-from ufm.theory.focal import p_infl
-from ufm.theory.optima import Proof
-from ufm.theory.profiles import ScalarProfile, is_of_p, probability, profile_of
-
-#: Root of log p + 2 (1-p) = 0, 0.203187869980: sufficient for every gamma; the paper rounds it up to 0.21.
-PAPER_FOCAL = float(-lambertw(-2 * np.exp(-2.0)).real / 2)
-
-
-class ConvexityRegion(NamedTuple):
-    """The loss is convex in z on {p_k >= p_min}, and for p_min > 0 on no larger set of this form."""
-
-    p_min: float
-    paper: float | None  # the paper's sufficient value, where it has one
-    proved: Proof
-    reason: str
+from ufm.losses._closed import ConvexityRegion as ConvexityRegion
+from ufm.losses._closed import NoClosedForm
+from ufm.losses._profile import ScalarProfile, probability
+from ufm.theory.profiles import is_of_p, profile_of
 
 
 @in_float64
@@ -47,12 +34,9 @@ def convexity_region(loss: str | Loss | Callable[..., Any], K: int) -> Convexity
     """
     loss, K = losses.get(loss), _checks.integer("K", K, least=2)
     loss = losses.check(loss, K)
-    if loss.name == "fl":
-        gamma = number("gamma", loss.hyperparameters["gamma"])
-        reason = (
-            "the inflection of the scalar profile, exact; the paper's 0.21 (0.203187869980) is sufficient"
-        )
-        return ConvexityRegion(p_infl(gamma), PAPER_FOCAL, "proved", reason)
+    known = loss.region()
+    if known is not None:
+        return known
     if loss.convex:
         return ConvexityRegion(0.0, None, "proved", f"{loss!r} is convex in the logits")
     if not is_of_p(loss, K):

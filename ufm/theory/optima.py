@@ -9,9 +9,6 @@ because lam_W/2 |W|^2 + lam_H/2 |H_i|^2 summed over the n copies is at least c |
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,15 +16,15 @@ from scipy.optimize import brentq
 
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem
-from ufm.theory import _convex, _frames, _mse, _partial, focal
-from ufm.theory._setting import NoClosedForm, Setting, need_rank, number, setting
-from ufm.theory.profiles import ScalarProfile, by_autodiff, is_of_p, measure, profile_of
+from ufm.losses._base import Setting
+from ufm.losses._closed import THEOREM_1, NoClosedForm, Proof, SymmetricPoint
+from ufm.losses._profile import ScalarProfile
+from ufm.theory import _convex, _frames, _partial
+from ufm.theory._setting import need_rank, setting
+from ufm.theory.profiles import facts_of, is_of_p, profile_of
 from ufm.theory.thresholds import first_order_margins
 
-Proof = Literal["proved", "numerical", "upper bound"]
 Regime = Literal["non-trivial", "partial", "trivial"]
-
-THEOREM_1 = "Zhou et al. 2022, Theorem 1"
 
 
 class Optimum(NamedTuple):
@@ -103,41 +100,34 @@ def global_optimum(prob: Problem) -> Optimum:
 
 def collapsed_optimum(s: Setting) -> Optimum:
     """The lowest point with full class symmetry: neural collapse (a frame for MSE) or the origin."""
-    return OPTIMA.get(s.loss.name, _any_loss)(s)
+    return _framed(s, s.loss.optimum(s) or _any_loss(s))
 
 
 NOT_BELOW = "at this c the minimiser is zero: the paper's t* < 0 (Definition 1) reads t* <= 0"
 
 
-def _symmetric(
-    s: Setting,
-    a: float,
-    objective: float,
-    trivial: float,
-    *,
-    m: float = 0.0,
-    b0: float = 0.0,
-    proved: Proof = "proved",
-    theorem: str = THEOREM_1,
-    remark: str = "",
-    lower_bound: float | None = None,
-) -> Optimum:
-    """Zbar = a (I - 11^T/K) + m 11^T/K, b = b0 1; without a lower bound the objective is one."""
+def _framed(s: Setting, point: SymmetricPoint) -> Optimum:
+    """The record of Zbar = a (I - 11^T/K) + m 11^T/K, b = b0 1.
+
+    Raises:
+        NoClosedForm: d is smaller than its rank.
+    """
+    a, m = point.a, point.m
     factors, structure = _frames.symmetric(s.K, a, m), _frame_name(s.K, a, m)
     need_rank(s, factors.rank, structure)
     return Optimum(
-        objective=objective,
+        objective=point.objective,
         margin=a,
         regime="non-trivial" if a != 0 else "trivial",
         structure=structure,
-        proved=proved,
-        theorem=theorem,
-        remark=remark or ("" if a != 0 else NOT_BELOW),
+        proved=point.proved,
+        theorem=point.theorem,
+        remark=point.remark or ("" if a != 0 else NOT_BELOW),
         mean_eigenvalue=m,
-        bias=b0,
-        b=np.full(s.K, b0),
-        trivial=trivial,
-        lower_bound=objective if lower_bound is None else lower_bound,
+        bias=point.b0,
+        b=np.full(s.K, point.b0),
+        trivial=point.trivial,
+        lower_bound=point.objective if point.lower_bound is None else point.lower_bound,
         factors=factors,
         setting=s,
     )
@@ -152,47 +142,6 @@ def _frame_name(K: int, a: float, m: float) -> str:
         return "orthogonal frame"
     cosine = (abs(m) - abs(a)) / ((K - 1) * abs(a) + abs(m))
     return f"equiangular frame of rank {K}, cosine {cosine:.6g} between class means"
-
-
-# --- the losses of the shelf ----------------------------------------------------------------------
-
-
-def _smoothed(s: Setting, alpha: Fraction) -> Optimum:
-    """Cross-entropy (alpha = 0) and label smoothing: 1/s - (K-1) = 1 + K (threshold - c)/s."""
-    K = s.K
-    room = s.below((1 - alpha) / K)
-    off = s.c + float(alpha / K)  # the off-target probability
-    if room <= 0:
-        return _symmetric(s, 0.0, math.log(K), math.log(K))
-    a = math.log1p(K * room / off)
-    log_own = math.log1p(-(K - 1) * off) if (K - 1) * off < 0.5 else math.log(off + K * room)
-    entropy = -(off + K * room) * log_own - (K - 1) * off * math.log(off)
-    return _symmetric(s, a, entropy, math.log(K))
-
-
-def _ce(s: Setting) -> Optimum:
-    return _smoothed(s, Fraction(0))
-
-
-def _ls(s: Setting) -> Optimum:
-    loss: Any = s.loss
-    return _smoothed(s, Fraction(number("alpha", loss.alpha)))
-
-
-def _fl(s: Setting) -> Optimum:
-    loss: Any = s.loss
-    gamma, profile = number("gamma", loss.gamma), profile_of(loss, s.K)
-    trivial = float(profile.value(0.0))
-    a = focal.branch_margin(profile, gamma, s.C) or 0.0
-    if focal.is_first_order(gamma, s.K) and float(profile.value(a)) + s.C * a >= trivial:
-        a = 0.0
-    value = float(profile.value(a)) + s.C * a
-    if focal.proves(s):
-        return _symmetric(s, a, value, trivial)
-    limit = 1 / focal.p_unit(gamma)
-    why = f"no proof is known with a bias, (K-1) c = {s.C:.6g} > 1 and K > 1/p_unit = {limit:.4g}"
-    bound = focal.lower_bound(s)
-    return _symmetric(s, a, value, trivial, proved="numerical", remark=why, lower_bound=bound)
 
 
 def _partial_optimum(best: Optimum) -> Optimum | None:
@@ -224,37 +173,11 @@ def _partial_optimum(best: Optimum) -> Optimum | None:
     )
 
 
-MSE_REMARKS = {
-    "A": "no simplex ETF: MSE is not a function of logit differences, and here the mean of the logits is not "
-    "left to the bias",
-    "B": "a simplex ETF because the bias takes the mean of the logits",
-    "C": "at this c features and classifier are zero",
-}
+# --- a loss that states no optimum ----------------------------------------------------------------
 
 
-def _mse_frame(s: Setting) -> Optimum:
-    phase, a, m, b0 = _mse.optimum(s)
-    return _symmetric(
-        s,
-        a,
-        _mse.value(s, a, m, b0),
-        _mse.value(s, 0.0, 0.0, float(_mse.trivial_bias(s))),
-        m=m,
-        b0=b0,
-        theorem=f"averaging over the permutations of the classes (convex loss), phase {phase}",
-        remark=MSE_REMARKS[phase],
-    )
-
-
-#: One closed form a loss of the shelf; a user's loss goes through the scalar or the symmetric reduction.
-OPTIMA: dict[str, Callable[[Setting], Optimum]] = {"ce": _ce, "ls": _ls, "fl": _fl, "mse": _mse_frame}
-
-
-# --- a user's loss --------------------------------------------------------------------------------
-
-
-def _any_loss(s: Setting) -> Optimum:
-    facts = measure(s.loss, s.K)
+def _any_loss(s: Setting) -> SymmetricPoint:
+    facts = facts_of(s.loss, s.K)
     if not facts.symmetric:
         raise NoClosedForm(
             f"loss: {s.loss!r} treats classes differently (relative change {facts.symmetry:.2g} under a "
@@ -270,15 +193,14 @@ def _any_loss(s: Setting) -> Optimum:
     return _scalar(s)
 
 
-def _convex_frame(s: Setting, shift: float) -> Optimum:
+def _convex_frame(s: Setting, shift: float) -> SymmetricPoint:
     if not s.loss.convex:
         raise NoClosedForm(
             f"loss: {s.loss!r} is neither shift-invariant (a common shift changes it by {shift:.2g}) nor "
             "declared convex; if it is, declare losses.custom(f, convex=True)"
         )
     a, m, b0, objective = _convex.optimum(s)
-    return _symmetric(
-        s,
+    return SymmetricPoint(
         a,
         objective,
         _convex.trivial_value(s),
@@ -289,17 +211,17 @@ def _convex_frame(s: Setting, shift: float) -> Optimum:
     )
 
 
-def _scalar(s: Setting) -> Optimum:
+def _scalar(s: Setting) -> SymmetricPoint:
     """min over a >= 0 of l(a) + C a."""
-    profile = by_autodiff(s.loss, s.K)
+    profile = profile_of(s.loss, s.K)
     trivial = float(profile.value(0.0))
     a = scalar_minimum(profile, s.C, s.loss.infimum)
     value = float(profile.value(a)) + s.C * a
     if s.loss.convex and s.loss.shift_invariant:
-        return _symmetric(s, a, value, trivial, theorem=f"{THEOREM_1} (loss declared convex)")
+        return SymmetricPoint(a, value, trivial, theorem=f"{THEOREM_1} (loss declared convex)")
     why = "the contrastive property was tested at random logits only, see theory.contrastive_property"
     bound = float(s.loss.infimum)
-    return _symmetric(s, a, value, trivial, proved="numerical", remark=why, lower_bound=bound)
+    return SymmetricPoint(a, value, trivial, proved="numerical", remark=why, lower_bound=bound)
 
 
 def scalar_minimum(profile: ScalarProfile, C: float, infimum: float) -> float:

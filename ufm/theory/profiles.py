@@ -1,8 +1,4 @@
-"""The scalar profile l(a) of a loss: its value when the target logit stands a above all others.
-
-Under neural collapse every logit vector is a e_k up to a common shift, so one function of the margin a
-decides the optimum, its threshold and its curvature. The paper's phi has the argument t = -(K-1) a.
-"""
+"""The scalar profile of any loss, and the facts that a loss declares or that random logits show."""
 
 from __future__ import annotations
 
@@ -19,104 +15,9 @@ from jax import Array
 from ufm import _checks, _compile, losses
 from ufm._precision import in_float64
 from ufm.losses import Loss
-from ufm.theory._setting import NoClosedForm, number
-
-Real = Any  # a float or a float64 array
-
-
-class ScalarProfile(NamedTuple):
-    """l(a) = min over s of loss(a e_k + s 1, k), with two derivatives; arguments are floats or arrays."""
-
-    value: Callable[[Real], Real]
-    slope: Callable[[Real], Real]
-    curvature: Callable[[Real], Real]
-    K: int
-
-    def phi(self, t: Real) -> Real:
-        """The paper's phi: its argument is t = sum_{j != k} (z_j - z_k) = -(K-1) a."""
-        return self.value(-np.asarray(t) / (self.K - 1))
-
-    def odds(self, a: Real) -> Real:
-        """q = log((1-p)/p) at margin a."""
-        return math.log(self.K - 1) - a
-
-
-def sigmoid(x: Real) -> Real:
-    """1/(1 + e^-x) in full relative accuracy on both sides, without overflow."""
-    e = np.exp(-np.abs(x))
-    return np.where(np.asarray(x) >= 0, 1.0, e) / (1.0 + e)
-
-
-def softplus(x: Real) -> Real:
-    """log(1 + e^x)."""
-    return np.logaddexp(0.0, x)
-
-
-def margin_of(p: float, K: int) -> float:
-    """The margin at which the target probability is p: log(p (K-1)/(1-p))."""
-    return math.log(p) - math.log1p(-p) + math.log(K - 1)
-
-
-def probability(a: float, K: int) -> float:
-    """p = e^a/(e^a + K - 1)."""
-    return float(sigmoid(a - math.log(K - 1)))
-
-
-# --- the shelf: closed forms of the losses of this package ----------------------------------------
-
-
-def _ce(loss: Any, K: int) -> ScalarProfile:
-    top = math.log(K - 1)
-    return ScalarProfile(
-        lambda a: softplus(top - a),
-        lambda a: -sigmoid(top - a),
-        lambda a: sigmoid(top - a) * sigmoid(a - top),
-        K,
-    )
-
-
-def _ls(loss: Any, K: int) -> ScalarProfile:
-    ce, weight = _ce(loss, K), number("alpha", loss.alpha) * (K - 1) / K
-    return ScalarProfile(lambda a: ce.value(a) + weight * a, lambda a: ce.slope(a) + weight, ce.curvature, K)
-
-
-def _fl(loss: Any, K: int) -> ScalarProfile:
-    """-l'(a) = S(p) = (1-p)^g ((1-p) - g p log p);  l''(a) = p (1-p)^g ((1+2g)(1-p) + g(1-(1+g)p) log p)."""
-    g, top = number("gamma", loss.gamma), math.log(K - 1)
-
-    def parts(a: Real) -> tuple[Real, Real, Real, Real]:
-        q = top - a
-        return sigmoid(-q), sigmoid(q), softplus(q), np.exp(-g * softplus(-q))  # p, 1-p, -log p, (1-p)^g
-
-    def value(a: Real) -> Real:
-        _, _, log_p, power = parts(a)
-        return power * log_p
-
-    def slope(a: Real) -> Real:
-        p, rest, log_p, power = parts(a)
-        return -power * (rest + g * p * log_p)
-
-    def curvature(a: Real) -> Real:
-        p, rest, log_p, power = parts(a)
-        return p * power * ((1 + 2 * g) * rest - g * (1 - (1 + g) * p) * log_p)
-
-    return ScalarProfile(value, slope, curvature, K)
-
-
-def _mse(loss: Any, K: int) -> ScalarProfile:
-    """The shift that minimises leaves mu (a - beta)^2 with 1/mu = 1/kappa + 1/(K-1)."""
-    kappa, beta = number("kappa", loss.kappa), number("beta", loss.beta)
-    mu = kappa * (K - 1) / (kappa + K - 1)
-    return ScalarProfile(
-        lambda a: mu * (beta - a) ** 2,
-        lambda a: -2 * mu * (beta - a),
-        lambda a: 2 * mu + 0.0 * np.asarray(a),
-        K,
-    )
-
-
-#: By the name of the loss; any other loss goes through autodiff.
-PROFILES: dict[str, Callable[[Any, int], ScalarProfile]] = {"ce": _ce, "ls": _ls, "fl": _fl, "mse": _mse}
+from ufm.losses._closed import NoClosedForm
+from ufm.losses._profile import Real
+from ufm.losses._profile import ScalarProfile as ScalarProfile
 
 
 @in_float64
@@ -140,9 +41,10 @@ def scalar_profile(loss: str | Loss | Callable[..., Any], K: int) -> ScalarProfi
 
 def profile_of(loss: Loss, K: int) -> ScalarProfile:
     """`scalar_profile` of a loss that has been checked."""
-    if loss.name in PROFILES:
-        return PROFILES[loss.name](loss, K)
-    facts = measure(loss, K)
+    closed = loss.profile(K)
+    if closed is not None:
+        return closed
+    facts = facts_of(loss, K)
     if not facts.shift_invariant:
         raise NoClosedForm(
             f"loss: {loss!r} is not shift-invariant (a common shift of the logits changes it by "
@@ -151,18 +53,22 @@ def profile_of(loss: Loss, K: int) -> ScalarProfile:
     return by_autodiff(loss, K)
 
 
-@lru_cache(maxsize=16)
 def by_autodiff(loss: Loss, K: int) -> ScalarProfile:
-    """l, l', l'' of any shift-invariant loss, compiled once a shape."""
+    """l, l', l'' of any shift-invariant loss; new values of its hyperparameters compile nothing."""
+    value, slope, curvature = (partial(_host, partial(_derivative, order, loss, K)) for order in range(3))
+    return ScalarProfile(value, slope, curvature, K)
+
+
+@partial(_compile.jit, static_argnames=("order", "K"), options=_compile.INSTANT)
+def _derivative(order: int, loss: Loss, K: int, a: Array) -> Array:
+    """The derivative of that order of l, at each of the margins a."""
 
     def l(a: Array) -> Array:  # noqa: E743
         return loss(a * (jnp.arange(K) == 0), 0)
 
-    functions = [
-        _compile.jit(jax.vmap(f), options=_compile.INSTANT) for f in (l, jax.grad(l), jax.grad(jax.grad(l)))
-    ]
-    value, slope, curvature = (partial(_host, f) for f in functions)
-    return ScalarProfile(value, slope, curvature, K)
+    for _ in range(order):
+        l = jax.grad(l)  # noqa: E741
+    return jax.vmap(l)(a)
 
 
 @in_float64
@@ -177,12 +83,25 @@ def _host(f: Callable[[Any], Any], a: Real) -> Real:
     return np.asarray(f(padded))[: a.size].reshape(a.shape)[()]
 
 
-# --- facts of a user's loss, measured -------------------------------------------------------------
+# --- facts of a loss, declared or measured --------------------------------------------------------
 
 
 def is_of_p(loss: Loss, K: int) -> bool:
     """Whether the loss is a function of the target probability alone."""
-    return loss.name in ("ce", "fl") or (loss.name not in PROFILES and measure(loss, K).of_p)
+    return measure(loss, K).of_p if loss.of_p is None else loss.of_p
+
+
+def is_symmetric(loss: Loss, K: int) -> bool:
+    """Whether the loss treats the classes alike."""
+    return measure(loss, K).symmetric if loss.symmetric is None else loss.symmetric
+
+
+def facts_of(loss: Loss, K: int) -> Facts:
+    """Without a measurement where the loss declares to be a decreasing function of the target probability.
+
+    Such a loss has all of them: averaging the other logits lowers sum_{j != k} exp(z_j), which raises p_k.
+    """
+    return Facts(0.0, 0.0, 0.0, 0.0) if loss.of_p else measure(loss, K)
 
 
 class Facts(NamedTuple):
@@ -232,9 +151,13 @@ def measure(loss: Loss, K: int) -> Facts:
     same_p = np.where(np.arange(K) == k[:, None], (math.log(K - 1) - q)[:, None], 0.0)
     inputs = np.stack([z, z + rng.normal(size=(128, 1)), np.take_along_axis(z, order, 1), averaged, same_p])
     classes = np.stack([k, k, moved, k, k])
-    on_all = _compile.jit(jax.vmap(jax.vmap(loss)), options=_compile.INSTANT)
-    out = np.asarray(on_all(jnp.asarray(inputs), jnp.asarray(classes)))
+    out = np.asarray(_values(loss, jnp.asarray(inputs), jnp.asarray(classes)))
     scale = 1 + np.abs(out).max(0)
     change = np.abs(out - out[0]) / scale
     raised = np.maximum(out[3] - out[0], 0) / scale
     return Facts(float(change[1].max()), float(change[2].max()), float(raised.max()), float(change[4].max()))
+
+
+@partial(_compile.jit, options=_compile.INSTANT)
+def _values(loss: Loss, z: Array, k: Array) -> Array:
+    return jax.vmap(jax.vmap(loss))(z, k)

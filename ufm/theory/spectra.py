@@ -16,9 +16,11 @@ import numpy as np
 from ufm import _checks
 from ufm._precision import in_float64
 from ufm._problem import Problem
+from ufm.losses._base import Setting
+from ufm.losses._closed import Curvature, NoClosedForm
 from ufm.theory import _sectors
-from ufm.theory._curvature import Curvature, curvature
-from ufm.theory._setting import NoClosedForm, Setting, setting
+from ufm.theory._curvature import curvature
+from ufm.theory._setting import setting
 from ufm.theory.optima import Optimum, collapsed_optimum
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -12,9 +11,13 @@ from scipy.optimize import brentq
 
 from ufm._precision import in_float64
 from ufm._problem import Problem
-from ufm.theory import _convex, _mse, focal
-from ufm.theory._setting import NoClosedForm, Setting, number, setting
-from ufm.theory.profiles import ScalarProfile, by_autodiff, margin_of, measure, profile_of
+from ufm.losses import Loss
+from ufm.losses._base import Setting
+from ufm.losses._closed import NoClosedForm
+from ufm.losses._profile import ScalarProfile, margin_of
+from ufm.theory import _convex
+from ufm.theory._setting import setting
+from ufm.theory.profiles import facts_of, profile_of
 
 Kind = Literal["second order", "first order"]
 
@@ -61,27 +64,13 @@ def threshold(prob: Problem) -> Threshold:
     figure 10 in place of (K-1) c would put the threshold of cross-entropy at 1/K^2 where t is the argument.
     """
     s = setting(prob)
-    return THRESHOLDS.get(s.loss.name, _any_loss)(s)
+    known = s.loss.threshold(s)
+    return _any_loss(s) if known is None else _second_order(s, *known)
 
 
 def _second_order(s: Setting, c_thr: float, c_rank: float | None = None) -> Threshold:
     C = (s.K - 1) * c_thr
     return Threshold(c_thr, C, C, C, s.c, s.C, "second order", 0.0, 0.0, c_rank)
-
-
-def _ls(s: Setting) -> Threshold:
-    loss: Any = s.loss
-    return _second_order(s, float((1 - Fraction(number("alpha", loss.alpha))) / s.K))
-
-
-def _mse_phases(s: Setting) -> Threshold:
-    full, origin = _mse.phases(s)
-    return _second_order(s, float(origin), float(full) if s.bias and s.lam_b > 0 else None)
-
-
-def _fl(s: Setting) -> Threshold:
-    loss: Any = s.loss
-    return _from_slopes(s, profile_of(loss, s.K))
 
 
 def _from_slopes(s: Setting, profile: ScalarProfile) -> Threshold:
@@ -128,27 +117,30 @@ def _gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _any_loss(s: Setting) -> Threshold:
-    facts = measure(s.loss, s.K)
+    facts = facts_of(s.loss, s.K)
     if not facts.symmetric:
         raise NoClosedForm(f"loss: {s.loss!r} treats classes differently, so there is no scalar problem")
     if not facts.shift_invariant:
         if not s.loss.convex:
             raise NoClosedForm(f"loss: {s.loss!r} is neither shift-invariant nor declared convex")
         return _second_order(s, max(_convex.thresholds(s)))
-    return _from_slopes(s, by_autodiff(s.loss, s.K))
+    return _from_slopes(s, profile_of(s.loss, s.K))
 
 
-def first_order_margins(loss: Any, K: int) -> tuple[float, float] | None:
-    """(a_spin, a_tie), or None where the transition is of second order."""
+def first_order_margins(loss: Loss, K: int) -> tuple[float, float] | None:
+    """(a_spin, a_tie), or None where the transition is of second order.
+
+    Where the profile is known to have one inflection, at the target probability p_min, the transition is of
+    first order if it is concave at the origin, K p_min > 1.
+    """
     if loss.convex:
         return None
-    profile = profile_of(loss, K)
-    if loss.name != "fl":
+    profile, region = profile_of(loss, K), loss.region()
+    if region is None:
         return _search_margins(profile)
-    gamma = number("gamma", loss.gamma)
-    if not focal.is_first_order(gamma, K):
+    if K * region.p_min <= 1:
         return None
-    a_spin = margin_of(focal.p_infl(gamma), K)
+    a_spin = margin_of(region.p_min, K)
     return a_spin, tie_margin(profile, a_spin)
 
 
@@ -168,11 +160,3 @@ def _crossing(curvature: Callable[[Any], Any], grid: np.ndarray, cell: int) -> f
     if not float(curvature(low)) < 0 < float(curvature(high)):
         return float(grid[cell])
     return float(brentq(lambda a: float(curvature(a)), low, high, xtol=1e-15, rtol=1e-15))
-
-
-def _ce(s: Setting) -> Threshold:
-    return _second_order(s, 1 / s.K)
-
-
-#: By the name of the loss; a user's loss by its slope at the origin.
-THRESHOLDS: dict[str, Callable[[Setting], Threshold]] = {"ce": _ce, "ls": _ls, "fl": _fl, "mse": _mse_phases}

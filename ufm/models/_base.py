@@ -1,0 +1,113 @@
+"""What every model has in common: its variables, what they mean, and what is known about it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from ufm._pytree import pytree_dataclass
+
+
+class Params(NamedTuple):
+    """Classifier, features and bias: the variables of equation (7), and what every model amounts to."""
+
+    W: Float[Array, "K d"]  # classifier, one row a class
+    H: Float[Array, "d N"]  # features, one column a sample
+    b: Float[Array, " K"]  # bias; zeros where the problem has none
+
+
+#: the variables of a model: a named tuple of arrays with a field `b` for the bias
+Variables: TypeAlias = Any
+
+
+class Sizes(Protocol):
+    """What a model reads of the problem that it belongs to."""
+
+    @property
+    def K(self) -> int:
+        """Number of classes."""
+
+    @property
+    def d(self) -> int:
+        """Feature dimension."""
+
+    @property
+    def columns(self) -> int:
+        """Number of columns of the features."""
+
+    @property
+    def samples(self) -> Any:
+        """(columns,) samples that each column stands for; None where each stands for one."""
+
+    @property
+    def lam_W(self) -> Any:
+        """Penalty of the classifier."""
+
+    @property
+    def lam_H(self) -> Any:
+        """Penalty of the features."""
+
+    @property
+    def lam_b(self) -> Any:
+        """Penalty of the bias."""
+
+    @property
+    def bias(self) -> bool:
+        """Whether there is a bias."""
+
+
+@pytree_dataclass
+class Model:
+    """A model of classifier and features: what is free, how logits follow from it, and what it costs.
+
+    Fast paths (balancing, rotation, closed forms, the exact decomposition of the Hessian, the dual bound) ask
+    the facts below before they run. Where the answer is no, the generic path runs: automatic differentiation
+    of the objective, a dense Hessian or products with it.
+
+    Attributes:
+        name: what it is called in `Problem(model=...)`.
+        variables: the named tuple of its variables, with a field `b` for the bias.
+        bilinear: the logits are W H + b 1', with W and H free and penalised by their Frobenius norms alone.
+        isotropic: f(W Q, Q'H, b) = f(W, H, b) for every orthogonal Q (d, d).
+    """
+
+    name = "model"
+    variables: ClassVar[type[Any]] = Params
+    bilinear = False
+    isotropic = False
+
+    def shapes(self, prob: Sizes) -> dict[str, tuple[int, ...]]:
+        """The shape of each variable, by the name of its field."""
+        raise NotImplementedError
+
+    def logits(self, prob: Sizes, params: Variables) -> Float[Array, "N K"]:
+        """Logits with one row for each column of the features."""
+        raise NotImplementedError
+
+    def penalty(self, prob: Sizes, params: Variables) -> Float[Array, ""]:
+        """Twice what the variables cost: lam_W |W|^2 + lam_H |H|^2 + lam_b |b|^2 in equation (7)."""
+        raise NotImplementedError
+
+    def effective(self, prob: Sizes, params: Variables) -> Params:
+        """The classifier, features and bias that the variables amount to."""
+        raise NotImplementedError
+
+    def zeros(self, prob: Sizes) -> Variables:
+        """All variables zero."""
+        return self.variables(**{name: jnp.zeros(shape) for name, shape in self.shapes(prob).items()})
+
+    def normal(self, prob: Sizes, seed: ArrayLike, scale: ArrayLike) -> Variables:
+        """Independent N(0, scale^2) entries, and a bias of zero."""
+        shapes = self.shapes(prob)
+        names = [name for name in shapes if name != "b"]
+        keys = jax.random.split(jax.random.key(seed), len(names))
+        drawn = {n: scale * jax.random.normal(key, shapes[n]) for n, key in zip(names, keys, strict=True)}
+        return self.variables(**drawn, b=jnp.zeros(shapes["b"]))
+
+    def __repr__(self) -> str:
+        return self.name

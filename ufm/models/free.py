@@ -1,0 +1,40 @@
+"""The model of equation (7): two free factors."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float
+
+from ufm._pytree import pytree_dataclass
+from ufm.models._base import Model, Params, Sizes
+
+
+@pytree_dataclass
+class Free(Model):
+    """W, H and b free, Z = W H + b 1', with the penalties lam_W |W|^2 + lam_H |H|^2 + lam_b |b|^2."""
+
+    name = "free"
+    bilinear = True
+    isotropic = True
+
+    def shapes(self, prob: Sizes) -> dict[str, tuple[int, ...]]:
+        """W (K, d), H (d, columns), b (K,)."""
+        return {"W": (prob.K, prob.d), "H": (prob.d, prob.columns), "b": (prob.K,)}
+
+    def logits(self, prob: Sizes, params: Params) -> Float[Array, "N K"]:
+        """H'W' + 1 b', in rows of samples, as every hot loop keeps them."""
+        W, H, b = params
+        Z = H.T @ W.T
+        return Z + b if prob.bias else Z
+
+    def penalty(self, prob: Sizes, params: Params) -> Float[Array, ""]:
+        """lam_W |W|^2 + lam_H sum_j samples_j |h_j|^2 + lam_b |b|^2."""
+        W, H, b = params
+        square = H * H if prob.samples is None else prob.samples * (H * H)
+        total = prob.lam_W * jnp.sum(W * W) + prob.lam_H * jnp.sum(square)
+        return jnp.asarray(total + prob.lam_b * jnp.sum(b * b) if prob.bias else total)
+
+    def effective(self, prob: Sizes, params: Params) -> Params:
+        """The variables themselves."""
+        return params
