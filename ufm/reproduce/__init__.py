@@ -1,8 +1,8 @@
-"""Everything the paper claims about the unconstrained feature model, measured here, as one report.
+"""Every claim of the paper about the unconstrained feature model, measured and reported on one page.
 
     statements (SHELF) -> jobs -> records, one file each -> findings with verdicts -> report
 
-`ufm reproduce` is the command; `reproduce` the function.
+The command is `ufm reproduce`, the function `reproduce`.
 """
 
 from ufm.figures import Curve, Panel

@@ -21,7 +21,7 @@ _GAMMAS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
 
 
 def corollary_2(level: Level) -> Iterator[Job]:
-    """Critical points of focal loss inside the region, and whether the optimum lies in the paper's."""
+    """Critical points of focal loss inside the region, and whether the optimum lies in the paper's region."""
     for case in cases(level, "fl"):
         yield Job(case.name, partial(claims, case, ("critical", "corollary_2", "paper_region")), 6.0)
     for c in (0.02, 0.11) if level == "quick" else (0.005, 0.02, 0.05, 0.09, 0.1, 0.11, 0.12):

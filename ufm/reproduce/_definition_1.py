@@ -35,7 +35,7 @@ def _definition_1(name: str, K: int) -> Outcome:
 
 
 def _test(check: Check, config: dict[str, object], *, must_fail: bool = False) -> Instance:
-    """A test as an instance of ours; T4 passes above its bound, T1 of MSE is to fail."""
+    """A test as a claim of ours. T4 passes above its bound; a test in the loss's `fails` must fail."""
     what = f"{check.name}: {check.statement}"
     if must_fail:
         return compared(f"{what} - must fail", config, float(check.passed), 0.0, "ours")
@@ -46,7 +46,7 @@ def _test(check: Check, config: dict[str, object], *, must_fail: bool = False) -
 
 
 def _letter(loss: Loss, K: int, config: dict[str, object]) -> Instance:
-    """Definition 1 to the letter: t* < 0 for every c > 0."""
+    """Definition 1 as the paper writes it: t* < 0 for every c > 0."""
     c = np.geomspace(1e-3, 1.0, 40)
     grid = np.append(0.0, np.geomspace(1e-3, 30.0, 255))
     values = witness.profile(loss, K, grid)[0]
@@ -57,7 +57,7 @@ def _letter(loss: Loss, K: int, config: dict[str, object]) -> Instance:
 
 
 def _sign(loss: Loss, K: int, config: dict[str, object]) -> Instance:
-    """Corrected: t* < 0 exactly below the threshold."""
+    """The correction: t* < 0 exactly below the threshold."""
     c_thr = witness.collapse_threshold(loss, Shape(K, K + 1, 1))
     wrong = 0
     for c in c_thr * np.array([0.2, 0.9, 1.1, 3.0]):
@@ -80,7 +80,7 @@ def _conclusion(found: theory.ContrastiveProperty) -> str:
 
 
 def _only_ties(found: theory.ContrastiveProperty) -> bool:
-    """Without a bias a tie costs uniqueness at one c only."""
+    """Without a bias a tie breaks uniqueness at a single value of c."""
     return {check.name for check in found.tests if not check.passed} <= {"T5", "T6"}
 
 

@@ -1,4 +1,4 @@
-"""Figures of the rows: every panel is filled by the curves that the row's jobs recorded."""
+"""The figures of the rows, drawn by `ufm.figures` from the curves that the jobs recorded, as files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Drawn(NamedTuple):
 
 
 def merged(finding: Finding) -> list[Curve]:
-    """Curves of all jobs; those of one panel, label and kind as one."""
+    """The curves of all jobs; those with the same panel, label and kind are joined."""
     found: dict[tuple[str, str, str], Curve] = {}
     for curve in (curve for record in finding.records for curve in record.outcome.curves):
         key = (curve.panel, curve.label, curve.kind)
@@ -34,7 +34,7 @@ def merged(finding: Finding) -> list[Curve]:
 
 
 def save(finding: Finding, folder: Path) -> Drawn | None:
-    """The row's figure as PNG and PDF; None where it has no panel or nothing to draw."""
+    """Write the row's figure as PNG and PDF; None if the row has no panels or no curves."""
     if not finding.statement.panels or not merged(finding):
         return None
     name = finding.statement.id
@@ -48,7 +48,7 @@ def _draw(row: Row, curves: list[Curve]) -> Figure:
 
 
 def _save(drawing: Callable[[], Figure], files: list[Path]) -> None:
-    """Raises OSError with words that say what is kept: matplotlib's has no file."""
+    """Write a figure. An OSError names the file, which matplotlib's does not, and says what is kept."""
     try:
         files[0].parent.mkdir(parents=True, exist_ok=True)
         figures.save(drawing, files)
@@ -57,18 +57,18 @@ def _save(drawing: Callable[[], Figure], files: list[Path]) -> None:
 
 
 def _caption(panels: tuple[Panel, ...]) -> str:
-    """What is drawn against what."""
+    """The labels of the axes in a sentence."""
     return "; ".join(f"{panel.ylabel or panel.name} against {panel.xlabel}" for panel in panels) + "."
 
 
-#: figures of training that are drawn of data sets which the paper does not have
+#: the figures that are also drawn for data sets that the paper does not use
 _ANY_DATA = (1, 2, 3, 4)
 
 
 def save_deep(runs: Path, folder: Path) -> list[Drawn]:
-    """The paper's figures 1 to 8 from runs in a folder, and 1 to 4 of other data sets found there.
+    """Write the paper's figures 1 to 8 from the runs in a folder, and 1 to 4 for other data sets found there.
 
-    A figure without any run is left out. Figures 9 and 10, theory's, have rows of their own.
+    A figure without runs is left out. Figures 9 and 10, which need none, belong to rows of the report.
 
     Raises:
         ValueError: no such folder.

@@ -31,7 +31,7 @@ def _tie(gamma: float, K: int) -> theory.Threshold:
 
 
 def partial_collapse(level: Level) -> Iterator[Job]:
-    """At the tie of neural collapse and origin, a point below both."""
+    """Where neural collapse and the origin tie, a point below both."""
     for gamma, K in _CASES if level == "quick" else _CASES + _MORE:
         yield Job(f"gamma{gamma:g}-K{K}", partial(_partial, gamma, K), 1.0)
     yield Job("window-K20", partial(_window, 3.0, 20, 21 if level == "quick" else 81), 2.0)
@@ -41,7 +41,7 @@ def partial_collapse(level: Level) -> Iterator[Job]:
 
 
 def _collapsed(gamma: float, K: int, C: float) -> float:
-    """The lower of neural collapse and origin, by a grid and Newton on the loss itself."""
+    """The lower of the objectives at neural collapse and at the origin, by `witness.lowest`."""
     return witness.lowest(losses.focal(gamma), K, C)[1]
 
 
@@ -84,7 +84,7 @@ def _window(gamma: float, K: int, count: int) -> Outcome:
 
 
 def _strict_minimum() -> Outcome:
-    """The Hessian at the point below neural collapse: no negative eigenvalue, zeros by symmetry only."""
+    """Below neural collapse lies a minimum: no negative eigenvalue, and zeros only by symmetry."""
     prob = _focal(3.0, 20, 1.20108)
     points = ufm.landscape.critical_points(prob, families=["optimum"])
     counts = ufm.landscape.inertia(prob, points[0].params)
@@ -96,7 +96,7 @@ def _strict_minimum() -> Outcome:
 
 
 def _proof() -> Outcome:
-    """The same in ball arithmetic, where python-flint is installed."""
+    """The same, proved in ball arithmetic if python-flint is installed."""
     prob = _focal(3.0, 20, 1.20108)
     config = {"gamma": 3.0, "K": 20, "d": 21, "n": 1, "C": 1.20108}
     try:
@@ -114,7 +114,7 @@ def _proof() -> Outcome:
 
 
 def tie(level: Level) -> Iterator[Job]:
-    """Focal loss has two minimisers at C_tie, and the failure around it is open."""
+    """Focal loss has two minimisers at C_tie, and Theorem 1 fails on an open set around it."""
     for gamma, K in _CASES if level == "quick" else _CASES + _MORE:
         yield Job(f"gamma{gamma:g}-K{K}", partial(_two_minima, gamma, K), 0.5)
 

@@ -19,7 +19,7 @@ _CASES = ((3, 0.05), (4, 0.05), (10, 0.01))
 
 
 def lemma_8(level: Level) -> Iterator[Job]:
-    """Cross-entropy; the paper's intermediate bound against the value that it is to prove."""
+    """For cross-entropy, the paper's intermediate bound against the value that it has to reach."""
     for K, c in _CASES if level == "quick" else (*_CASES, (5, 0.05), (6, 0.02), (20, 0.005)):
         yield Job(f"intermediate-K{K}-c{c:g}", partial(_intermediate, K, c), 1.0)
     for K in (3, 10) if level == "quick" else (2, 3, 5, 10, 30):
@@ -103,7 +103,7 @@ _LAM_W, _LAM_H = 0.02, 0.005
 
 
 def nuclear_norm(level: Level) -> Iterator[Job]:
-    """The least penalty of W and H with W H = Z: by a formula, by search, and by chance."""
+    """The least penalty of W and H with W H = Z: by the formula, by a search, and of random factors."""
     for K, d, N in _SIZES if level == "quick" else (*_SIZES, (10, 12, 30), (15, 15, 15)):
         yield Job(f"K{K}-d{d}-N{N}", partial(_nuclear_norm, K, d, N, 200 if level == "quick" else 2_000), 0.3)
 
@@ -137,7 +137,7 @@ def _nuclear_norm(K: int, d: int, N: int, count: int) -> Outcome:
 
 
 def _random_penalty(Z: np.ndarray, U: np.ndarray, d: int, rng: np.random.Generator) -> float:
-    """Of a random W whose columns span those of Z, the scale at which both terms are equal, and any H."""
+    """The penalty of random W and H with W H = Z, scaled so that both terms are equal."""
     W = U @ rng.normal(size=(U.shape[1], d))
     inverse = np.linalg.pinv(W)
     H = inverse @ Z
@@ -147,7 +147,7 @@ def _random_penalty(Z: np.ndarray, U: np.ndarray, d: int, rng: np.random.Generat
 
 
 def _least_penalty(Z: np.ndarray, rng: np.random.Generator) -> float:
-    """min over square W of the penalty of W and H = W^-1 Z, which knows nothing of singular values."""
+    """min over square W of the penalty of W and H = W^-1 Z, computed without singular values."""
     K = Z.shape[0]
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:

@@ -15,7 +15,7 @@ from ufm.reproduce._witness import SHAPE, Point, Shape, shown
 
 #: margins at which profiles are compared
 MARGINS = np.linspace(-4.0, 12.0, 65)
-#: of an identity between two ways to compute a loss, relative to 1 + |L|
+#: tolerance of identities between two ways to compute a loss, relative to 1 + |L|
 ROUNDING = 1e-12
 
 # --- figures 9 and 10 -----------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _constants(name: str, values: tuple[float, ...]) -> Outcome:
 
 
 def thresholds(level: Level) -> Iterator[Job]:
-    """Where the solution turns into zero."""
+    """The penalty at which the solution becomes zero."""
     count = 8 if level == "quick" else 24
     for name in ("ce", "ls", "fl"):
         yield Job(name, partial(_thresholds, name, count), 3.0)

@@ -1,4 +1,4 @@
-"""Theorem 2, its corollaries and lemmas: measured over critical points of every index."""
+"""Theorem 2, Corollary 1 and Lemmas 5 and 7, measured over critical points of every index."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For its job."""
+        """The name of its jobs."""
         K, d, n = self.shape
         regime = f"lam_b{self.lam_b:g}" if self.bias else "no-bias"
         return f"{self.loss}-K{K}-d{d}-n{n}-lam{self.lam_W:g}-{regime}"
 
     @property
     def config(self) -> dict[str, object]:
-        """What reproduces it."""
+        """The configuration that reproduces it."""
         return self._asdict() | {"shape": dict(self.shape._asdict()), "loss": shown(self.loss)}
 
     def problem(self) -> ufm.Problem:
-        """As a problem."""
+        """The problem itself."""
         rest = {"lam_W": self.lam_W, "lam_H": self.lam_H, "lam_b": self.lam_b, "bias": self.bias}
         return ufm.Problem.balanced(self.loss, **self.shape._asdict(), **rest)  # type: ignore[arg-type]
 
@@ -60,7 +60,7 @@ def _report(case: Case) -> LandscapeReport:
 
 
 def cases(level: Level, *names: str) -> Iterator[Case]:
-    """Of these losses: one size, lam_b = 0 and 0.05; the full grid has more sizes and penalties."""
+    """One problem for each loss; the full grid has more sizes, penalties and bias regimes."""
     for name in names:
         yield Case(name, SHAPE, lam_b=0.05)
         if level == "full":
@@ -94,7 +94,7 @@ _THEOREM_2 = (
 
 
 def theorem_2(level: Level) -> Iterator[Job]:
-    """Convex losses; d = K - 1 too, which the paper leaves out; and d <= K - 2, where it ends."""
+    """Convex losses. The full grid adds d = K - 1, which the paper omits, and d <= K - 2, where it fails."""
     for case in cases(level, "ce", "ls", "mse"):
         yield Job(case.name, partial(claims, case, _THEOREM_2), 6.0)
     if level == "full":
@@ -114,7 +114,7 @@ def _searched(name: str) -> Outcome:
 
 
 def _small_d() -> Outcome:
-    """K = 5, d = 2: two classes of starts end in a square with one class at the origin."""
+    """K = 5, d = 2: some starts end in a spurious minimum, a square with one class at the origin."""
     case = Case("ce", Shape(5, 2, 1), lam_W=0.01, lam_H=0.01)
     found = ufm.landscape.find_critical_points(case.problem(), starts=64, seed=3, known=False, progress=False)
     minima = [float(p.objective) for p in found if p.is_minimum]
@@ -131,7 +131,7 @@ def corollary_1(level: Level) -> Iterator[Job]:
 
 
 def global_minima(level: Level) -> Iterator[Job]:
-    """The size of G tells global minima from saddles."""
+    """The spectral norm of G distinguishes global minima from saddles."""
     names = ("ce", "mse") if level == "quick" else ("ce", "ls", "mse")
     for case in cases(level, *names):
         yield Job(case.name, partial(_global_minima, case), 2.0)
@@ -249,7 +249,7 @@ def _balance(case: Case) -> Outcome:
 
 
 def lemma_7(level: Level) -> Iterator[Job]:
-    """b = tau 1 at every critical point? At sub-frames it is not; at the optimum it is."""
+    """Whether b = tau 1: true at the optimum, false at frames of fewer than K classes."""
     names = ("ce",) if level == "quick" else ("ce", "ls", "fl")
     shapes = (SHAPE,) if level == "quick" else (SHAPE, Shape(5, 7, 2))
     for name in names:

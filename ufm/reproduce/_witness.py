@@ -1,4 +1,4 @@
-"""Witnesses that know no closed form: the loss itself by autodiff, dense Hessians, and solved problems."""
+"""Witnesses that use no closed form: autodiff of the loss itself, dense Hessians, and solved problems."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ufm.losses import Loss
 
 #: A witness runs a few times at one shape, so the time to compile it is nearly all of its time.
 _instant = partial(_compile.jit, options=_compile.INSTANT)
-#: numbers that one call of a compiled witness takes: one shape, one compilation
+#: the length to which inputs are padded, so that one program serves all of them
 _ROWS = 256
-#: problems that make one full chunk of a sweep: fewer would be another shape
+#: the number of problems in a full chunk of a sweep, to which fewer are padded for the same reason
 _CHUNK = 32
 
 
 def shown(loss: Loss | str) -> str:
-    """A loss in words."""
+    """The name of a loss with its hyperparameters."""
     return repr(losses.get(loss))
 
 
@@ -81,8 +81,10 @@ def least_over_shifts(loss: Loss, K: int, a: Any) -> np.ndarray:
 
 
 def lowest(loss: Loss, K: int, weight: float) -> tuple[float, float]:
-    """argmin and min over a >= 0 of L(a e_0, 0) + weight a: a grid, then Newton by autodiff."""
-    reach = float(profile(loss, K, np.zeros(1))[0][0]) / weight  # beyond it the penalty alone is too much
+    """argmin and min over a >= 0 of L(a e_0, 0) + weight a, by a grid and then Newton with autodiff."""
+    reach = (
+        float(profile(loss, K, np.zeros(1))[0][0]) / weight
+    )  # beyond it the penalty alone exceeds the value at a = 0
     grid = np.append(0.0, np.geomspace(1e-4, 1.0, 2 * _ROWS - 1) * max(reach, 1.0))
     values = profile(loss, K, grid)[0] + weight * grid
     a = float(grid[int(np.argmin(values))])
@@ -110,13 +112,13 @@ def _hessian(prob: Problem, params: Params) -> Array:
 
 
 def hessian_eigenvalues(prob: Problem, params: Params) -> np.ndarray:
-    """All eigenvalues of the Hessian in (W, H, b), formed by autodiff as a dense matrix; ascending."""
+    """All eigenvalues, ascending, of the dense Hessian in (W, H, b), which autodiff forms."""
     one = Params(*(jnp.asarray(x) for x in params))
     return np.linalg.eigvalsh(np.asarray(_hessian(as_leaves(prob), one)))
 
 
 def as_leaves(prob: Problem) -> Problem:
-    """Every penalty and hyperparameter as an array: one type, one compilation."""
+    """The problem with every penalty and hyperparameter as an array, so that all share one program."""
     leaves: Problem = jax.tree.map(jnp.asarray, prob)
     return leaves
 
@@ -127,7 +129,7 @@ def _objective(prob: Problem, params: Params) -> Array:
 
 
 def objective(prob: Problem, params: Params) -> float:
-    """f(W, H, b) as it is written."""
+    """f(W, H, b) from its definition."""
     return float(_objective(as_leaves(prob), Params(*(jnp.asarray(x) for x in params))))
 
 
@@ -135,7 +137,7 @@ def objective(prob: Problem, params: Params) -> float:
 
 
 class Shape(NamedTuple):
-    """Classes, dimension, samples a class."""
+    """Classes, feature dimension, samples in a class."""
 
     K: int
     d: int
@@ -152,7 +154,7 @@ class Point(NamedTuple):
     c: float  # sqrt(n lam_W lam_H)
     lam_b: float = 0.0
     seed: int = 0
-    ratio: float = 4.0  # lam_W/lam_H: never 1, at which mistakes cancel
+    ratio: float = 4.0  # lam_W/lam_H; at 1 mistakes in the two penalties would cancel
 
 
 def penalties(c: float, n: int, ratio: float) -> tuple[float, float]:
@@ -175,7 +177,7 @@ def problem(
 def solve(
     loss: str | Loss, shape: Shape, points: Sequence[Point], *, bias: bool = True, scale: float = 0.1
 ) -> list[Solution]:
-    """Each point solved; one program for each loss, shape and bias, whatever the points."""
+    """Solve the problem at each point; one program serves all points of a loss, shape and bias."""
     base = problem(loss, shape, points[0].c, bias=bias)
     found: dict[int, Solution] = {}
     for seed in sorted({point.seed for point in points}):

@@ -1,8 +1,8 @@
-"""SHELF of the paper's statements: each row says what is measured, and what makes its verdict.
+"""SHELF of the paper's statements: each row says what the paper claims and how that is measured.
 
 Zhou et al., "Are All Losses Created Equal: A Neural Collapse Perspective", NeurIPS 2022. A verdict follows
-from numbers alone (`Finding.verdict`): `known` is compared with it and never enters it. Adding a statement is
-adding a row.
+from the numbers alone (`Finding.verdict`); `known`, the expected verdict, is only compared with it. To add a
+statement, add a row.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ STATEMENTS: tuple[Row, ...] = (
         measured="f at an explicit point, a simplex of m classes with the others at the origin, against "
         "neural collapse and the origin, at the tie of the two.",
         known="fails",
-        remark="The other classes are told apart by the bias alone. True without a bias, and with one "
+        remark="Only the bias distinguishes the other classes. True without a bias, and with one "
         "wherever the convex hull of phi touches phi at t*: (K-1) c <= 1, or K <= 5. No violation is known "
         "for K <= 17.",
         jobs=_focal_loss.partial_collapse,
@@ -183,7 +183,7 @@ STATEMENTS: tuple[Row, ...] = (
         formulas=(r"b = \tau 1",),
         measured="max b - min b at every analytically known critical point, with lam_b > 0.",
         known="fails",
-        remark="At a frame of m < K classes the bias tells the others apart. At global minimisers the "
+        remark="At a frame of m < K classes the bias distinguishes the others. At global minimisers the "
         "statement is true, which is all that Theorem 1 needs.",
         jobs=_theorem_2.lemma_7,
     ),
@@ -316,7 +316,7 @@ STATEMENTS: tuple[Row, ...] = (
     ),
 )
 
-#: What no row measures, and why.
+#: The parts of the paper that no row measures, and why.
 UNMEASURED: tuple[Unmeasured, ...] = (
     Unmeasured(
         "Lemmas 1 to 4, 6 and 9",
