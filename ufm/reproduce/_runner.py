@@ -34,7 +34,7 @@ OURS = ("report.html", "report.json", "figures", RECORDS)
 
 
 def plain(value: Any) -> Any:
-    """`value` in the types of JSON: Python's numbers, lists for tuples, None for numbers that are not finite."""
+    """`value` in the types of JSON: Python's numbers, lists for tuples, None for NaN and infinity."""
     if isinstance(value, dict):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):

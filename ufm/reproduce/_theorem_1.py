@@ -21,7 +21,7 @@ _SHAPES = (SHAPE, Shape(3, 5, 4), Shape(4, 3, 2), Shape(6, 6, 3), Shape(15, 20, 
 
 
 def theorem_1(level: Level) -> Iterator[Job]:
-    """A grid of losses, sizes, penalties, bias regimes and seeds; each solution is verified claim by claim."""
+    """A grid of losses, sizes, penalties, bias regimes and seeds; `verify` measures each solution."""
     shares, seeds = ((0.02, 0.1, 0.4, 0.9), (0, 1, 2)) if level == "quick" else (_SHARES, tuple(range(5)))
     for shape in _SHAPES[:1] if level == "quick" else _SHAPES:
         for name in losses.PAPER:
