@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ufm import figures
 from ufm.figures import Curve, Panel
+from ufm.figures import paper as shelf
+from ufm.figures.paper import Drawing
 from ufm.reproduce._records import Finding, Row
 
 if TYPE_CHECKING:
@@ -73,8 +75,6 @@ def save_deep(runs: Path, folder: Path) -> list[Drawn]:
     Raises:
         ValueError: no such folder.
     """
-    from ufm.figures import paper as shelf
-
     found = shelf.records(runs)
     paper = {number: kind.data for number, kind in shelf.FIGURES.items() if kind.data is not None}
     others = sorted({str(record.config["data"]) for record in found} - set(paper.values()))
@@ -83,7 +83,7 @@ def save_deep(runs: Path, folder: Path) -> list[Drawn]:
     return [drawn for drawn in made if drawn is not None]
 
 
-def _save_one(drawing: Any, data: str | None, folder: Path) -> Drawn | None:
+def _save_one(drawing: Drawing, data: str | None, folder: Path) -> Drawn | None:
     if not drawing.runs:
         return None
     name = "-".join(filter(None, ("deep", data, str(drawing.number))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ _OBJECTIVE = (
 )
 
 
-def page(data: dict[str, Any], out: Path) -> str:
+def page(data: Mapping[str, Any], out: Path) -> str:
     """The report as one page, by the template report.html.jinja.
 
     Args:
@@ -64,6 +65,6 @@ def _parts(latex: str) -> list[str]:
     return latex.replace(r" , \quad ", " ,\n").split("\n")
 
 
-def _facts(instance: dict[str, Any]) -> str:
+def _facts(instance: dict[str, dict[str, object]]) -> str:
     """The configuration and the details of an instance."""
     return json.dumps(instance["config"] | instance["details"], indent=1, ensure_ascii=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-from typing import Any
 
 _GREEK = {
     "lam": "λ", "gamma": "γ", "phi": "ϕ", "alpha": "α", "beta": "β", "kappa": "κ", "tau": "τ", "rho": "ρ",
@@ -24,18 +23,13 @@ _NAME = re.compile(rf"(?<![A-Za-z_])({_NAMES})(?![A-Za-z_])")
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 
 
-def text(value: Any) -> str:
-    """Text with the characters escaped that HTML reserves."""
-    return html.escape(str(value), quote=True)
-
-
-def prose(value: Any) -> str:
+def prose(words: str) -> str:
     """A sentence whose plain-text mathematics is written with HTML signs and scripts.
 
     >>> prose("sqrt(lam_W lam_H) >= c_thr")
     '√(λ<sub>W</sub> λ<sub>H</sub>) ≥ c<sub>thr</sub>'
     """
-    escaped = html.escape(str(value), quote=False)
+    escaped = html.escape(words, quote=False)
     signed = _SIGN.sub(lambda found: _SIGNS[found[0]], escaped)
     return _NAME.sub(lambda found: _GREEK[found[1]], _SCRIPT.sub(_script, signed))
 

@@ -97,7 +97,7 @@ def command(level: Level, out: Path | None = None, row: str = "") -> str:
     return " ".join(filter(None, [*words, "" if out is None else f"--out {out.name or out}"]))
 
 
-def machine() -> dict[str, Any]:
+def machine() -> dict[str, str | int | None]:
     """Versions and hardware, with which a reader can compare results."""
     found = _files.hardware()
     return _runner.fingerprint() | {
@@ -110,7 +110,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def row_dict(finding: Finding, of: Reproduction) -> dict[str, Any]:
+def row_dict(finding: Finding, of: Reproduction) -> dict[str, object]:
     """A row as JSON."""
     row, drawn = finding.statement, of.figures.get(finding.statement.id)
     words = ("id", "title", "section", "paper", "formulas", "measured", "correction", "remark", "known")

@@ -33,7 +33,7 @@ RECORDS = "records"
 OURS = ("report.html", "report.json", "figures", RECORDS)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """`value` in the types of JSON: Python's numbers, lists for tuples, None for NaN and infinity."""
     if isinstance(value, dict):
         return {str(name): plain(inner) for name, inner in value.items()}
@@ -107,7 +107,7 @@ def open_folder(out: Path, *, fresh: bool = False) -> None:
     write_whole(manifest, json.dumps(mine, indent=2) + "\n")
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, object]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

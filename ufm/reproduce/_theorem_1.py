@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import ufm
 from ufm import losses
@@ -56,7 +55,7 @@ def _theorem_1(
     return Outcome(tuple(instances), curves=curves)
 
 
-def _verified(sol: Solution, config: dict[str, Any], about: About) -> dict[str, Instance]:
+def _verified(sol: Solution, config: dict[str, object], about: About) -> dict[str, Instance]:
     """Every claim that applies, with the configuration at which it was measured."""
     return {
         claim.name: Instance(claim, config, about, {})

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from numpy.typing import ArrayLike
 
 import ufm
 from ufm import _compile, losses, theory
@@ -52,7 +53,7 @@ def _with_slope(f: Callable[[Array], Any]) -> Callable[[Array], Any]:
     return lambda a: jax.jvp(f, (a,), (jnp.ones_like(a),))
 
 
-def profile(loss: Loss, K: int, a: Any) -> tuple[np.ndarray, ...]:
+def profile(loss: Loss, K: int, a: ArrayLike) -> tuple[np.ndarray, ...]:
     """L(a e_0, 0) and its first three derivatives in a, by autodiff."""
     a = np.asarray(a, dtype=np.float64)
     padded = np.resize(a.ravel(), max(_ROWS, a.size))
@@ -73,9 +74,8 @@ def _shifted(loss: Loss, a: Array, *, K: int) -> Array:
     return jax.vmap(one)(a)
 
 
-def least_over_shifts(loss: Loss, K: int, a: Any) -> np.ndarray:
+def least_over_shifts(loss: Loss, K: int, a: np.ndarray) -> np.ndarray:
     """min over s of L(a e_0 + s 1, 0) for a loss that is quadratic in the logits."""
-    a = np.asarray(a, dtype=np.float64)
     padded = np.resize(a, max(_ROWS, a.size))
     return np.asarray(_shifted(loss, padded, K=K))[: a.size]
 
@@ -164,7 +164,7 @@ def penalties(c: float, n: int, ratio: float) -> tuple[float, float]:
 
 
 def problem(
-    loss: str | Loss | Callable[..., Any], shape: Shape, c: float, *, lam_b: float = 0.0, bias: bool = True,
+    loss: str | Loss, shape: Shape, c: float, *, lam_b: float = 0.0, bias: bool = True,
     ratio: float = 4.0,
 ) -> Problem:  # fmt: skip
     """A balanced problem with sqrt(n lam_W lam_H) = c."""
