@@ -24,7 +24,8 @@ from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass, static
 from ufm._second_order import may_be_saddle
 from ufm._sheet import Printed, Sheet, finite
-from ufm._solve import Options, Outcome, Solution, Status, check_reduced, run_once, to_second_order
+from ufm._solution import Solution, Status
+from ufm._solve import Options, Outcome, check_reduced, run_once, to_second_order
 from ufm.solvers import Solver
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from ufm import _checks
+from ufm import _checks, _compile
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
 from ufm._pytree import pytree_dataclass, static
@@ -123,7 +123,7 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     Raises:
         ValueError: params of a wrong shape, an integer dtype or a value that is not finite; tol <= 0.
 
-    Source: Zhou et al. 2022, Section 3; Fenchel dual of the nuclear-norm problem.
+    Source: docs/theory.md, section 5.1, the Fenchel dual of the nuclear-norm problem.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced("ce", K=3, d=4, n=2)
@@ -207,7 +207,7 @@ def _generic_bounds(prob: Problem, params: Variables) -> Bounds:
 _compiled = jax.jit(lambda prob, params: bounds(prob, params))  # its own name: doctests run once
 # Without LLVM's optimisation the compilation takes half the time (K=10: 0.8 instead of 1.7 s on a busy core),
 # which a small problem never earns back: it runs in 0.4 instead of 0.3 ms.
-_compiled_quickly = jax.jit(bounds, compiler_options={"xla_backend_optimization_level": 0})
+_compiled_quickly = _compile.jit(bounds, options=_compile.INSTANT)
 _SMALL = 20_000  # logits
 
 
