@@ -50,7 +50,6 @@ napoleon_use_ivar = True  # documents the attributes of a class in its own entry
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_type_aliases = {"ArrayLike": "ArrayLike", "DTypeLike": "DTypeLike"}
-autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 # every reference to our own names must resolve; those to other libraries are not looked up

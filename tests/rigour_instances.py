@@ -82,7 +82,7 @@ def optimal_value(prob: Problem, margin: float | None = None) -> Any:
 
 
 def sub_etf(prob: Problem, m: int, alpha: float, s: float) -> Params:
-    """Zbar = alpha (I_m - 11'/m) (+) 0, b_on - b_off = s: THEORY 2.2."""
+    """Zbar = alpha (I_m - 11'/m) (+) 0, b_on - b_off = s: docs/theory.md, section 2.4."""
     K, n = prob.K, prob.n
     on = np.arange(K) < m
     Z = alpha * (np.eye(K) - on / m) * np.outer(on, on)
@@ -96,7 +96,7 @@ def sub_etf(prob: Problem, m: int, alpha: float, s: float) -> Params:
 
 
 def sub_etf_value(prob: Problem, m: int, alpha: float, s: float) -> float:
-    """F_sub(m, alpha, s) of THEORY 2.2, for focal loss."""
+    """F(m, alpha, s) of docs/theory.md, section 2.4, for focal loss."""
     K, g = prob.K, float(prob.loss.gamma)
     c = float(np.sqrt(prob.n * prob.lam_W * prob.lam_H))
     on = 1 / (1 + (m - 1) * np.exp(-alpha) + (K - m) * np.exp(-(alpha * (1 - 1 / m) + s)))

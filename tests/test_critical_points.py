@@ -1,4 +1,7 @@
-"""Families of critical points and `polish` against autodiff, the dense Hessian and closed forms of THEORY."""
+"""Families of critical points and `polish` against autodiff, the dense Hessian and closed forms.
+
+The closed forms are those of docs/theory.md, sections 2.4, 4.3 and 4.5.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +143,7 @@ def test_theorem_2_over_the_families(name: str) -> None:
 
 @every_problem
 def test_the_smallest_eigenvalue_is_that_of_theory(name: str) -> None:
-    """(lam_W + lam_H)/2 - sqrt(((lam_W - lam_H)/2)^2 + |G|_op^2), THEORY section 4 (iii)."""
+    """(lam_W + lam_H)/2 - sqrt(((lam_W - lam_H)/2)^2 + |G|_op^2): docs/theory.md, section 4.3."""
     prob = TABLE[name]
     for point in families_of(name):
         if not prob.loss.convex or point.rank == prob.d or point.index == 0:
@@ -168,7 +171,7 @@ def entropy(p: Any) -> float:
 
 @pytest.mark.parametrize(("name", "m"), [("ce free", 2), ("ce free", 3), ("ce penalised", 3), ("fl free", 3)])
 def test_sub_etf_against_its_scalar_objective(name: str, m: int) -> None:
-    """THEORY 2.2: F_sub(alpha, s), minimised by scipy (its only stationary point in these problems)."""
+    """F(m, alpha, s) of docs/theory.md, section 2.4, minimised by scipy (one stationary point only)."""
     prob = TABLE[name]
     K, c, gamma = prob.K, c_of(prob), float(getattr(prob.loss, "gamma", 0.0))
 
@@ -193,7 +196,7 @@ def test_sub_etf_against_its_scalar_objective(name: str, m: int) -> None:
 
 @pytest.mark.parametrize(("K", "m", "loss"), [(4, 2, "ls"), (6, 2, "ce"), (6, 3, "ce")])
 def test_grouped_etf_in_closed_form(K: int, m: int, loss: str) -> None:
-    """THEORY section 4: s = m c + alpha/M, f = log m + H_M(s), and its inertia."""
+    """docs/theory.md, section 4.5: s = m c + alpha/M, f = log m + H_M(s), and its inertia."""
     prob = problem(loss, K=K, d=7, n=2)
     M, c = K // m, c_of(prob)
     s = m * c + float(getattr(prob.loss, "alpha", 0.0)) / M
@@ -205,7 +208,7 @@ def test_grouped_etf_in_closed_form(K: int, m: int, loss: str) -> None:
 
 @pytest.mark.parametrize("name", ["mse free", "mse absent"])
 def test_truncated_spectra_in_closed_form(name: str) -> None:
-    """THEORY section 4: f_r, #neg = (R-r)(d-r) and the accidental zeros of a Grassmannian, r (R-r)."""
+    """docs/theory.md, section 4.5: f_r, (R-r)(d-r) negative and r (R-r) accidental zeros."""
     prob = TABLE[name]
     K, c, beta = prob.K, c_of(prob), float(prob.loss.beta)
     directions = K - prob.bias
@@ -266,7 +269,7 @@ def test_focal_minima_and_the_maximum_between() -> None:
 
 
 def test_a_partial_collapse_below_neural_collapse() -> None:
-    """THEORY 2.2: K = 20, gamma = 3, C = 1.20108, checked there with a dense 860 x 860 Hessian."""
+    """docs/theory.md, section 2.4: K = 20, gamma = 3, C = 1.20108, checked with a dense 860 x 860 Hessian."""
     lam = 1.20108 / 19
     prob = Problem.balanced("fl", K=20, d=21, n=1, lam_W=lam, lam_H=lam, gamma=3.0)
     collapse = critical_points(prob, families=["neural collapse"])[0]
@@ -280,7 +283,7 @@ def test_a_partial_collapse_below_neural_collapse() -> None:
     assert "above simplex ETF of 18 classes" in state.why
     assert grad_norm(prob, state.params) <= 1e-12
     spectrum = landscape.eigenvalues(prob, state.params, which="all")
-    close(spectrum.smallest_positive, 4.02e-6, ulps=1e-3 / eps())  # as many digits as THEORY has
+    close(spectrum.smallest_positive, 4.02e-6, ulps=1e-3 / eps())  # docs/theory.md, section 2.4
 
 
 def test_labels_in_any_order_have_the_same_points() -> None:

@@ -1,4 +1,4 @@
-"""Presets against the numbers of docs/protocol.md, which were taken from the paper and its code."""
+"""Presets against the numbers of docs/protocol.md, sections 3.1 and 3.2."""
 
 import re
 from pathlib import Path

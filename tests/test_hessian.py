@@ -273,7 +273,7 @@ def steep(z, k):
 
 @functools.cache
 def beyond_G() -> dict[str, Case]:
-    """Critical points at which an assumption of THEORY section 4 (iii) fails: a convex loss, |G| > lam."""
+    """Points at which an assumption of docs/theory.md, section 4.3, fails: a convex loss, |G| > lam."""
     loss = losses.custom(steep, shift_invariant=True)
     c = 0.97 * theory.threshold(Problem.balanced(loss, K=4, d=6, n=2)).C_tie / 3 / np.sqrt(2)
     concave = Problem.balanced(loss, K=4, d=6, n=2, lam_W=c / 1.4, lam_H=c * 1.4)

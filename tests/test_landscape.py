@@ -72,12 +72,12 @@ def test_inertia_where_a_block_of_samples_is_nearly_singular(share):
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_accidental_zeros_are_told_from_symmetry(regime):
-    """MSE with kappa = 1: truncated spectra are a Grassmannian of critical points (THEORY, section 4)."""
+    """MSE with kappa = 1: truncations are a Grassmannian of critical points (docs/theory.md, section 4.5)."""
     K, d, n, r = 4, 6, 2, 2
     given = {"K": K, "d": d, "n": n, "lam_W": 0.02, "lam_H": 0.01, "kappa": 1.0, "beta": 1.0}
     prob = Problem.balanced("mse", **given, **REGIMES[regime])
     start, equal = prob.zeros(), K  # as many singular values of the optimal logits are equal
-    if prob.bias:  # it fits the mean of the targets (THEORY, section 1), so that the logits lack a direction
+    if prob.bias:  # it fits the targets' mean (docs/theory.md, section 1.6): the logits lack a direction
         start, equal = start._replace(b=jnp.full(K, 2.0 / (2 * K + float(prob.lam_b) * K))), K - 1
     stop = landscape.descend(prob, start).stops[r]
     got = landscape.inertia(prob, stop.params)
@@ -113,7 +113,7 @@ def test_the_proofs_direction_and_the_smallest_eigenvalue(name, regime):
     origin = prob.zeros()
     if name == "mse" and regime != "absent":
         kappa, beta, lam_b = 2.0, 1.5, float(prob.lam_b)
-        b0 = 2 * kappa * beta / (2 * kappa + 2 * 3 + lam_b * 4)  # THEORY section 1, b0t
+        b0 = 2 * kappa * beta / (2 * kappa + 2 * 3 + lam_b * 4)  # docs/theory.md, section 1.6
         origin = origin._replace(b=jnp.full(4, b0))
     esc = landscape.escape_direction(prob, origin)
     values = eigvalsh(landscape.dense(prob, origin))
@@ -174,7 +174,7 @@ def test_at_the_optimum_there_is_no_way_down():
 
 
 def test_descent_from_a_spurious_minimum_stays():
-    """CE with K = 5, d = 2 < K - 1: a square with one class at the origin (THEORY, section 5)."""
+    """CE with K = 5, d = 2 < K - 1: a square with one class at the origin (docs/theory.md, section 5.3)."""
     prob = Problem.balanced("ce", K=5, d=2, n=1, lam_W=0.01, lam_H=0.01)
     sols = ufm.solve_sweep(prob, seeds=range(60))
     spurious = int(np.argmin(np.abs(np.asarray(sols.objective) - 0.318778795422)))

@@ -93,7 +93,7 @@ def test_mse_goes_through_its_frames(frames: PhaseDiagram) -> None:
 
 
 def test_the_transition_lines_of_focal_loss() -> None:
-    """The table of THEORY 2.2."""
+    """The table of docs/theory.md, section 2.3."""
     table = {
         18: {2.0: (1.12888115, 1.1289574822, 1.12898322), 3.0: (1.20143832, 1.2015239588, 1.20155277)},
         50: {3.0: (1.14328605, 1.1834333967, 1.20155277)},
@@ -105,7 +105,7 @@ def test_the_transition_lines_of_focal_loss() -> None:
 
 
 def test_focal_loss_with_a_bias(focal: PhaseDiagram) -> None:
-    """THEORY 2.2 and 2.3: partial collapse in [1.20101741, 1.20110223], spurious minima up to C_spin."""
+    """Partial collapse in [1.20101741, 1.20110223], minima up to C_spin: docs/theory.md, section 2.3."""
     full, none = "neural collapse", "trivial"
     assert names(focal)[1] == [full, full, full, "partial collapse", none, none]
     assert names(focal)[0] == [full] + [none] * 5
@@ -166,7 +166,7 @@ def test_without_a_bias_there_is_no_partial_collapse() -> None:
 
 
 def test_a_loss_of_one_s_own() -> None:
-    """GCE with q = 0.7 and K = 5 jumps at C_tie = 0.300681486080, from C_thr = 0.2593050555 (THEORY 6)."""
+    """GCE with q = 0.7 and K = 5 has a first-order transition: docs/theory.md, section 2.3."""
 
     def gce(z: jax.Array, k: Any) -> jax.Array:
         return (1 - jax.nn.softmax(z)[k] ** 0.7) / 0.7
@@ -183,7 +183,7 @@ def test_a_loss_of_one_s_own() -> None:
 
 
 def test_spurious_minima_in_two_dimensions() -> None:
-    """THEORY 5: K = 8, d = 2, lam = 0.01: 0.653153497954, and 0.656689956278 from half of the starts."""
+    """docs/theory.md, section 5.3: K = 8, d = 2, lam = 0.01; half of the starts end above."""
     C = np.array([7 * 0.01, 7 * 0.2])
     found = phase_diagram("ce", K=8, d=2, C=C, starts=40, ratio=4.0)
     assert names(found) == [["not known", "trivial"]]

@@ -55,7 +55,7 @@ def _lowest(prob: Problem, params: Params) -> tuple[float, Params]:
 @every_loss
 @every_regime
 def test_the_origin_is_proved_to_be_a_strict_saddle(name: str, regime: str) -> None:
-    """The direction and the eigenvalue of THEORY 4 (ii), from the top singular pair of G."""
+    """The direction and the eigenvalue of docs/theory.md, section 4.2, from the top singular pair of G."""
     prob = balanced(name, regime, K=3)
     x = prob.zeros()
     if name == "mse" and prob.bias:

@@ -96,7 +96,7 @@ def test_known_points_keep_their_names() -> None:
 
 
 def test_spurious_minima_below_d_k_minus_1() -> None:
-    """THEORY section 5: K = 5, d = 2, two minima that are strict modulo rotations."""
+    """docs/theory.md, section 5.3: K = 5, d = 2, two minima that are strict modulo rotations."""
     prob = Problem.balanced("ce", K=5, d=2, n=1, lam_W=0.02, lam_H=0.005)
     found = find_critical_points(prob, known=False, starts=1536)
     minima = found.where(index=0)
@@ -107,7 +107,7 @@ def test_spurious_minima_below_d_k_minus_1() -> None:
 
 
 def test_manifolds_of_critical_points_count_once() -> None:
-    """MSE with kappa = 1 and no bias: any projector of rank r, a Grassmannian, THEORY section 4."""
+    """MSE, kappa = 1, no bias: any projector of rank r, a Grassmannian: docs/theory.md, section 4.5."""
     prob = Problem(loss=ufm.losses.mse(1.0, 2.0), labels=SHUFFLED, d=5, bias=False, **UNEQUAL)
     found = find_critical_points(prob, known=False, starts=192)
     assert [point.rank for point in found] == [4, 3, 2, 1, 0]

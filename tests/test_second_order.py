@@ -13,7 +13,7 @@ import pytest
 
 import ufm
 from ufm import _second_order, landscape, losses, solvers, theory
-from ufm._solve import Status
+from ufm._solution import Status
 
 #: non-degenerate problems: K >= 3, n >= 2, d > K, lam_W != lam_H, shuffled labels
 SHUFFLED = np.random.default_rng(5).permutation(np.tile(np.arange(4), 3))
@@ -144,8 +144,8 @@ def test_known_saddles_are_left_for_the_optimum(loss, changes):
 
 
 def test_a_saddle_that_uses_every_feature_direction_is_left():
-    """d = 2 < K - 1: a regular hexagon with a free bias is a saddle (MODELS, few dimensions); the singular
-    values of G cannot tell, the Hessian's smallest eigenvalue does."""
+    """d = 2 < K - 1: a regular hexagon with a free bias is a saddle (docs/theory.md, section 5.3). The
+    singular values of G do not show it, but the Hessian's smallest eigenvalue does."""
     prob = ufm.Problem.balanced("ce", K=6, d=2, n=2, lam_W=1e-3, lam_H=2e-3)
     angle = 2 * np.pi * np.arange(6) / 6
     hexagon = 2 * np.stack([np.cos(angle), np.sin(angle)])

@@ -117,14 +117,14 @@ def test_a_spurious_minimum_at_small_d_is_kept_and_found_again():
     assert "d = 2 < 4" in report["theorem_2"].why
     assert report["no_spurious_minimum"].verdict == "fails"
     trap = report.counterexamples["no_spurious_minimum"]
-    assert trap.objective == pytest.approx(0.318778795422, abs=1e-11)  # THEORY, section 5
+    assert trap.objective == pytest.approx(0.318778795422, abs=1e-11)  # docs/theory.md, section 5.3
     assert trap.index == 0
     again = landscape.find_critical_points(prob, starts=64, seed=3, known=False)
     assert any(p.start == trap.start and p.objective == trap.objective for p in again)
 
 
 def test_partial_collapse_refutes_theorem_1_for_focal_loss():
-    """THEORY, section 2.2: K = 20, gamma = 3, C = 1.20108, free bias."""
+    """docs/theory.md, section 2.4: K = 20, gamma = 3, C = 1.20108, free bias."""
     c = 1.20108 / 19
     prob = ufm.Problem.balanced("fl", K=20, d=21, n=2, lam_W=c, lam_H=c / 2, gamma=3.0)
     known = landscape.critical_points(prob, families=["origin", "neural collapse", "optimum"])
@@ -132,7 +132,7 @@ def test_partial_collapse_refutes_theorem_1_for_focal_loss():
     assert report["collapse_is_global"].verdict == "fails"
     lower = report.counterexamples["collapse_is_global"]
     assert report["collapse_is_global"].value == pytest.approx(2.568462507026 - lower.objective, abs=1e-11)
-    assert lower.objective < 2.568461934958  # the m = 17 state of THEORY is not the lowest
+    assert lower.objective < 2.568461934958  # m = 17 is not the lowest: docs/theory.md, section 2.4
     assert float(prob(lower.params)) == pytest.approx(lower.objective, abs=1e-14)
     assert report["no_spurious_minimum"].verdict == "fails"  # the origin, and neural collapse itself
     assert report["corollary_2"].verdict == "holds"  # inside the region there is one minimum

@@ -1,4 +1,6 @@
-"""The networks of PROTOCOL.md in PyTorch, written independently of `ufm.deep`: witness and benchmark's peer.
+"""The networks of docs/protocol.md, section 1, in PyTorch, written independently of `ufm.deep`.
+
+They are a witness in the tests and a peer in the benchmarks.
 
 Layers, names and structure are PyTorch's own (`layer1.0.conv2`, ...); `load` and `read` translate between a
 module and the nested dictionaries of `ufm.deep`.
@@ -206,7 +208,7 @@ def images(x: Any) -> Tensor:
 def step(
     module: nn.Module, optimizer: torch.optim.SGD, x: Tensor, y: Tensor, clip: float = 2.0
 ) -> tuple[Tensor, Tensor]:
-    """One step of PROTOCOL.md: mean cross-entropy, clipped at a global norm, then decay and momentum."""
+    """One step of docs/protocol.md, section 3.1: mean cross-entropy, clipping, decay, momentum."""
     optimizer.zero_grad(set_to_none=True)
     loss = nn.functional.cross_entropy(module(x)[0], y)
     loss.backward()

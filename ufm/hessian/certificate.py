@@ -123,7 +123,7 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     Raises:
         ValueError: params of a wrong shape, an integer dtype or a value that is not finite; tol <= 0.
 
-    Source: Zhou et al. 2022, Section 3; Fenchel dual of the nuclear-norm problem.
+    Source: docs/theory.md, section 5.1, the Fenchel dual of the nuclear-norm problem.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced("ce", K=3, d=4, n=2)

@@ -87,7 +87,7 @@ def inertia(prob: Problem, params: Any, *, tol: float | None = None) -> Inertia:
     Raises:
         ValueError: a wrong shape, a value or a Hessian that is not finite, a negative `tol`.
 
-    Source: Haynsworth, Linear Algebra Appl. 1 (1968); THEORY: zeros at a critical point, section 4.
+    Source: Haynsworth, Linear Algebra Appl. 1 (1968); for the zeros docs/theory.md, section 4.6.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced(loss="ce", K=4, d=6, n=2)

@@ -90,8 +90,8 @@ def eigenvalues(
             by a three-term recurrence, those found deflated, to a residual of `tol` |largest value| (an
             eigenvalue of large multiplicity is found as often as k allows); "auto": exact where the
             core of the decomposition or its Schur complement is small, else through the singular values of
-            G (k = 1 at a critical point of a convex loss, THEORY section 4 (iii); the multiplicity is that
-            of the unused directions), else Lanczos.
+            G (k = 1 at a critical point of a convex loss, docs/theory.md, section 4.3; the
+            multiplicity is that of the unused directions), else Lanczos.
         tol: of Lanczos.
 
     The decomposition is exact at every point; it pays where features within a class coincide (at every
@@ -199,7 +199,7 @@ def _theorem_applies(prob: Problem, params: Params, at: Structure) -> bool:
 
 
 def _through_G(at: Structure) -> Eigenvalues:
-    """THEORY section 4 (iii): at a critical point of rank < d no eigenvalue lies below those of G's block."""
+    """The smallest eigenvalue from G's block alone, at rank < d: docs/theory.md, section 4.3."""
     low, _ = split(at.sigma, at.lam_W, at.lam_H)
     values, weights = merge(low, np.full(len(low), at.unused))
     return Eigenvalues(values[:1], weights[:1], at.prob.size, "singular values of G", max(at.moved, 1e-15))

@@ -8,8 +8,8 @@ Samples of one class whose features coincide form a *cluster*; the rows of W and
     fluctuations        sum_j dh_j = 0 inside a cluster of m samples: lam_H I + W'A W, m - 1 copies;
     core                what is left: dW (K r), one sqrt(m)-weighted motion a cluster (M r), db (K).
 
-THEORY.md, section 4 (ii); the split of a cluster is ours: the couplings of dh_j to everything else are equal
-for all samples of a cluster, so only their sum is felt.
+Source: docs/theory.md, section 4.2. The split of a cluster is ours: dh_j has equal couplings to all other
+variables for all samples j of a cluster, so only the sum of the dh_j is coupled to them.
 """
 
 from __future__ import annotations

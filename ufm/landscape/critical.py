@@ -305,7 +305,7 @@ def critical_points(
     Raises:
         ValueError: an unknown family; a batch of problems.
 
-    Source: Zhou et al. 2022, Theorem 2 speaks of all of them; THEORY, section 4.
+    Source: Zhou et al. 2022, Theorem 2; docs/theory.md, section 4.5.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced(loss="ce", K=3, d=4, n=2, lam_W=0.01, lam_H=0.02)

@@ -9,7 +9,9 @@ classes *on*, K - M m classes *off*, E the groups' indicators and c = sqrt(n lam
     F = on/K L(z_on) + off/K L(z_off) + c m (M-1) a + c/2 (K-sums of u^2 and v^2) + lam_b/2 |b|^2.
 
 A family is a row of `FAMILIES`: a name, why it does not apply (or ""), and its members, which
-`critical_points` polishes and classifies. THEORY.md, section 4; the symmetric criticality is Palais 1979.
+`critical_points` polishes and classifies.
+
+Source: docs/theory.md, section 4.5; symmetric criticality: Palais 1979.
 """
 
 from __future__ import annotations

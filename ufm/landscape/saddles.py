@@ -67,7 +67,7 @@ def escape_direction(prob: Problem, params: Any) -> Escape:
     Raises:
         ValueError: not a critical point, a Hessian that is not finite there, or a wrong shape.
 
-    Source: Zhou et al. 2022, Theorem 2 and its proof; Zhu et al. 2021; THEORY section 4 (ii)-(iv).
+    Source: Zhou et al. 2022, Theorem 2 and its proof; Zhu et al. 2021; docs/theory.md, sections 4.2 to 4.4.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced(loss="ce", K=4, d=6, n=2, lam_W=0.01, lam_H=0.02)

@@ -380,7 +380,7 @@ def verify(points: CriticalPoints | Problem, *, progress: bool | None = None) ->
     Raises:
         ValueError: neither critical points nor a problem, or no point at all.
 
-    Source: Zhou et al. 2022, Theorem 2, Corollaries 1 and 2; THEORY, sections 2 to 5.
+    Source: Zhou et al. 2022, Theorem 2, Corollaries 1 and 2; docs/theory.md, sections 2 to 5.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced(loss="ce", K=3, d=4, n=2, lam_W=0.01, lam_H=0.02)

@@ -27,7 +27,7 @@ def p_infl(gamma: float) -> float:
     Raises:
         ValueError: gamma < 0.
 
-    Source: ours; Zhou et al. 2022, Appendix D, has the sufficient 0.21 for every gamma.
+    Source: docs/theory.md, section 3; Zhou et al. 2022, Appendix D, has the sufficient 0.21.
     """
 
     def residual(x: float, p: float) -> float:

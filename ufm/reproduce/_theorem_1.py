@@ -7,7 +7,7 @@ from functools import partial
 
 import ufm
 from ufm import losses
-from ufm._solve import Solution
+from ufm._solution import Solution
 from ufm.figures import Curve
 from ufm.reproduce import _witness as witness
 from ufm.reproduce._records import About, Instance, Job, Level, Outcome

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 import ufm
 from ufm import _compile, losses, theory
 from ufm._problem import Params, Problem
-from ufm._solve import Solution
+from ufm._solution import Solution
 from ufm.losses import Loss
 
 #: A witness runs a few times at one shape, so the time to compile it is nearly all of its time.

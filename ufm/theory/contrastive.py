@@ -90,7 +90,7 @@ def contrastive_property(loss: str | Loss | Callable[..., Any], K: int) -> Contr
     Raises:
         ValueError: a name or function that is no loss; K < 2.
 
-    Source: Zhou et al. 2022, Definition 1, equation (10) and Appendix B.
+    Source: docs/theory.md, section 1.4; Zhou et al. 2022, Definition 1, equation (10) and Appendix B.
     """
     loss, K = losses.get(loss), _checks.integer("K", K, least=2)
     loss = losses.check(loss, K)

@@ -23,7 +23,7 @@ def focal_lower_bound(prob: Problem) -> float:
         ValueError: another loss.
         NoClosedForm: imbalanced classes.
 
-    Source: ours; it replaces Lemma 8 of Zhou et al. 2022, whose intermediate bound is below the value
+    Source: docs/theory.md, section 2.2; it replaces Lemma 8 of Zhou et al. 2022, whose bound is below what is
     claimed (cross-entropy, K = 3, c = 0.05: 0.377157 < 0.394398).
     """
     if not prob.loss.has_lower_bound:

@@ -90,8 +90,8 @@ def global_optimum(prob: Problem) -> Optimum:
             symmetry, without the averaging property, or neither shift-invariant nor convex.
         ValueError: a batch of problems.
 
-    Source: Zhou et al. 2022, Theorem 1 and Appendix C; the proof with phi and without Lemma 8 is ours:
-    ||Z||_* >= (1/K) sum_k |sum_j (z_jk - z_kk)|, so f >= (1/K) sum_k phi(t_k) + c |t_k|.
+    Source: Zhou et al. 2022, Theorem 1 and Appendix C; docs/theory.md, sections 1.5 and 2.1, which proves it
+    without Lemma 8: ||Z||_* >= (1/K) sum_k |sum_j (z_jk - z_kk)|, so f >= (1/K) sum_k phi(t_k) + c |t_k|.
     """
     best = collapsed_optimum(setting(prob))
     partial = None if best.proved == "proved" else _partial_optimum(best)

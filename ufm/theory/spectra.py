@@ -100,7 +100,7 @@ def hessian_spectrum(prob: Problem) -> Spectrum:
         NoClosedForm: as `global_optimum`; and a loss whose optimum is a frame of rank one.
         ValueError: a batch of problems.
 
-    Source: ours (Schur's lemma); Zhou et al. 2022, Theorem 2, has the sign of the smallest eigenvalue only.
+    Source: docs/theory.md, section 4.7; Zhou et al. 2022, Theorem 2, has the sign of the smallest eigenvalue.
     """
     s = setting(prob)
     opt = collapsed_optimum(s)

@@ -60,8 +60,8 @@ def threshold(prob: Problem) -> Threshold:
             shift-invariant nor declared convex.
         ValueError: a batch of problems.
 
-    Source: ours; from Zhou et al. 2022, equation (10). Their K sqrt(n lam_W lam_H) in Appendix C.1 and
-    figure 10 in place of (K-1) c would put the threshold of cross-entropy at 1/K^2 where t is the argument.
+    Source: docs/theory.md, section 2.3, from Zhou et al. 2022, equation (10). Their K sqrt(n lam_W lam_H) in
+    Appendix C.1 and figure 10 in place of (K-1) c would put the threshold of cross-entropy at 1/K^2.
     """
     s = setting(prob)
     known = s.loss.threshold(s)
