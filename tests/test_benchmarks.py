@@ -31,10 +31,13 @@ def solution(prob):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_has_a_title_and_a_text(name):
-    lines = TABLES[name].text.splitlines()
-    assert re.match(r"## \w", lines[0])
-    assert len(" ".join(lines[1:])) > 50
+def test_a_table_has_a_title_a_text_and_the_stored_columns_and_sides_that_it_compares(name):
+    table, rows = TABLES[name], report.read(Path(report.__file__).parent)[name]["rows"]
+    title, *text = table.text.splitlines()
+    assert re.match(r"## \w", title)
+    assert text[-1].endswith(".")
+    assert set(table.group) - {"none"} <= set().union(*rows)  # no row has "none": all are alternatives
+    assert set(table.named) <= {table.side(row) for row in rows}
 
 
 def test_stored_results_render(tmp_path):

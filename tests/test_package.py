@@ -26,7 +26,7 @@ def numbers(version):
 
 def test_the_version_has_one_home_and_its_copies_agree():
     assert PROJECT["project"]["dynamic"] == ["version"]
-    assert PROJECT["tool"]["hatch"]["version"]["path"] == "ufm/__init__.py"
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "ufm/_version.py"
     assert re.findall(r"^version: (.*)$", CITATION, re.M) == [ufm.__version__]
 
 

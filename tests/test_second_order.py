@@ -13,7 +13,7 @@ import pytest
 
 import ufm
 from ufm import _second_order, landscape, losses, solvers, theory
-from ufm._solve import Status
+from ufm._solution import Status
 
 #: non-degenerate problems: K >= 3, n >= 2, d > K, lam_W != lam_H, shuffled labels
 SHUFFLED = np.random.default_rng(5).permutation(np.tile(np.arange(4), 3))

@@ -9,7 +9,7 @@ import pytest
 from tolerances import close
 
 import ufm
-from ufm._solve import _row_space
+from ufm._view import _row_space
 
 K, D = 4, 9
 SHUFFLED = np.random.default_rng(5).permutation(np.tile(np.arange(K), 3))

@@ -30,8 +30,10 @@ if _environment.switch("UFM_ENABLE_X64", True):
 
 from ufm import losses, metrics, solvers
 from ufm._problem import Params, Problem, init
-from ufm._solve import History, Solution, Status, solve, solve_ufm
+from ufm._solution import History, Solution, Status
+from ufm._solve import solve, solve_ufm
 from ufm._sweep import Sweep, solve_sweep
+from ufm._version import __version__ as __version__
 
 if _TYPE_CHECKING:
     from ufm import deep, landscape, theory
@@ -39,8 +41,6 @@ if _TYPE_CHECKING:
     from ufm._verify import Report, verify
 
 _cache.keep_compiled_programs()
-
-__version__ = "0.2.0"  # its one home: pyproject.toml reads it here
 
 __all__ = [
     "Claim",

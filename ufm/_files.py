@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import jax
 
-import ufm
+from ufm._version import __version__
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -74,7 +74,7 @@ def source_digest(files: Iterable[Path]) -> str:
 def versions() -> dict[str, str]:
     """The versions of this package and of JAX, on which numbers depend."""
     jaxlib = importlib.metadata.version("jaxlib")
-    return {"ufm": ufm.__version__, "jax": jax.__version__, "jaxlib": jaxlib}
+    return {"ufm": __version__, "jax": jax.__version__, "jaxlib": jaxlib}
 
 
 def hardware() -> dict[str, str | int | None]:

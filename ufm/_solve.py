@@ -1,197 +1,29 @@
-"""The stage problem -> Solution: one loop for every solver, recorded or not, and its sweeps.
-
-The loop runs in a *view* of the problem, which changes only the coordinates: features are rows
-f_j = sqrt(samples_j) Q'h_j / stretch, and W is stretch W Q.
-
-`balance` chooses the stretch so that both blocks carry the penalty sqrt(lam_W lam_H): L-BFGS then needs a
-fifth of the steps, Newton half. `rotate` keeps min(d, K) feature dimensions. Feature components orthogonal to
-the rows of W incur only the penalty, so they vanish at the optimum, and gradients and Hessians leave the row
-space of W invariant; in coordinates of that space a step costs K/d of what it costs in R^d, for any loss.
-`reduced` solves the problem of the class means. A model that is not bilinear runs in its own variables.
-"""
+"""The stage problem -> Solution: one loop for every solver, recorded or not, and its sweeps."""
 
 from __future__ import annotations
 
-import enum
-import functools
-import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Int
 
 from ufm import _checks, _compile, _second_order, losses, metrics, solvers
-from ufm._figure import plot
-from ufm._problem import Params, Problem, Variables, init
+from ufm._problem import Problem, Variables, init
 from ufm._progress import Progress
-from ufm._pytree import pytree_dataclass, static
 from ufm._second_order import Evidence
-from ufm._sheet import Printed, Sheet, digits, finite
+from ufm._solution import History, Solution, Status
+from ufm._view import View, expanded, first_point, view_of
+from ufm.models import Model
 from ufm.solvers import Point, Solver, dot, noise
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from ufm.hessian.certificate import Certificate
 
 #: rows that a recorded trajectory holds at most; longer ones are recorded every so many steps
 HISTORY_ROWS = 10_000
 #: strict saddles that one solve leaves at most; each is lower than the one before
 MAX_ESCAPES = 100
-#: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
-SATURATED = 100.0
-
-
-class Status(enum.IntEnum):
-    """Why a solver stopped."""
-
-    RUNNING = 0
-    CONVERGED = 1
-    MAX_STEPS = 2
-    STALLED = solvers.STALLED
-    NON_FINITE = 4
-    NOT_EXPANDABLE = 5
-    STRICT_SADDLE = 6
-
-    @property
-    def message(self) -> str:
-        """Cause and remedy."""
-        return _MESSAGES[self]
-
-
-_MESSAGES = {
-    Status.RUNNING: "still running",
-    Status.CONVERGED: "the gradient norm is within tol",
-    Status.MAX_STEPS: "max_steps was reached; raise it, start from this solution, or try solver='newton'",
-    Status.STALLED: "no step improves: the gradient is at its rounding floor; loosen tol (or, in "
-    "float32, use float64)",
-    Status.NON_FINITE: "the objective or gradient is not finite; the last finite point is kept: try a "
-    "smaller scale of the start, or check the loss at large logits",
-    Status.NOT_EXPANDABLE: "the class-mean solution, expanded, is no critical point of the full problem; "
-    "solve with reduced=False",
-    Status.STRICT_SADDLE: "the gradient is within tol, but the Hessian has a negative eigenvalue: this is a "
-    "strict saddle and no minimum; solve with escape=True and more max_steps",
-}
-
-
-class History(NamedTuple):
-    """A trajectory, one row every `stride` steps (rows: T)."""
-
-    step: Int[Array, "*sweep T"]
-    objective: Float[Array, "*sweep T"]
-    grad_norm: Float[Array, "*sweep T"]  # of (W, H, b) in the problem's own coordinates
-    nc1: Float[Array, "*sweep T"]
-    nc2: Float[Array, "*sweep T"]
-    nc3: Float[Array, "*sweep T"]
-
-
-class _View(NamedTuple):
-    """Coordinates y in which a solver runs; see the module's docstring."""
-
-    problem: Problem  # with fewer feature dimensions and other penalties; its variables are `params(y)`
-    root: Array | None  # (columns,) square root of the samples of each column, None: ones
-    stretch: Array | None  # W = y_W Q' / stretch and F = stretch y_F Q', None: y is the model's own variables
-    Q: Array | None  # (d, K) orthonormal, None: the identity
-
-    def params(self, y: Any) -> Variables:
-        """The variables of `problem`."""
-        if self.stretch is None:
-            return y
-        W, F, b = y
-        F = F if self.root is None else F / self.root[:, None]
-        return Params(W, F.T, jnp.zeros(len(W), W.dtype) if b is None else b)
-
-    def objective(self, y: Any) -> Array:
-        return self.problem(self.params(y))
-
-    def grad_norm(self, g: Any) -> Array:
-        """|grad f| in the variables of the problem as it was given, from the gradient in y."""
-        if self.stretch is None:
-            return jnp.sqrt(dot(g, g))
-        W, F, b = g
-        square = self.stretch**2 * jnp.sum(W * W) + jnp.sum(F * F) / self.stretch**2
-        return jnp.sqrt(square if b is None else square + jnp.sum(b * b))
-
-
-def _first_point(view: _View, y: Any) -> Point:
-    """The start; with logits above `SATURATED` it is shrunk along its ray, if that lowers the objective.
-
-    Where every softmax is saturated, gradients and Hessians say nothing of the loss: Newton's step leads to
-    the origin, and a trust region that follows a piecewise linear loss takes hundreds of steps.
-    """
-    if not view.problem.model.bilinear:
-        return solvers.evaluate(view.objective, y)
-    largest = jnp.max(jnp.abs(view.problem.logits(view.params(y))))
-    t = jnp.sqrt(SATURATED / jnp.maximum(largest, SATURATED))
-
-    def attempt(state: tuple[Array, Point]) -> tuple[Array, Point]:
-        i, best = state
-        r = jnp.where(i == 0, 1.0, t).astype(t.dtype)
-        W, F, b = y
-        at = solvers.evaluate(view.objective, (r * W, r * F, None if b is None else r**2 * b))
-        better = (i == 0) | (at.f < best.f)
-        return i + 1, jax.tree.map(lambda new, old: jnp.where(better, new, old), at, best)
-
-    # a loop, so that the objective is compiled once for both attempts
-    tries = jnp.where(largest > SATURATED, 2, 1)
-    nothing = (jnp.asarray(0), Point(y, jnp.zeros_like(t), y))
-    return jax.lax.while_loop(lambda state: state[0] < tries, attempt, nothing)[1]
-
-
-def _view(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> tuple[_View, Any]:
-    """The view of a problem and the start in it."""
-    if not prob.model.bilinear:
-        return _View(prob, None, None, None), params
-    base, H = (prob.means(), prob.class_means(params.H)) if reduced else (prob, params.H)
-    dtype = params.W.dtype
-    lam_W, lam_H, lam_b = (jnp.asarray(x, dtype) for x in (prob.lam_W, prob.lam_H, prob.lam_b))
-    stretch = (lam_W / lam_H) ** 0.25 if solver.balance else jnp.ones((), dtype)
-    root = None if base.samples is None else jnp.sqrt(base.samples).astype(dtype)
-    W, F, b = params.W * stretch, H.T / stretch, params.b if prob.bias else None
-    F = F if root is None else root[:, None] * F
-    Q = None
-    if prob.model.isotropic and (solver.rotate or reduced) and prob.d > prob.K:
-        Q = _row_space(W, prob.class_means(params.H).T)
-        W, F = W @ Q, F @ Q
-    penalties = {"lam_W": lam_W / stretch**2, "lam_H": lam_H * stretch**2, "lam_b": lam_b}
-    problem = base.replace(d=W.shape[1], **penalties)
-    return _View(problem, root, stretch, Q), (W, F, b)
-
-
-def _row_space(W: Array, means: Array) -> Array:
-    """(d, K): an orthonormal basis of the rows of W, (K, d).
-
-    If they are linearly dependent, it is completed with the class means of the features, (K, d), so that a
-    start with W = 0 keeps the directions in which W will grow.
-    """
-    U = jnp.linalg.eigh(W @ W.T)[1]
-    across = U.T @ W  # singular values times right singular vectors
-    square = jnp.sum(across**2, axis=1)  # eigh's own eigenvalues are rounded at eps times the largest
-    largest = jnp.max(square)
-    active = square > (8 * len(W) * np.finfo(W.dtype).eps) ** 2 * largest
-    rows = jnp.where(active, 1 / jnp.where(active, square, 1.0), 0.0)
-    missing = (U * ~active) @ (U.T @ means)  # only the combinations of classes that W lacks
-    missing -= ((missing @ across.T) * rows) @ across  # orthogonal to the rows of W
-    size = jnp.sqrt(jnp.sum(missing**2))
-    scale = jnp.sqrt(jnp.where(largest > 0, largest, 1.0)) / jnp.where(size > 0, size, 1.0)
-    return jnp.linalg.qr((W + scale * missing).T)[0]
-
-
-def _params(prob: Problem, view: _View, y: Any, reduced: bool) -> Variables:
-    """The variables of the problem as it was given."""
-    params = view.params(y)
-    if view.stretch is None:
-        return params
-    W, H, b = params
-    W, H = W / view.stretch, H * view.stretch
-    if view.Q is not None:
-        W, H = W @ view.Q.T, view.Q @ H
-    return Params(W, H[:, prob.labels] if reduced else H, b)
 
 
 # --- the only loop --------------------------------------------------------------------------------
@@ -251,16 +83,16 @@ def _run(
 ) -> tuple[Outcome, _Run]:
     """From a start, or on from `run`, until converged or `limit` steps; `last` is the user's max_steps."""
     solver, reduced = options.solver, options.reduced
-    view, y = _view(prob, params, solver, reduced)
+    view, y = view_of(prob, params, solver, reduced)
     patience = getattr(solver, "patience", solver.max_steps)
 
     def record(history: History | None, at: Point, steps: Array, norm: Array) -> History | None:
         if history is None:
             return None
-        return _written(history, _params(prob, view, at.y, reduced), prob, steps, at.f, norm, options)
+        return _written(history, expanded(prob, view, at.y, reduced), prob, steps, at.f, norm, options)
 
     if run is None:
-        at = _first_point(view, y)
+        at = first_point(view, y)
         norm, steps = view.grad_norm(at.g), jnp.asarray(before.steps)
         empty = jnp.full(options.rows, jnp.nan, at.f.dtype)
         history = before.history
@@ -326,8 +158,8 @@ def _written(
     return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
 
 
-def _outcome(prob: Problem, view: _View, run: _Run, tol: Array, reduced: bool) -> Outcome:
-    params, status = _params(prob, view, run.at.y, reduced), run.status
+def _outcome(prob: Problem, view: View, run: _Run, tol: Array, reduced: bool) -> Outcome:
+    params, status = expanded(prob, view, run.at.y, reduced), run.status
     objective, norm = run.at.f, run.grad_norm
     problem, at = view.problem, view.params(run.at.y)
     if reduced:  # the answer counts only if it is one of the full problem
@@ -361,116 +193,6 @@ def run_once(
     return _run(prob, params, None, Before(), tol, last, last, Options(solver, reduced, 0, 1))[0]
 
 
-# --- records --------------------------------------------------------------------------------------
-
-
-@pytree_dataclass
-class Solution(Printed):
-    """Where a solver stopped, why, and the problem it stands for.  Prints and plots itself."""
-
-    problem: Problem
-    params: Variables  # of the problem's model
-    objective: Any  # f
-    grad_norm: Any  # |grad f|, Euclidean over (W, H, b)
-    code: Any  # the `Status` as a number
-    steps: Any
-    tol: Any
-    history: History | None
-    solver: Solver = static()
-    reduced: bool = static()
-
-    @property
-    def effective(self) -> Params:
-        """Classifier, features and bias; where both factors are free these are the variables themselves."""
-        return self.problem.model.effective(self.problem, self.params)
-
-    @property
-    def W(self) -> Float[Array, "K d"]:
-        """Classifier, one row a class."""
-        return self.effective.W
-
-    @property
-    def H(self) -> Float[Array, "d N"]:
-        """Features, one column a sample."""
-        return self.effective.H
-
-    @property
-    def b(self) -> Float[Array, " K"]:
-        """Bias."""
-        return self.effective.b
-
-    @property
-    def status(self) -> Status:
-        """Why the solver stopped; `status.message` has cause and remedy."""
-        return Status(int(self.code))
-
-    @property
-    def converged(self) -> bool:
-        """The gradient norm is within `tol`."""
-        return self.status is Status.CONVERGED
-
-    @functools.cached_property
-    def metrics(self) -> metrics.NeuralCollapse:
-        """NC1-NC4 of the solution, as the paper defines them."""
-        return metrics.of_params(self.effective, self.problem.labels)
-
-    @functools.cached_property
-    def certificate(self) -> Certificate:
-        """A rigorous upper bound on f - f* here (`landscape.certificate`)."""
-        from ufm.hessian.certificate import certificate
-
-        return certificate(self.problem, self.params)
-
-    def sheet(self, certificate: Certificate | None = None) -> Sheet:
-        """Problem, objective, gradient norm, status with its remedy, NC1-NC3, and a certificate if given."""
-        if not self._is_concrete():
-            return Sheet("Solution of a batch of problems, or inside a JAX transformation", (), [], [])
-        name, nc = self.status.name.lower().replace("_", " "), self.metrics
-        rows = [
-            ("problem", self.problem.describe()),
-            ("objective", digits(self.objective)),
-            ("|grad f|", f"{float(self.grad_norm):.1e}  (tol {float(self.tol):.0e})"),
-            ("status", name if self.converged else f"{name}: {self.status.message}"),
-            ("steps", f"{int(self.steps)} of {self.solver.name}" + ", reduced to class means" * self.reduced),
-            ("NC1 NC2 NC3", "  ".join(f"{float(x):.1e}" for x in (nc.nc1, nc.nc2, nc.nc3))),
-            ("certificate", "sol.certificate bounds f - f*" if certificate is None else certificate.brief()),
-        ]
-        return Sheet("Solution", (), rows, [])
-
-    def _is_concrete(self) -> bool:
-        leaves = (self.code, self.objective, self.problem.lam_W)
-        return all(np.ndim(x) == 0 and not isinstance(x, jax.core.Tracer) for x in leaves)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The solution as JSON, without its arrays; `why` gives the reason of each null."""
-        nc = self.metrics
-        numbers = {"objective": self.objective, "grad_norm": self.grad_norm}
-        measured = {"nc1": nc.nc1, "nc2": nc.nc2, "nc3": nc.nc3, "nc4": nc.nc4}
-        data: dict[str, Any] = {name: finite(value) for name, value in numbers.items()}
-        data |= {
-            "tol": float(self.tol),
-            "converged": self.converged,
-            "status": self.status.name.lower(),
-            "message": self.status.message,
-            "steps": int(self.steps),
-            "solver": self.solver.name,
-            "reduced": self.reduced,
-        }
-        data |= {name: finite(value) for name, value in measured.items()}
-        why = {n: _why_null(n, x) for n, x in (numbers | measured).items() if data[n] is None}
-        return data | ({"why": why} if why else {})
-
-    def plot(self) -> Figure:
-        """A matplotlib figure: Gram matrices of W and H, singular values, and the trajectory if recorded."""
-        return plot(self)
-
-
-def _why_null(name: str, value: Any) -> str:
-    if name == "nc1" and float(value) == math.inf:
-        return "infinite: the class means are all equal up to rounding"
-    return f"not finite: {float(value)}"
-
-
 # --- the verbs ------------------------------------------------------------------------------------
 
 
@@ -489,7 +211,7 @@ def solve(
     """Minimise f(W, H, b) of equation (7) from a start to a second-order point with |grad f| <= tol.
 
     Where the gradient is small the solver looks for negative curvature, leaves a strict saddle along it and
-    goes on. A start whose logits exceed `SATURATED` is first scaled down along its ray.
+    goes on. A start whose logits exceed `_view.SATURATED` is first scaled down along its ray.
 
     Args:
         prob: the problem.
@@ -627,6 +349,7 @@ def solve_ufm(
     lam_H: float = 5e-3,
     lam_b: float = 0.0,
     bias: bool = True,
+    model: str | Model = "free",
     seed: int = 0,
     scale: float = 0.1,
     solver: str | Solver = "newton",
@@ -648,7 +371,7 @@ def solve_ufm(
     (True, True)
     """
     loss = losses.get(loss, **hyperparameters)
-    penalties: dict[str, Any] = {"lam_W": lam_W, "lam_H": lam_H, "lam_b": lam_b, "bias": bias}
+    penalties: dict[str, Any] = {"lam_W": lam_W, "lam_H": lam_H, "lam_b": lam_b, "bias": bias, "model": model}
     if labels is None:
         K, n = 10 if K is None else K, 10 if n is None else n
         prob = Problem.balanced(loss, K=K, d=d, n=n, **penalties)

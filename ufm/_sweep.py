@@ -24,7 +24,8 @@ from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass, static
 from ufm._second_order import may_be_saddle
 from ufm._sheet import Printed, Sheet, finite
-from ufm._solve import Options, Outcome, Solution, Status, check_reduced, run_once, to_second_order
+from ufm._solution import Solution, Status
+from ufm._solve import Options, Outcome, check_reduced, run_once, to_second_order
 from ufm.solvers import Solver
 
 if TYPE_CHECKING:
@@ -198,7 +199,8 @@ _PENALTIES = ("lam_W", "lam_H", "lam_b")
 
 def _grid(prob: Problem, axes: dict[str, Any]) -> dict[str, np.ndarray]:
     """The axes, each value checked by the constructor that it is meant for, broadcast to one shape."""
-    known = (*_PENALTIES, *prob.loss.hyperparameters)
+    loss: Any = prob.loss.given if isinstance(prob.loss, losses.Frozen) else prob.loss
+    known = (*_PENALTIES, *loss.hyperparameters)
     arrays = {}
     for name, values in axes.items():
         arrays[_checks.choice("axis", name, known)] = array = _axis(name, values)
@@ -208,7 +210,7 @@ def _grid(prob: Problem, axes: dict[str, Any]) -> dict[str, np.ndarray]:
                     **{k: value if k == name else getattr(prob, k) for k in _PENALTIES}, bias=prob.bias
                 )
             else:
-                dataclasses.replace(getattr(prob.loss, "given", prob.loss), **{name: value})
+                dataclasses.replace(loss, **{name: value})
     try:
         broadcast = np.broadcast_arrays(*arrays.values())
     except ValueError:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ufm._claim import Claim, Claims
 from ufm._sheet import digits
-from ufm._solve import Solution
+from ufm._solution import Solution
 from ufm.claims import STATEMENTS, Facts
 
 

@@ -16,8 +16,8 @@ from jax import Array
 
 from ufm import theory
 from ufm._claim import Statement
-from ufm._problem import Params, Problem
-from ufm._solve import Solution
+from ufm._problem import Params, Problem, Variables
+from ufm._solution import Solution
 from ufm.hessian.certificate import Certificate
 from ufm.hessian.point import Analysis
 from ufm.hessian.product import NotFinite
@@ -35,11 +35,11 @@ class Facts:
     def __init__(self, sol: Solution) -> None:
         self.sol = sol
         self.prob: Problem = sol.problem
-        self.W, self.H, self.b = (np.asarray(x) for x in sol.params)
+        self.W, self.H, self.b = (np.asarray(x) for x in sol.effective)
         # measured here again: nothing that the solver says of itself is taken on trust
         objective, G, gradient = _derivatives(self.prob, sol.params)
         self.objective, self.G = float(objective), np.asarray(G)
-        self.gradient: Params = jax.tree.map(np.asarray, gradient)
+        self.gradient: Variables = jax.tree.map(np.asarray, gradient)
         self.lam_W, self.lam_H, self.lam_b = (
             float(x) for x in (self.prob.lam_W, self.prob.lam_H, self.prob.lam_b)
         )
@@ -75,7 +75,7 @@ class Facts:
     @functools.cached_property
     def grad_norm(self) -> float:
         """|grad f|."""
-        return math.hypot(_stationary_W(self), _stationary_H(self), _stationary_b(self))
+        return math.hypot(*(float(np.linalg.norm(part)) for part in self.gradient))
 
     @functools.cached_property
     def rounds(self) -> np.ndarray:
@@ -108,7 +108,7 @@ class Facts:
         Minus infinity where the Hessian is not finite: nothing shows then that it has no negative eigenvalue.
         """
         rank = np.linalg.matrix_rank(self.W, tol=1e-6 * max(self.row_norm, 1e-3))
-        if self.prob.loss.convex and rank < self.prob.d and self.row_norm > 1e-6:
+        if self.prob.collapses and rank < self.prob.d and self.row_norm > 1e-6:
             curvature = float(self.certificate.curvature)
             return curvature if math.isfinite(curvature) else -math.inf
         try:
@@ -304,17 +304,19 @@ def _tol_zero(f: Facts) -> float:
 # --- what it assumes: each returns the reason why not, or "" --------------------------------------
 
 
-def _anything(f: Facts) -> str:
-    return ""
+def _free(f: Facts) -> str:
+    return "" if f.prob.model.bilinear else f"about two free factors, not the model {f.prob.model!r}"
 
 
 def _active(f: Facts) -> str:
+    if _free(f):
+        return _free(f)
     noise = 1e-6 + 100 * f.distance
     return "" if f.row_norm > noise else "Z = W H is zero up to the solver's tolerance: no active direction"
 
 
 def _has_bias(f: Facts) -> str:
-    return "" if f.prob.bias else "the problem has no bias"
+    return _free(f) or ("" if f.prob.bias else "the problem has no bias")
 
 
 def _has_optimum(f: Facts) -> str:
@@ -443,8 +445,8 @@ _Statement = functools.partial(Statement[Facts], failure=_failure)
 
 #: Theorem 1 of Zhou et al. 2022 (with its Lemmas 5 and 7), statement by statement.
 STATEMENTS = (
-    _Statement("stationary_W", "G H' + lam_W W = 0", _stationary_W, _tol_gradient, _anything),
-    _Statement("stationary_H", "W' G + lam_H H = 0", _stationary_H, _tol_gradient, _anything),
+    _Statement("stationary_W", "G H' + lam_W W = 0", _stationary_W, _tol_gradient, _free),
+    _Statement("stationary_H", "W' G + lam_H H = 0", _stationary_H, _tol_gradient, _free),
     _Statement("stationary_b", "G 1 + lam_b b = 0", _stationary_b, _tol_gradient, _has_bias),
     _Statement(
         "singular_pairs",

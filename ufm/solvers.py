@@ -67,7 +67,7 @@ class Solver(Protocol):
         """One step; the flag is 0 (go on) or `STALLED`."""
 
 
-STALLED = 3  # the flag of a step that cannot be taken; `ufm._solve.Status` has the same number
+STALLED = 3  # the flag of a step that cannot be taken; `ufm.Status` has the same number
 
 # --- linear algebra on pytrees --------------------------------------------------------------------
 

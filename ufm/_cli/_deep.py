@@ -154,7 +154,7 @@ def train(**options: Any) -> int:
     for name, values in axes.items():
         if not values:
             raise ValueError(f"{name}: expected at least one value, got none")
-    axes.setdefault("loss", [OPTIONS["loss"].default])  # a sweep's own default would be all four
+    axes.setdefault("loss", [OPTIONS["loss"].default])  # the default of `plan_sweep` is all four losses
     several = any(len(values) > 1 for values in axes.values())
     held = out is not None and (out / FILE).exists()
     # only the first process writes to standard output
@@ -212,23 +212,21 @@ def _sweep(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
         raise ValueError("resume: expected yes or changed with a sweep, got no; choose another folder")
     status = given.pop("status")
     how = {name: given.pop(name) for name in _HOW if name in given}
-    axes = (
-        axes
-        if "epochs" in axes
-        else axes | {"epochs": [deep.presets.get(given.get("preset", OPTIONS["preset"].default))[1].epochs]}
-    )
+    if "epochs" not in axes:  # as for a single run: the preset's
+        preset = given.get("preset", OPTIONS["preset"].default)
+        axes["epochs"] = [deep.presets.get(preset)[1].epochs]
     plan = plan_sweep(output.out, **{AXES[name]: values for name, values in axes.items()}, **given)
     plan.share(how.get("shard"))  # an invalid shard is refused before anything is measured
     if not status:
         _checks.folder("out", plan.out)
     found = sweep_status(plan)
     if status:
-        return _told(found, output)
+        return _print_status(found, output)
     tell(output, found)
     done = train_sweep(plan, **how)
     if not output.as_json:
         click.echo()
-    _told(done, output)
+    _print_status(done, output)
     mine = {plan.points[i].name for i in plan.share(how.get("shard"))}
     rows = [row for row in done.rows if row.point.name in mine]
     return 0 if all(row.status == deep.Status.COMPLETED.value for row in rows) else 1
@@ -238,16 +236,16 @@ def _sweep(axes: dict[str, Any], given: dict[str, Any], output: Output) -> int:
 _HOW = ("shard", "resume", "checkpoint_seconds", "devices")
 
 
-def _told(found: SweepStatus, output: Output) -> int:
+def _print_status(found: SweepStatus, output: Output) -> int:
     tell(output, found)
     if output.as_json:
         click.echo(dumps(found.to_dict()))
     return 0
 
 
-def tell_status(folder: Path, as_json: bool) -> int:
+def print_status(folder: Path, as_json: bool) -> int:
     """Print the progress and remaining cost of a folder of runs: `ufm sweep --status`."""
-    return _told(sweep_status(folder), Output(as_json, None, None, time.perf_counter()))
+    return _print_status(sweep_status(folder), Output(as_json, None, None, time.perf_counter()))
 
 
 @click.command(cls=Computing)
@@ -255,7 +253,12 @@ def tell_status(folder: Path, as_json: bool) -> int:
 @click.option(
     "--out", type=_FOLDER, default=Path("figures"), show_default=True, help="Folder for PNG and PDF."
 )
-@click.option("--figure", callback=parsed(whole), metavar="LIST", help="1:5 are 1 to 4.  [default: all]")
+@click.option(
+    "--figure",
+    callback=parsed(whole),
+    metavar="LIST",
+    help="Figures to draw; 1:5 are 1 to 4.  [default: all]",
+)
 @click.option("--data", help="Draw figures 1 to 8 for this data set instead of the paper's.")
 @click.option("--json", "as_json", is_flag=True, help="Strict JSON on standard output and nothing else.")
 def figures(

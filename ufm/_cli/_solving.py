@@ -161,9 +161,9 @@ def sweep(**options: Any) -> int:
     """
     folder = options.pop("status")
     if folder is not None:
-        from ufm._cli._deep import tell_status
+        from ufm._cli._deep import print_status
 
-        return tell_status(folder, options["as_json"])
+        return print_status(folder, options["as_json"])
     given, output = split(options)
     axes = {name: given[name] for name in SWEPT if np.size(given.get(name, 0)) > 1}
     both = axes.get("lam_W") is not None and axes.get("lam_W") is axes.get("lam_H")

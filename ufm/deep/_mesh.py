@@ -18,6 +18,8 @@ from ufm import _checks
 
 T = TypeVar("T")
 
+T = TypeVar("T")
+
 _AXIS = "batch"
 
 

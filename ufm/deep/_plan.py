@@ -92,10 +92,10 @@ class Plan(NamedTuple):
 
     @property
     def recipe(self) -> Recipe:
-        """The static arguments of the compiled step."""
+        """The static arguments of the compiled step; a field with the name of a setting has its value."""
         config, data = self.config, self.data
         pad, flip = (data.pad, data.flip) if config.augment else (0, False)
-        return Recipe(self.net, config.mean, config.std, pad, flip)
+        return Recipe(self.net, config.mean, config.std, pad, flip, **self._settings(Recipe._fields))
 
     @property
     def key(self) -> Array:
@@ -119,10 +119,18 @@ class Plan(NamedTuple):
         return losses.frozen(self.loss, self.data.K, jnp.float32)
 
     def hyper(self, epoch: int) -> Hyper:
-        """The values of the step in this epoch that may change without compiling again."""
-        c = self.config
-        values = (self.scale, self.learning_rates[epoch], c.weight_decay, c.momentum, c.clip)
-        return Hyper(self.current_loss(), *(jnp.asarray(value, jnp.float32) for value in values))
+        """The values of the step in this epoch that may change without compiling again.
+
+        A field with the name of a setting has its value, except for the learning rate, which has a schedule.
+        """
+        values = self._settings(Hyper._fields)
+        values |= {"scale": self.scale, "learning_rate": self.learning_rates[epoch]}
+        arrays = {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+        return Hyper(self.current_loss(), **arrays)
+
+    def _settings(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The settings among these names."""
+        return {name: value for name, value in self.config.settings().items() if name in names}
 
     def initial_state(self) -> State:
         """Parameters and running statistics of the seed, momentum zero."""

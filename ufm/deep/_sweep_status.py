@@ -94,7 +94,7 @@ class SweepStatus(Printed):
         notes = [
             f"{self.operations_left:.3g} of {total:.3g} floating-point operations left "
             f"(all: {total - metrics:.3g} training, {metrics:.3g} measuring), "
-            f"{hours(self.hours_left)} on one machine",
+            f"{hours(self.hours_left)} on one machine, compilation included",
             self.measured,
             *(f"{row.point.name}: {row.message}" for row in self.rows if row.status == "non-finite"),
             *self.troubles,

@@ -112,7 +112,7 @@ def train(
     >>> run.status.value, run.history.epoch.tolist()
     ('completed', [1, 2])
     """
-    given = locals()
+    given = locals()  # the arguments by name
     execution = Execution.checked(**{name: given[name] for name in _options.EXECUTION})
     options = {name: given[name] for name in OPTIONS}
     return train_plan(plan_run(**options, hyperparameters=hyperparameters), execution)

@@ -37,7 +37,7 @@ def phi() -> Made:
 
 
 def profiles() -> Made:
-    """l(a) + C a around the threshold, with its minimiser in closed form."""
+    """l(a) + C |a| for C around the threshold, with the minimiser in closed form."""
     from ufm import theory
     from ufm._problem import Problem
 

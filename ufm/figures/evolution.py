@@ -1,4 +1,4 @@
-"""Quantities over the epochs: figures 1, 2 and 5."""
+"""Quantities against the epochs: figures 1, 2 and 5."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def evolution(names: dict[str, str], runs: list[Record], of_paper: bool) -> Made:
-    """Each quantity against the epochs, a line a loss: mean over the seeds, and between the extreme ones."""
+    """Each quantity against the epochs, one line per loss: mean over the seeds, and their range shaded."""
     cell = _fullest(runs)
     rows = len(names) // 3
     figure = _style.new_figure(_style.WIDTH, 0.5 + 2.0 * rows)
@@ -52,7 +52,7 @@ def evolution(names: dict[str, str], runs: list[Record], of_paper: bool) -> Made
 
 
 def _fullest(runs: Iterable[Record]) -> Cell:
-    """Width and epochs with most losses, then most runs; of equals the largest."""
+    """The cell (width, epochs) with most losses; of several the one with most runs, then the largest."""
     runs = list(runs)
 
     def rank(cell: Cell) -> tuple[int, int, int, float]:

@@ -1,4 +1,4 @@
-"""Width x epochs: figures 3, 4, 6 and 7; its two ends: figure 8."""
+"""A quantity over width and epochs: figures 3, 4, 6 and 7; its smallest and largest cell: figure 8."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def grid(name: str, runs: list[Record], of_paper: bool) -> Made:
-    """A map for each loss: mean over the seeds, with their standard deviation; a cross where runs miss."""
+    """A map for each loss: mean and standard deviation over the seeds, and a cross if runs are missing."""
     from matplotlib.colors import LogNorm, Normalize
 
     widths, epochs = _axes(runs)
@@ -64,7 +64,7 @@ def grid(name: str, runs: list[Record], of_paper: bool) -> Made:
 
 
 def _axes(runs: Iterable[Record]) -> tuple[list[float], list[int]]:
-    """The paper's grid where the runs lie in it, else their own."""
+    """The paper's grid if it contains the runs, otherwise the grid of the runs."""
     widths, epochs = ({run.cell[i] for run in runs} for i in (0, 1))
     inside = widths <= set(WIDTHS) and epochs <= set(EPOCHS)
     if inside:
@@ -90,7 +90,7 @@ def _entry(ax: Axes, number: Number, at: tuple[int, int], norm: Any, log: bool) 
 
 
 def _extremes(name: str, values: dict[tuple[str, Cell], Number], of_paper: bool) -> list[Number]:
-    """What the paper says of its smallest and its largest configuration."""
+    """Numbers that the paper states for its smallest and its largest configuration."""
     ends = {}
     for cell in (SMALLEST, LARGEST):
         means = [values[loss, cell].mean for loss in LOSSES if (loss, cell) in values]

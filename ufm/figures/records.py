@@ -90,10 +90,10 @@ class Made(NamedTuple):
 
 
 def records(*places: str | Path) -> list[Record]:
-    """The records of all runs in these folders, whatever their names; a file given is one record.
+    """The records of all runs in these folders, whatever the names of their files; a file is one record.
 
     Raises:
-        ValueError: a place that does not exist, or a file that is no record of a run.
+        ValueError: a place that does not exist, or a file that is not the record of a run.
     """
     found: list[Record] = []
     for place in map(Path, places):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ufm import theory
 from ufm._figure import draw
-from ufm._solve import Solution
+from ufm._solution import Solution
 from ufm.figures._style import BLUE, COLOURS, MARKERS, RED, TINY, WIDTH, new_figure, style
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 
 import ufm
 from ufm import losses, theory
-from ufm._solve import Solution
+from ufm._solution import Solution
 from ufm.reproduce import _witness as witness
 from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
 from ufm.reproduce._scalar import SHAPE, shown

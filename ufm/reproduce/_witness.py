@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 import ufm
 from ufm import losses, theory
 from ufm._problem import Params, Problem
-from ufm._solve import Solution
+from ufm._solution import Solution
 from ufm.losses import Loss
 
 #: numbers that one call of a compiled witness takes: one shape, one compilation

@@ -1,0 +1,131 @@
+"""The coordinates in which a solver runs.
+
+A *view* of a problem changes only the coordinates: features are rows
+f_j = sqrt(samples_j) Q'h_j / stretch, and W is stretch W Q.
+
+`balance` chooses the stretch so that both blocks carry the penalty sqrt(lam_W lam_H): L-BFGS then needs a
+fifth of the steps, Newton half. `rotate` keeps min(d, K) feature dimensions. Feature components orthogonal to
+the rows of W incur only the penalty, so they vanish at the optimum, and gradients and Hessians leave the row
+space of W invariant; in coordinates of that space a step costs K/d of what it costs in R^d, for any loss.
+`reduced` solves the problem of the class means. A model that is not bilinear runs in its own variables.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ufm import solvers
+from ufm._problem import Params, Problem, Variables
+from ufm.solvers import Point, Solver, dot
+
+#: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
+SATURATED = 100.0
+
+
+class View(NamedTuple):
+    """Coordinates y in which a solver runs; see the module's docstring."""
+
+    problem: Problem  # with fewer feature dimensions and other penalties; its variables are `params(y)`
+    root: Array | None  # (columns,) square root of the samples of each column, None: ones
+    stretch: Array | None  # W = y_W Q' / stretch and F = stretch y_F Q', None: y is the model's own variables
+    Q: Array | None  # (d, K) orthonormal, None: the identity
+
+    def params(self, y: Any) -> Variables:
+        """The variables of `problem`."""
+        if self.stretch is None:
+            return y
+        W, F, b = y
+        F = F if self.root is None else F / self.root[:, None]
+        return Params(W, F.T, jnp.zeros(len(W), W.dtype) if b is None else b)
+
+    def objective(self, y: Any) -> Array:
+        return self.problem(self.params(y))
+
+    def grad_norm(self, g: Any) -> Array:
+        """|grad f| in the variables of the problem as it was given, from the gradient in y."""
+        if self.stretch is None:
+            return jnp.sqrt(dot(g, g))
+        W, F, b = g
+        square = self.stretch**2 * jnp.sum(W * W) + jnp.sum(F * F) / self.stretch**2
+        return jnp.sqrt(square if b is None else square + jnp.sum(b * b))
+
+
+def first_point(view: View, y: Any) -> Point:
+    """The start; with logits above `SATURATED` it is shrunk along its ray, if that lowers the objective.
+
+    Where every softmax is saturated, gradients and Hessians say nothing of the loss: Newton's step leads to
+    the origin, and a trust region that follows a piecewise linear loss takes hundreds of steps.
+    """
+    if not view.problem.model.bilinear:
+        return solvers.evaluate(view.objective, y)
+    largest = jnp.max(jnp.abs(view.problem.logits(view.params(y))))
+    t = jnp.sqrt(SATURATED / jnp.maximum(largest, SATURATED))
+
+    def attempt(state: tuple[Array, Point]) -> tuple[Array, Point]:
+        i, best = state
+        r = jnp.where(i == 0, 1.0, t).astype(t.dtype)
+        W, F, b = y
+        at = solvers.evaluate(view.objective, (r * W, r * F, None if b is None else r**2 * b))
+        better = (i == 0) | (at.f < best.f)
+        return i + 1, jax.tree.map(lambda new, old: jnp.where(better, new, old), at, best)
+
+    # a loop, so that the objective is compiled once for both attempts
+    tries = jnp.where(largest > SATURATED, 2, 1)
+    nothing = (jnp.asarray(0), Point(y, jnp.zeros_like(t), y))
+    return jax.lax.while_loop(lambda state: state[0] < tries, attempt, nothing)[1]
+
+
+def view_of(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> tuple[View, Any]:
+    """The view of a problem and the start in it."""
+    if not prob.model.bilinear:
+        return View(prob, None, None, None), params
+    base, H = (prob.means(), prob.class_means(params.H)) if reduced else (prob, params.H)
+    dtype = params.W.dtype
+    lam_W, lam_H, lam_b = (jnp.asarray(x, dtype) for x in (prob.lam_W, prob.lam_H, prob.lam_b))
+    stretch = (lam_W / lam_H) ** 0.25 if solver.balance else jnp.ones((), dtype)
+    root = None if base.samples is None else jnp.sqrt(base.samples).astype(dtype)
+    W, F, b = params.W * stretch, H.T / stretch, params.b if prob.bias else None
+    F = F if root is None else root[:, None] * F
+    Q = None
+    if prob.model.isotropic and (solver.rotate or reduced) and prob.d > prob.K:
+        Q = _row_space(W, prob.class_means(params.H).T)
+        W, F = W @ Q, F @ Q
+    penalties = {"lam_W": lam_W / stretch**2, "lam_H": lam_H * stretch**2, "lam_b": lam_b}
+    problem = base.replace(d=W.shape[1], **penalties)
+    return View(problem, root, stretch, Q), (W, F, b)
+
+
+def _row_space(W: Array, means: Array) -> Array:
+    """(d, K): an orthonormal basis of the rows of W, (K, d).
+
+    If they are linearly dependent, it is completed with the class means of the features, (K, d), so that a
+    start with W = 0 keeps the directions in which W will grow.
+    """
+    U = jnp.linalg.eigh(W @ W.T)[1]
+    across = U.T @ W  # singular values times right singular vectors
+    square = jnp.sum(across**2, axis=1)  # eigh's own eigenvalues are rounded at eps times the largest
+    largest = jnp.max(square)
+    active = square > (8 * len(W) * np.finfo(W.dtype).eps) ** 2 * largest
+    rows = jnp.where(active, 1 / jnp.where(active, square, 1.0), 0.0)
+    missing = (U * ~active) @ (U.T @ means)  # only the combinations of classes that W lacks
+    missing -= ((missing @ across.T) * rows) @ across  # orthogonal to the rows of W
+    size = jnp.sqrt(jnp.sum(missing**2))
+    scale = jnp.sqrt(jnp.where(largest > 0, largest, 1.0)) / jnp.where(size > 0, size, 1.0)
+    return jnp.linalg.qr((W + scale * missing).T)[0]
+
+
+def expanded(prob: Problem, view: View, y: Any, reduced: bool) -> Variables:
+    """The variables of the problem as it was given."""
+    params = view.params(y)
+    if view.stretch is None:
+        return params
+    W, H, b = params
+    W, H = W / view.stretch, H * view.stretch
+    if view.Q is not None:
+        W, H = W @ view.Q.T, view.Q @ H
+    return Params(W, H[:, prob.labels] if reduced else H, b)
