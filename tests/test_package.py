@@ -109,11 +109,12 @@ def build(folder, names, sources=None):
 
 def test_the_data_files_are_part_of_the_package():
     found = contents().package()
-    assert {"ufm/py.typed", "ufm/reproduce/report.css", "ufm/__init__.py"} <= found
+    data = {f"ufm/reproduce/{name}" for name in ("report.css", "report.html.jinja", "report.schema.json")}
+    assert {"ufm/py.typed", "ufm/__init__.py"} | data <= found
     assert not [name for name in found if "__pycache__" in name]
 
 
-@pytest.mark.parametrize("lost", ["ufm/py.typed", "ufm/reproduce/report.css", "ufm/_solve.py"])
+@pytest.mark.parametrize("lost", ["ufm/py.typed", "ufm/reproduce/report.html.jinja", "ufm/_solve.py"])
 def test_a_file_that_is_not_in_the_wheel_is_named(tmp_path, lost):
     check = contents()
     whole = check.package() | check.SOURCES

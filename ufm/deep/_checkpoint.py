@@ -28,8 +28,6 @@ from ufm.deep import _config
 
 T = TypeVar("T")
 
-T = TypeVar("T")
-
 FORMAT = "ufm run 1"
 #: number of checkpoints that are kept: the newest and one to fall back on
 KEEP = 2

@@ -18,8 +18,6 @@ from ufm import _checks
 
 T = TypeVar("T")
 
-T = TypeVar("T")
-
 _AXIS = "batch"
 
 

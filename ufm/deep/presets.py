@@ -15,9 +15,6 @@ from ufm.deep.datasets import CIFAR10, Constants, Dataset
 T = TypeVar("T")
 
 
-T = TypeVar("T")
-
-
 def _setting(default: T, check: Callable[[str, Any], T]) -> T:
     """A field with the function `check(name, value)` that returns the checked value or raises ValueError."""
     return dataclasses.field(default=default, metadata={"check": check})
