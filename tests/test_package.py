@@ -39,6 +39,14 @@ def test_the_readme_names_the_wheel():
     assert re.findall(r"ufm-([\d.]+)-py3-none-any\.whl", readme) == [ufm.__version__]
 
 
+def test_the_readme_has_a_row_for_each_dependency():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.split("\n| needs | for |\n")[1].split("\n\n")[0]
+    needed = {re.match(r"[\w-]+", entry)[0] for entry in PROJECT["project"]["dependencies"]}
+    first = ", ".join(row.split("|")[1] for row in table.splitlines())
+    assert needed == set(re.findall(r"[a-z][\w-]*", first))
+
+
 def test_the_changelog_leads_to_the_version():
     """What is unreleased stands first; the released versions are older, or the last one is this one."""
     sections = re.findall(r"^## \[(.*?)\]", CHANGELOG, re.M)
