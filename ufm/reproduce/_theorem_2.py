@@ -143,7 +143,7 @@ def _global_minima(case: Case) -> Outcome:
     low_but_large = small_but_high = stable = 0
     rows = []
     for point in points:
-        size = float(np.linalg.norm(np.asarray(prob.logit_gradient(point.params)), 2)) / float(prob.lam)
+        size = float(np.linalg.norm(witness.logit_gradient(prob, point.params), 2)) / float(prob.lam)
         values = witness.hessian_eigenvalues(prob, point.params)
         above = witness.objective(prob, point.params) - lowest
         small = size <= 1 + 1e-8

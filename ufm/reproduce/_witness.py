@@ -113,13 +113,12 @@ def _hessian(prob: Problem, params: Params) -> Array:
 
 def hessian_eigenvalues(prob: Problem, params: Params) -> np.ndarray:
     """All eigenvalues, ascending, of the dense Hessian in (W, H, b), which autodiff forms."""
-    one = Params(*(jnp.asarray(x) for x in params))
-    return np.linalg.eigvalsh(np.asarray(_hessian(as_leaves(prob), one)))
+    return np.linalg.eigvalsh(np.asarray(_hessian(*_as_leaves(prob, params))))
 
 
-def as_leaves(prob: Problem) -> Problem:
-    """The problem with every penalty and hyperparameter as an array, so that all share one program."""
-    leaves: Problem = jax.tree.map(jnp.asarray, prob)
+def _as_leaves(prob: Problem, params: Params) -> tuple[Problem, Params]:
+    """Both with every leaf as an array, so that problems of one shape share a program."""
+    leaves: tuple[Problem, Params] = jax.tree.map(jnp.asarray, (prob, params))
     return leaves
 
 
@@ -130,7 +129,17 @@ def _objective(prob: Problem, params: Params) -> Array:
 
 def objective(prob: Problem, params: Params) -> float:
     """f(W, H, b) from its definition."""
-    return float(_objective(as_leaves(prob), Params(*(jnp.asarray(x) for x in params))))
+    return float(_objective(*_as_leaves(prob, params)))
+
+
+@_instant
+def _logit_gradient(prob: Problem, params: Params) -> Array:
+    return prob.logit_gradient(params)
+
+
+def logit_gradient(prob: Problem, params: Params) -> np.ndarray:
+    """G (K, N), the gradient of the mean loss in the logits."""
+    return np.asarray(_logit_gradient(*_as_leaves(prob, params)))
 
 
 # --- solved problems ------------------------------------------------------------------------------
