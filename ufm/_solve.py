@@ -187,8 +187,8 @@ def _evidence(prob: Problem, params: Variables) -> Evidence:
 compiled_run = _compile.jit(_run, static_argnames=("options",))
 #: the same without optimisation: compiled in half the time, and several times slower to run
 _instant_run = _compile.jit(_run, static_argnames=("options",), options=_compile.INSTANT)
-#: seconds of work, at the speed of an optimised program, that the unoptimised one does before it is replaced:
-#: what it has lost by then is about what the compilation of the optimised one costs (K=10: 200 solves at n=10)
+#: seconds of work, at the speed of an optimised program, that the other does before it is replaced: what it
+#: has lost by then is about what compiling the optimised one costs (K=10: 200 solves at n=10)
 WORTH_OPTIMISING = 0.7
 #: such work so far, by what is compiled
 _unoptimised: defaultdict[Hashable, float] = defaultdict(float)
