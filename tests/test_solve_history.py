@@ -36,7 +36,7 @@ def lacking(W: np.ndarray, sums: np.ndarray) -> np.ndarray:
 def test_the_coordinates_hold_the_rows_of_W_and_the_sums_that_it_lacks(scale: float) -> None:
     """W is kept whatever its size beside the features; the gradient in W of the classes it lacks fits in."""
     W, sums = thin(scale)
-    Q = np.asarray(_row_space(jnp.asarray(W), jnp.asarray(sums)))
+    Q = np.asarray(_row_space(jnp.asarray(W), jnp.asarray(sums), jnp))
     close(Q.T @ Q, np.eye(K))
     close(W @ Q @ Q.T, W, ulps=64)
     wanted = lacking(W, sums)
@@ -48,7 +48,7 @@ def test_rows_that_depend_on_each_other_up_to_rounding_leave_room_for_what_W_lac
     """The eigenvalues of W W' that should be zero are rounding of the largest: a cut below it missed them."""
     rng = np.random.default_rng(seed)
     W, sums = rng.normal(size=(6, 2)) @ rng.normal(size=(2, 12)), rng.normal(size=(6, 12))
-    Q = np.asarray(_row_space(jnp.asarray(W), jnp.asarray(sums)))
+    Q = np.asarray(_row_space(jnp.asarray(W), jnp.asarray(sums), jnp))
     U, _, V = np.linalg.svd(W)
     own = U[:, 2:].T @ sums
     wanted = own - own @ V[:2].T @ V[:2]

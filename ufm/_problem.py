@@ -6,6 +6,7 @@ f(W, H, b) = (1/N) sum_j L(W h_j + b, y_j) + lam_W/2 |W|^2 + lam_H/2 |H|^2 + lam
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from ufm import _checks, _compile, losses, models
+from ufm import _checks, _compile, _threefry, losses, models
 from ufm._pytree import pytree_dataclass, replace, static
 from ufm._sheet import finite
 from ufm.models import Model
@@ -413,10 +414,9 @@ def _normal(model: Model, seed: Any, scale: Any, *, sizes: Any) -> Variables:
 
 
 #: compiled once for each shape; seed and scale are leaves
-_normal_quick = _compile.jit(_normal, static_argnames=("sizes",), options=_compile.INSTANT)
-_normal_large = _compile.jit(_normal, static_argnames=("sizes",))
-#: up to this many entries a start takes milliseconds even where its program is not optimised
-_SMALL_START = 100_000
+_normal_compiled = _compile.jit(_normal, static_argnames=("sizes",))
+#: up to this many entries numpy draws a start in some milliseconds, where a program takes longer to compile
+_SMALL_START = 20_000
 
 
 def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Variables:
@@ -431,6 +431,8 @@ def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Varia
     sizes = _Sizes(prob.K, prob.d, prob.columns)
     if isinstance(seed, jax.core.Tracer) or isinstance(scale, jax.core.Tracer):
         return _normal(prob.model, seed, scale, sizes=sizes)  # part of a program that somebody else compiles
-    draw = _normal_quick if prob.size <= _SMALL_START else _normal_large
     with jax.ensure_compile_time_eval():  # a start may be drawn inside a function that JAX traces
-        return draw(prob.model, seed, scale, sizes=sizes)
+        if prob.size <= _SMALL_START and _threefry.available():
+            drawn = prob.model.normal(sizes, operator.index(np.asarray(seed).item()), scale, _threefry)
+            return jax.tree.map(jnp.asarray, drawn)
+        return _normal_compiled(prob.model, seed, scale, sizes=sizes)

@@ -17,7 +17,7 @@ from ufm._problem import Problem, Variables, init
 from ufm._progress import Progress
 from ufm._second_order import Evidence
 from ufm._solution import History, Solution, Status
-from ufm._view import View, expanded, first_point, view_of
+from ufm._view import View, basis, expanded, first_point, view_of
 from ufm.models import Model
 from ufm.solvers import Point, Solver, dot, noise
 
@@ -61,6 +61,7 @@ class Before(NamedTuple):
 
     steps: Array | int = 0
     history: History | None = None
+    basis: Array | None = None  # of the view, if it is known
 
 
 class Options(NamedTuple):
@@ -84,7 +85,7 @@ def _run(
 ) -> tuple[Outcome, _Run]:
     """From a start, or on from `run`, until converged or `limit` steps; `last` is the user's max_steps."""
     solver, reduced = options.solver, options.reduced
-    view, y = view_of(prob, params, solver, reduced)
+    view, y = view_of(prob, params, solver, reduced, before.basis)
     patience = getattr(solver, "patience", solver.max_steps)
 
     def record(history: History | None, at: Point, steps: Array, norm: Array) -> History | None:
@@ -185,13 +186,13 @@ def _evidence(prob: Problem, params: Variables) -> Evidence:
 
 
 compiled_run = _compile.jit(_run, static_argnames=("options",))
-#: the same without optimisation: compiled in half the time, and several times slower to run
+#: the same without optimisation: compiled in less than half the time, and three to eight times slower to run
 _instant_run = _compile.jit(_run, static_argnames=("options",), options=_compile.INSTANT)
-#: seconds of work, at the speed of an optimised program, that the other does before it is replaced: what it
-#: has lost by then is about what compiling the optimised one costs (K=10: 200 solves at n=10)
-WORTH_OPTIMISING = 0.7
-#: such work so far, by what is compiled
-_unoptimised: defaultdict[Hashable, float] = defaultdict(float)
+#: seconds that a program without optimisation may lose by running slower, before the optimised one is compiled:
+#: 20 solves of K=10, n=10.  What would lose them within 20 steps is optimised at once: K=10, n=100.
+WORTH_OPTIMISING = 0.1
+#: seconds lost so far, by what is compiled
+_lost: defaultdict[Hashable, float] = defaultdict(float)
 
 
 def run_once(
@@ -289,15 +290,15 @@ def _minimised(
 ) -> Outcome:
     """One run of the compiled loop, in chunks between which the host looks and shows progress."""
     run: _Run | None = None
-    cost, done = _step_seconds(prob, options), int(before.steps)
-    chunk = max(1, min(options.solver.max_steps, int(2.0 / cost)))
+    done, chunk = int(before.steps), _first_chunk(prob, options)
+    if jax.default_backend() == "cpu":
+        before = before._replace(basis=basis(prob, params, options.solver, options.reduced))
     while True:
         began = time.perf_counter()
-        program, room = _program(prob, options, cost)
-        limit = min(done + min(chunk, room), last)
+        program, limit = _program(prob, options), min(done + chunk, last)
         outcome, run = program(prob, params, run, before, tol, limit, last, options)
         if program is _instant_run:
-            _unoptimised[_compiled_for(prob, options)] += (int(outcome.steps) - done) * cost
+            _lost[_compiled_for(prob, options)] += (int(outcome.steps) - done) * _loss_per_step(prob, options)
         if limit == last or int(outcome.status) != Status.RUNNING:
             return outcome
         done = limit
@@ -323,29 +324,40 @@ def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options) -> 
     )
 
 
-def _step_seconds(prob: Problem, options: Options) -> float:
-    """A rough estimate of what a step takes: 1e10 operations per second, and the overhead of small arrays."""
+def _products(options: Options) -> int:
+    """Products with the Hessian, or evaluations of the gradient, that a step takes."""
+    return 20 if isinstance(options.solver, solvers.Newton) else 2
+
+
+def _first_chunk(prob: Problem, options: Options) -> int:
+    """Steps before the host first looks: some seconds of work at 1e10 operations per second."""
     columns = prob.K if options.reduced else prob.columns
-    products = 20 if isinstance(options.solver, solvers.Newton) else 2
     width = min(prob.d, prob.K) if options.reduced or options.solver.rotate else prob.d
-    return 1e-4 + products * 12 * prob.K * width * columns / 1e10
+    cost = _products(options) * 12 * prob.K * width * columns / 1e10
+    return max(1, min(options.solver.max_steps, int(2.0 / cost)))
+
+
+def _loss_per_step(prob: Problem, options: Options) -> float:
+    """Seconds that a step takes longer without optimisation: 30 ns for every logit of every product."""
+    columns = prob.K if options.reduced else prob.columns
+    return 1e-4 + 3e-8 * _products(options) * prob.K * columns
 
 
 def _compiled_for(prob: Problem, options: Options) -> Hashable:
-    """What tells one compiled program from another, as far as it matters for the choice between two."""
+    """What tells one compiled program from another, as far as the choice between the two needs it."""
     return type(prob.loss), type(prob.model), prob.K, prob.d, prob.columns, prob.bias, options
 
 
-def _program(prob: Problem, options: Options, cost: float) -> tuple[Callable[..., Any], int]:
-    """The program to run next, and the number of steps for which it is the right one.
+def _program(prob: Problem, options: Options) -> Callable[..., Any]:
+    """The compiled loop to run next: with optimisation where that pays.
 
-    A first answer is mostly compilation, so a small problem starts without optimisation. A program that has
-    done enough work that way is compiled again, with optimisation.
+    A first answer is mostly compilation, so a small problem starts without. A program that has lost enough
+    time by that is compiled again.
     """
-    room = WORTH_OPTIMISING - _unoptimised[_compiled_for(prob, options)]
-    if room < cost or jax.default_backend() != "cpu":
-        return compiled_run, options.solver.max_steps
-    return _instant_run, int(room / cost)
+    room = WORTH_OPTIMISING - _lost[_compiled_for(prob, options)]
+    small = 20 * _loss_per_step(prob, options) <= WORTH_OPTIMISING
+    instant = small and room > 0 and jax.default_backend() == "cpu"
+    return _instant_run if instant else compiled_run
 
 
 def _trim(history: History, steps: int, stride: int) -> History:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -101,13 +103,15 @@ class Model:
         """All variables zero."""
         return self.variables(**{name: jnp.zeros(shape) for name, shape in self.shapes(prob).items()})
 
-    def normal(self, prob: Sizes, seed: ArrayLike, scale: ArrayLike) -> Variables:
-        """Independent N(0, scale^2) entries, and a bias of zero."""
+    def normal(
+        self, prob: Sizes, seed: ArrayLike, scale: ArrayLike, random: ModuleType = jax.random
+    ) -> Variables:
+        """Independent N(0, scale^2) entries, and a bias of zero; from `jax.random` or `ufm._threefry`."""
         shapes = self.shapes(prob)
         names = [name for name in shapes if name != "b"]
-        keys = jax.random.split(jax.random.key(seed), len(names))
-        drawn = {n: scale * jax.random.normal(key, shapes[n]) for n, key in zip(names, keys, strict=True)}
-        return self.variables(**drawn, b=jnp.zeros(shapes["b"]))
+        keys = random.split(random.key(seed), len(names))
+        drawn = {n: scale * random.normal(key, shapes[n]) for n, key in zip(names, keys, strict=True)}
+        return self.variables(**drawn, b=np.zeros(shapes["b"], jnp.result_type(float)))
 
     def __repr__(self) -> str:
         return self.name
