@@ -112,7 +112,7 @@ def _row_space(W: Array, means: Array) -> Array:
     largest = jnp.max(square)
     active = square > (8 * len(W) * np.finfo(W.dtype).eps) ** 2 * largest
     rows = jnp.where(active, 1 / jnp.where(active, square, 1.0), 0.0)
-    missing = (U * ~active) @ (U.T @ means)  # only the combinations of classes that W lacks
+    missing = jnp.where(active, 0.0, U) @ (U.T @ means)  # only the combinations of classes that W lacks
     missing -= ((missing @ across.T) * rows) @ across  # orthogonal to the rows of W
     size = jnp.sqrt(jnp.sum(missing**2))
     scale = jnp.sqrt(jnp.where(largest > 0, largest, 1.0)) / jnp.where(size > 0, size, 1.0)

@@ -295,7 +295,7 @@ class LBFGS:
             _store(memory.s, s, slot, keep),
             _store(memory.y, y, slot, keep),
             jnp.where(keep, memory.rho.at[slot].set(1 / jnp.where(keep, sy, 1.0)), memory.rho),
-            memory.stored + keep,
+            memory.stored + keep.astype(memory.stored.dtype),
         )
         # a failed search with pairs in store starts afresh from steepest descent; without any it is over
         forget = ~line.done

@@ -222,7 +222,7 @@ def _minimise_within(prob: Problem, params: Params, tol: float) -> Params:
     collapsed = prob.columns > prob.K and at.M == prob.K
     small = prob.means() if collapsed else prob
     F = at.h[at.cluster]
-    F = np.asarray(prob.class_means(F.T)).T if collapsed else F
+    F = np.asarray(prob.class_means(jnp.asarray(F.T))).T if collapsed else F
     start = Params(jnp.asarray(np.pad(at.W, pad)), jnp.asarray(np.pad(F, pad).T), params.b)
     # in these coordinates: a rotation would put rounding into those that must stay zero
     sol = solve(small, start, solver=Newton(rotate=False), tol=tol, escape=False, progress=False)

@@ -36,12 +36,12 @@ softplus.defjvps(lambda q_dot, _, q: q_dot * sigmoid(q))
 
 def log_odds(z: Array, k: ArrayLike) -> Array:
     """log sum_{j != k} exp(z_j) - z_k = log((1 - p_k) / p_k), exact in relative terms at any scale."""
-    others = jnp.arange(z.shape[0]) != k
+    others = ~own(z, k)
     top = jax.lax.stop_gradient(jnp.max(jnp.where(others, z, -jnp.inf)))
     # the inner `where` keeps exp finite where its value is thrown away (NaN-safe gradients)
     mass = jnp.sum(jnp.where(others, jnp.exp(jnp.where(others, z - top, 0.0)), 0.0))
-    own = jnp.sum(jnp.where(others, 0.0, z))  # a masked sum: a gather per sample is slower on a CPU
-    return jnp.log(mass) + (top - own)
+    target = jnp.sum(jnp.where(others, 0.0, z))  # a masked sum: a gather per sample is slower on a CPU
+    return jnp.log(mass) + (top - target)
 
 
 def negative_entropy(p: Array) -> Array:
@@ -61,7 +61,7 @@ def relative_entropy(p: Array, z: Array) -> Array:
 
 def own(z: Array, k: ArrayLike) -> Array:
     """The mask (K,) of the target logit."""
-    return jnp.arange(z.shape[0]) == k
+    return jnp.arange(z.shape[0], dtype=jnp.result_type(k)) == k
 
 
 def hinges(z: Array, k: ArrayLike, margin: ArrayLike) -> Array:

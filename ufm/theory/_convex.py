@@ -50,7 +50,7 @@ def family(loss: Loss, K: int) -> Family:
 
 @partial(jax.jit, static_argnums=1)
 def _value(loss: Loss, K: int, x: Array) -> Array:
-    return loss(x[1] + x[0] * ((jnp.arange(K) == 0) - 1 / K), 0)
+    return loss(x[1] + x[0] * jnp.where(jnp.arange(K) == 0, 1 - 1 / K, -1 / K), 0)
 
 
 _gradient = jax.jit(jax.grad(_value, argnums=2), static_argnums=1)

@@ -248,7 +248,7 @@ def _over_shifts(loss: Loss, K: int, a: Array) -> Array:
     golden = (math.sqrt(5) - 1) / 2
 
     def at(a: Array, s: Array) -> Array:
-        value = loss(a * (jnp.arange(K) == 0) + s, 0)
+        value = loss(jnp.where(jnp.arange(K) == 0, a, 0.0) + s, 0)
         return jnp.where(jnp.isnan(value), jnp.inf, value)
 
     def one(a: Array) -> Array:

@@ -64,7 +64,7 @@ def _derivative(order: int, loss: Loss, K: int, a: Array) -> Array:
     """The derivative of that order of l, at each of the margins a."""
 
     def l(a: Array) -> Array:  # noqa: E743
-        return loss(a * (jnp.arange(K) == 0), 0)
+        return loss(jnp.where(jnp.arange(K) == 0, a, 0.0), 0)
 
     for _ in range(order):
         l = jax.grad(l)  # noqa: E741
