@@ -261,8 +261,8 @@ STATEMENTS: tuple[Row, ...] = (
         measured="Where random starts end for K = 20: well below C_thr, 0.02 % below it, and in the strip "
         "above it.",
         known="holds",
-        remark="Up to 0.95 C_thr every start reaches the optimum. Just below C_thr many starts, and for C_thr < "
-        "C < C_spin (K >= 18) up to all of them, end in strict local minima above the optimum.",
+        remark="Up to 0.95 C_thr every start reaches the optimum. Just below C_thr many starts, and for "
+        "C_thr < C < C_spin (K >= 18) up to all of them, end in strict local minima above the optimum.",
         jobs=_focal_loss.spurious,
         panels=(Panel("ends", "C = (K-1) c", "share of starts above the optimum"),),
     ),
