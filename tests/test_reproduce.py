@@ -1,4 +1,4 @@
-"""`ufm reproduce`: runs go on where they stopped, the page is whole and shows in a browser."""
+"""`ufm reproduce`: an interrupted run continues, the page is complete, and a browser shows it."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_run_goes_on_where_it_stopped(shelf, tmp_path):
     shelf.stop = {"b1"}
     stopped = ufm("--out", tmp_path)
     assert stopped.exit_code == 130
-    assert f"to go on: ufm reproduce --quick --out {tmp_path}\n" in stopped.output
+    assert f"to continue: ufm reproduce --quick --out {tmp_path}\n" in stopped.output
     assert shelf.calls == ["a1", "a2", "b1"]
     partial_data = json.loads((tmp_path / "report.json").read_text())
     validate(partial_data)
@@ -420,10 +420,10 @@ def browse(pages: dict[str, tuple[str, int]], folder: Path, *, dark: bool) -> di
         style = f"width: {width}px; height: 800px; border: 0"
         frames += f'<iframe name="{name}" src="{name}.html" style="{style}"></iframe>'
     (folder / "frames.html").write_text(frames)
-    told = in_chromium(folder, dark, "--dump-dom", (folder / "frames.html").as_uri())
-    shown = html.unescape(told.stdout)
+    done = in_chromium(folder, dark, "--dump-dom", (folder / "frames.html").as_uri())
+    shown = html.unescape(done.stdout)
     found = {name: "".join(re.findall(rf"^(?:.*<pre>)?{name}: (.*)$", shown, re.M)) for name in pages}
-    for line in re.findall("CONSOLE.*", told.stderr):
+    for line in re.findall("CONSOLE.*", done.stderr):
         (name,) = re.findall(r"([a-z-]+)\.html", line)
         found[name] += f" {line}"
     return found

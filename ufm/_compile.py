@@ -1,4 +1,4 @@
-"""`jit` for programs that are compiled once and run a few times: what a user feels first is XLA, not the run.
+"""`jit` for programs that are compiled once and run a few times, so that compiling takes most of their time.
 
 On a CPU, XLA's fusion emitters take two fifths of the time to compile a solver and do not make it faster
 (K=10, d=64, n=10 and 100: 2.5 s of processor time to compile against 4.1 s, the same time to run;
@@ -21,7 +21,8 @@ USUAL: Mapping[str, Any] = {}
 #: no optimisation at all: for small programs that run once
 INSTANT: Mapping[str, Any] = {"xla_backend_optimization_level": 0} | dict(QUICK)
 
-#: the options that replace those of every program, if any: of the process, because sweeps compile in threads
+#: Options that replace those of every program, or None. They hold for the whole process, because sweeps
+#: compile in threads of their own.
 _replaced: Mapping[str, Any] | None = None
 
 

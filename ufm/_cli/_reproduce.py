@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import NoReturn
 
 import click
 
@@ -71,14 +71,14 @@ def reproduce(
 def _stopped_kindly(folder: Path, again: str) -> Iterator[None]:
     """Treat SIGTERM as Ctrl-C, and say after either how to continue."""
 
-    def stop(number: int, frame: FrameType | None) -> Any:
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"ufm: what is finished is kept in {folder}; to go on: {again}", err=True)
+        click.echo(f"ufm: the finished jobs are kept in {folder}; to continue: {again}", err=True)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -258,10 +258,11 @@ STATEMENTS: tuple[Row, ...] = (
         section="after Corollary 2",
         paper="The landscape of focal loss is benign locally; nothing is claimed outside.",
         formulas=(r"C_{\text{thr}} = S(1/K) , \quad C_{\text{spin}} = S(p_{\text{min}})",),
-        measured="Where random starts end, below C_thr, 0.02 % below it and in the strip above it, K = 20.",
+        measured="Where random starts end for K = 20: well below C_thr, 0.02 % below it, and in the strip "
+        "above it.",
         known="holds",
-        remark="Up to 0.95 C_thr every start reaches the optimum. Just below C_thr many, and for C_thr < C < "
-        "C_spin (K >= 18) up to all, end in strict local minima above it.",
+        remark="Up to 0.95 C_thr every start reaches the optimum. Just below C_thr many starts, and for "
+        "C_thr < C < C_spin (K >= 18) up to all of them, end in strict local minima above the optimum.",
         jobs=_focal_loss.spurious,
         panels=(Panel("ends", "C = (K-1) c", "share of starts above the optimum"),),
     ),
