@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import ufm
-from ufm import landscape, losses, solvers, theory
+from ufm import landscape, losses, theory
 from ufm.solvers import SOLVERS
 
 SIZES = {"K": 3, "d": 4, "n": 2, "lam_W": 4e-3, "lam_H": 9e-3}
