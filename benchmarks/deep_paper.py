@@ -197,10 +197,11 @@ def train(s: Scale, out: Path, data_dir: Path | None) -> list[Row]:
 
 
 def _trained(record: Any) -> Row:
-    last = {name: values[-1] for name, values in record.history._asdict().items()}
+    history = json.loads(record.source.read_text())["history"]
+    last = {name: values[-1] for name, values in history.items()}
     names = ("epoch", "train_accuracy", "test_accuracy", "nc1", "nc2", "nc3")
     row = {"loss": record.config["loss"], **{name: float(last[name]) for name in names}}
-    rate = statistics.median(record.history.images_per_second)
+    rate = statistics.median(history["images_per_second"])
     return row | {"images/s": float(rate), "minutes": float(last["seconds"]) / 60}
 
 

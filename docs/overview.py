@@ -67,7 +67,7 @@ def networks(ax: Any, folder: str) -> None:
     """NC1 against the epochs for the four losses, from records."""
     for run in trained.records(folder):
         title, colour, dashes, _ = trained.LOSSES[run.config["loss"]]
-        ax.plot(run.history.epoch, run.history.nc1, color=colour, ls=dashes, label=title)
+        ax.plot(run.epochs, run.history["nc1"], color=colour, ls=dashes, label=title)
     ax.set(xlabel="epoch", ylabel="NC1", yscale="log", title="and deep networks get there")
     ax.legend()
 

@@ -41,7 +41,7 @@ install_import_hook("ufm", "shapes.check")
 #: Files that test words, files and processes, not numbers.
 PROSE = (
     "benchmarks", "cli", "deep_cli", "deep_data", "deep_devices", "deep_figures", "deep_folders",
-    "deep_sweep", "docs", "notebooks", "package", "processors", "report", "reproduce",
+    "deep_sweep", "docs", "notebooks", "package", "processors", "report", "reproduce", "reproduce_formulas",
 )  # fmt: skip
 
 

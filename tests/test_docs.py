@@ -16,7 +16,7 @@ import ufm
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 
-NEEDED = ("sphinx", "furo", "myst_nb", "latex2mathml")
+NEEDED = ("sphinx", "furo", "myst_nb")
 missing = [name for name in NEEDED if not importlib.util.find_spec(name)]
 
 BUILD = "-m sphinx -W --keep-going -n -q -b html -D nb_execution_mode=off"

@@ -16,8 +16,9 @@ from click.testing import CliRunner
 from tolerances import Traced, close, eps
 
 import ufm
-from ufm import deep, losses
+from ufm import losses
 from ufm._cli import main
+from ufm.deep._plan import plan_run
 from ufm.rigour import balls
 from ufm.theory import profiles
 
@@ -488,17 +489,10 @@ def test_a_name_and_its_hyperparameter_are_enough_for_solve_ufm() -> None:
 
 @every_name
 def test_a_name_trains(name: str) -> None:
-    plan = deep_plan(name, GIVEN[name])
+    plan = plan_run("digits", net="mlp", width=0.25, loss=name, preset="small", hyperparameters=GIVEN[name])
     assert plan.loss.name == name
     assert plan.config.loss == name
     assert plan.config.hyperparameters == {h: float(v) for h, v in GIVEN[name].items()}
-
-
-def deep_plan(name: str, hyperparameters: dict[str, Any]) -> Any:
-    nothing = {"width": 0.25, "data_dir": None, "dtype": "float32", "seed": 0, "max_train": None}
-    return deep._config.plan(
-        "digits", "mlp", name, "small", **nothing, metrics_every=None, hyperparameters=hyperparameters
-    )
 
 
 # --- a user's loss ------------------------------------------------------------------------------------

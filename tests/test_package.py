@@ -26,7 +26,7 @@ def numbers(version):
 
 def test_the_version_has_one_home_and_its_copies_agree():
     assert PROJECT["project"]["dynamic"] == ["version"]
-    assert PROJECT["tool"]["hatch"]["version"]["path"] == "ufm/__init__.py"
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "ufm/_version.py"
     assert re.findall(r"^version: (.*)$", CITATION, re.M) == [ufm.__version__]
 
 
@@ -37,6 +37,14 @@ def test_the_command_line_tells_the_version():
 def test_the_readme_names_the_wheel():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"ufm-([\d.]+)-py3-none-any\.whl", readme) == [ufm.__version__]
+
+
+def test_the_readme_has_a_row_for_each_dependency():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.split("\n| needs | for |\n")[1].split("\n\n")[0]
+    needed = {re.match(r"[\w-]+", entry)[0] for entry in PROJECT["project"]["dependencies"]}
+    first = ", ".join(row.split("|")[1] for row in table.splitlines())
+    assert needed == set(re.findall(r"[a-z][\w-]*", first))
 
 
 def test_the_changelog_leads_to_the_version():
@@ -109,11 +117,12 @@ def build(folder, names, sources=None):
 
 def test_the_data_files_are_part_of_the_package():
     found = contents().package()
-    assert {"ufm/py.typed", "ufm/reproduce/report.css", "ufm/__init__.py"} <= found
+    data = {f"ufm/reproduce/{name}" for name in ("report.css", "report.html.jinja", "report.schema.json")}
+    assert {"ufm/py.typed", "ufm/__init__.py"} | data <= found
     assert not [name for name in found if "__pycache__" in name]
 
 
-@pytest.mark.parametrize("lost", ["ufm/py.typed", "ufm/reproduce/report.css", "ufm/_solve.py"])
+@pytest.mark.parametrize("lost", ["ufm/py.typed", "ufm/reproduce/report.html.jinja", "ufm/_solve.py"])
 def test_a_file_that_is_not_in_the_wheel_is_named(tmp_path, lost):
     check = contents()
     whole = check.package() | check.SOURCES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import html.parser
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 from tolerances import HANG
 
 from ufm import losses, reproduce
@@ -24,19 +26,18 @@ from ufm.reproduce import (
     SCHEMA,
     STATEMENTS,
     Curve,
-    Instance,
     Job,
     Outcome,
     Panel,
-    Statement,
+    Row,
     Table,
     _figures,
     _runner,
     statements,
     validate,
 )
-from ufm.reproduce._mathml import mathml
-from ufm.reproduce._prose import prose
+from ufm.reproduce._formulas import mathml
+from ufm.reproduce._records import compared
 
 QUICK_AND_FULL = ("quick", "full")
 
@@ -67,29 +68,6 @@ def test_every_loss_that_the_paper_does_not_have_is_measured():
     assert set(others) < set(jobs)
 
 
-def test_words_as_mathematics():
-    for words, shown in (
-        ("the sum of p_k >= 0.21", "the sum of p<sub>k</sub> ≥ 0.21"),
-        ("|Z|_F^2 < sum_k h_{k,i} w^k", "|Z|<sub>F</sub>² &lt; ∑<sub>k</sub> h<sub>k,i</sub> w<sup>k</sup>"),
-        ("row_norms of the paper's alphabet", "row_norms of the paper's alphabet"),
-    ):
-        assert prose(words) == shown
-
-
-def test_formulas_of_latex():
-    assert (
-        mathml(r"\frac{1}{2}")
-        == "<math><mrow><mfrac><mrow><mn>1</mn></mrow><mrow><mn>2</mn></mrow></mfrac></mrow></math>"
-    )
-    assert "<munder>" in mathml(r"\sum_j x")
-    assert "<msubsup><mi>x</mi><mi>k</mi><mn>2</mn></msubsup>" in mathml("x^2_k")
-    assert "&lt;" in mathml("a < b")
-    assert "<mi>log</mi><mspace" in mathml(r"\log p")
-    assert "<mspace" not in mathml(r"\log ( p )") + mathml(r"\log \left( p \right)")
-    with pytest.raises(ValueError, match=r"got \\unknown"):
-        mathml(r"\unknown")
-
-
 # --- running, resuming, refusing --------------------------------------------------------------------------
 
 
@@ -110,18 +88,18 @@ class Shelf:
         deviation = 1e-3 if name == "b2" else 1e-12
         table = Table("Values", ("job", "value"), ((name, "<1 & 2>"),))
         curve = Curve("it", "measured", [1.0, 2.0], [0.5, 0.25])
-        return Outcome((Instance("what <it> is", {"job": name}, deviation, 1e-9),), (table,), (curve,))
+        return Outcome((compared("what <it> is", {"job": name}, deviation, 1e-9),), (table,), (curve,))
 
     def jobs(self, names, level):
         yield from (Job(name, partial(self.measure, name)) for name in names)
 
-    def rows(self) -> tuple[Statement, ...]:
+    def rows(self) -> tuple[Row, ...]:
         shared = {"paper": "a < b", "formulas": (r"a \le b",), "measured": "both", "section": "Lemma 0"}
         panels = (Panel("it", "x", "y"),)
         first, second = partial(self.jobs, ("a1", "a2")), partial(self.jobs, ("b1", "b2"))
         return (
-            Statement(id="first", title="First", known="holds", jobs=first, panels=panels, **shared),
-            Statement(id="second", title="Second", known="fails", jobs=second, **shared),
+            Row(id="first", title="First", known="holds", jobs=first, panels=panels, **shared),
+            Row(id="second", title="Second", known="fails", jobs=second, **shared),
         )
 
 
@@ -255,7 +233,7 @@ def test_a_disk_that_fills_up_with_figures_keeps_the_measurements(shelf, tmp_pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_figures.plotting, "save", full)
+        patch.setattr(_figures.figures, "save", full)
         stopped = ufm("--out", tmp_path)
     assert stopped.exit_code == 2
     assert "first.png: No space left on device; what was measured is kept" in stopped.output
@@ -302,8 +280,6 @@ def test_the_report_of_two_rows(report):
     assert [finding.statement.id for finding in report.findings] == ["figure-9", "figure-10"]
     data = json.loads((report.out / "report.json").read_text())
     validate(data)
-    jsonschema = pytest.importorskip("jsonschema", reason="the second opinion on the schema")
-    jsonschema.validate(data, SCHEMA)
     assert all(row["command"].startswith("ufm reproduce --quick --only ") for row in data["rows"])
     for row in data["rows"]:
         for figure in row["figures"]:
@@ -341,23 +317,29 @@ def test_words_are_escaped(shelf, tmp_path):
     assert "<it>" not in text
 
 
-def test_the_schema_refuses_what_is_wrong(report):
-    data = json.loads((report.out / "report.json").read_text())
-    for path, value, words in (
-        (("version",), 1, "report.version: expected one of"),
-        (("rows", 0, "verdict"), "fine", "report.rows.0..verdict: expected one of"),
-        (("rows", 0, "count"), True, "report.rows.0..count: expected integer, got bool"),
-        (("rows", 0, "worst"), {}, "report.rows.0..worst: expected the field what"),
-        (("rows", 1, "more"), 1, "expected no field more"),
-    ):
-        wrong = json.loads(json.dumps(data))
-        *parents, last = path
-        inner = wrong
-        for name in parents:
-            inner = inner[name]
-        inner[last] = value
-        with pytest.raises(ValueError, match=words):
-            validate(wrong)
+def test_the_schema_is_a_schema():
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("version",), 1, r"report\.version: 2 was expected"),
+        (("rows", 0, "verdict"), "fine", r"report\.rows\[0\]\.verdict: 'fine' is not one of \['holds', "),
+        (("rows", 0, "count"), True, r"report\.rows\[0\]\.count: True is not of type 'integer'"),
+        (("rows", 0, "worst"), {}, r"report\.rows\[0\]\.worst: 'what' is a required property"),
+        (("rows", 1, "more"), 1, r"report\.rows\[1\]: Additional properties .*'more' was unexpected"),
+    ],
+)
+def test_the_schema_refuses_what_is_wrong(report, path, value, words):
+    wrong = json.loads((report.out / "report.json").read_text())
+    *parents, last = path
+    inner = wrong
+    for name in parents:
+        inner = inner[name]
+    inner[last] = value
+    with pytest.raises(ValueError, match=words):
+        validate(wrong)
 
 
 # --- in a browser ------------------------------------------------------------------------------------------

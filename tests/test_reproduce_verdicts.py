@@ -13,14 +13,16 @@ from ufm.reproduce import (
     Instance,
     Job,
     Outcome,
-    _bounds,
-    _collapse,
+    _corollary_2,
+    _focal_loss,
+    _nuclear_norm,
     _runner,
-    _saddles,
-    _scalar,
+    _scalar_problem,
+    _theorem_1,
+    _theorem_2,
     statements,
 )
-from ufm.reproduce._records import Record
+from ufm.reproduce._records import Record, compared
 from ufm.reproduce._witness import Shape
 
 
@@ -42,51 +44,62 @@ def scaled(function, field: str, factor: float = 1 + 1e-6):
     return wrong
 
 
+figure_9, figure_10 = _scalar_problem._figure_9, _scalar_problem._figure_10
 #: row, a job of it, and the closed form that is put a millionth off
 CLOSED_FORMS = {
-    "phi": ("figure-9", partial(_scalar._figure_9, "ls", 10), "scalar_profile", "value"),
-    "phi of mse": ("figure-9", partial(_scalar._figure_9, "mse", 10), "scalar_profile", "value"),
-    "slope of phi": ("figure-9", partial(_scalar._figure_9, "fl", 10), "scalar_profile", "slope"),
-    "margin": ("figure-10", partial(_scalar._figure_10, "fl", 10, (0.3,)), "global_optimum", "margin"),
-    "value": ("figure-10", partial(_scalar._figure_10, "ce", 10, (0.3,)), "global_optimum", "objective"),
-    "p_min": ("region", partial(_saddles._region, 3.0), "convexity_region", "p_min"),
-    "tie": ("tie", partial(_collapse._two_minima, 3.0, 50), "threshold", "a_tie"),
-    "threshold": ("tie", partial(_collapse._two_minima, 3.0, 50), "threshold", "C_tie"),
-    "partial": ("partial-collapse", partial(_collapse._partial, 3.0, 20), "global_optimum", "objective"),
+    "phi": ("figure-9", partial(figure_9, "ls", 10), "scalar_profile", "value"),
+    "phi of mse": ("figure-9", partial(figure_9, "mse", 10), "scalar_profile", "value"),
+    "slope of phi": ("figure-9", partial(figure_9, "fl", 10), "scalar_profile", "slope"),
+    "margin": (
+        "figure-10",
+        partial(figure_10, "fl", 10, (0.3,)),
+        "global_optimum",
+        "margin",
+    ),
+    "value": (
+        "figure-10",
+        partial(figure_10, "ce", 10, (0.3,)),
+        "global_optimum",
+        "objective",
+    ),
+    "p_min": ("region", partial(_corollary_2._region, 3.0), "convexity_region", "p_min"),
+    "tie": ("tie", partial(_focal_loss._two_minima, 3.0, 50), "threshold", "a_tie"),
+    "threshold": ("tie", partial(_focal_loss._two_minima, 3.0, 50), "threshold", "C_tie"),
+    "partial": ("partial-collapse", partial(_focal_loss._partial, 3.0, 20), "global_optimum", "objective"),
     "spectrum": (
         "spectrum",
-        partial(_saddles._spectrum, _saddles.Case("ls", Shape(3, 4, 2), lam_b=0.02)),
+        partial(_theorem_2._spectrum, _theorem_2.Case("ls", Shape(3, 4, 2), lam_b=0.02)),
         "hessian_spectrum",
         "values",
     ),
     "theorem 1": (
         "theorem-1",
-        partial(_collapse._theorem_1, "ce", Shape(3, 4, 2), True, 0.01, (0.2,), (0,)),
+        partial(_theorem_1._theorem_1, "ce", Shape(3, 4, 2), True, 0.01, (0.2,), (0,)),
         "global_optimum",
         "objective",
     ),
     "global minima": (
         "global-minima",
-        partial(_saddles._global_minima, _saddles.Case("ce", Shape(3, 4, 2), lam_b=0.02)),
+        partial(_theorem_2._global_minima, _theorem_2.Case("ce", Shape(3, 4, 2), lam_b=0.02)),
         "global_optimum",
         "objective",
     ),
-    "lemma 8": ("lemma-8", partial(_bounds._intermediate, 3, 0.05), "global_optimum", "objective"),
+    "lemma 8": ("lemma-8", partial(_nuclear_norm._intermediate, 3, 0.05), "global_optimum", "objective"),
 }
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_a_closed_form_off_by_a_millionth_fails(name, monkeypatch):
     row, measure, function, field = CLOSED_FORMS[name]
-    _collapse._tie.cache_clear()
+    _focal_loss._tie.cache_clear()
     right = measured(Job("it", measure), row=row)
     assert not right.errors
     assert not right.failing("ours")
     assert right.verdict == right.statement.known
-    _collapse._tie.cache_clear()
+    _focal_loss._tie.cache_clear()
     monkeypatch.setattr(theory, function, scaled(getattr(theory, function), field))
     wrong = measured(Job("it", measure), row=row)
-    _collapse._tie.cache_clear()
+    _focal_loss._tie.cache_clear()
     assert not wrong.errors
     assert wrong.verdict == "fails"
     assert not wrong.consistent
@@ -94,7 +107,7 @@ def test_a_closed_form_off_by_a_millionth_fails(name, monkeypatch):
 
 
 def test_a_penalty_of_the_nuclear_norm_off_by_a_millionth_fails(monkeypatch):
-    job = Job("it", partial(_bounds._nuclear_norm, 4, 6, 8, 50))
+    job = Job("it", partial(_nuclear_norm._nuclear_norm, 4, 6, 8, 50))
     assert measured(job, row="nuclear-norm").consistent
     right = Problem.lam.fget
     monkeypatch.setattr(Problem, "lam", property(lambda self: right(self) * (1 + 1e-6)))
@@ -104,7 +117,7 @@ def test_a_penalty_of_the_nuclear_norm_off_by_a_millionth_fails(monkeypatch):
 
 
 def an_instance(deviation: float, about: str = "paper", tolerance: float = 1e-9) -> Instance:
-    return Instance("a deviation", {"K": 3}, deviation, tolerance, about)
+    return compared("a deviation", {"K": 3}, deviation, tolerance, about)
 
 
 FAILS = STATEMENTS[0]._replace(correction="", known="fails")

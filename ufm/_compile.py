@@ -7,16 +7,33 @@ JAX 0.10.2).
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 #: options of XLA's CPU backend
 QUICK: Mapping[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+#: XLA's own options, which a block of `instantly` replaces
+USUAL: Mapping[str, Any] = {}
 #: no optimisation at all: for small programs that run once
 INSTANT: Mapping[str, Any] = {"xla_backend_optimization_level": 0} | dict(QUICK)
+
+#: the options that replace those of every program, if any: of the process, because sweeps compile in threads
+_replaced: Mapping[str, Any] | None = None
+
+
+@contextlib.contextmanager
+def instantly() -> Iterator[None]:
+    """Within the block, `jit` compiles without optimisation: for work whose programs run a few times each."""
+    global _replaced
+    before, _replaced = _replaced, INSTANT
+    try:
+        yield
+    finally:
+        _replaced = before
 
 
 def jit(
@@ -29,17 +46,19 @@ def jit(
     """
 
     @functools.cache
-    def compiled(refused: frozenset[str]) -> Callable[..., Any]:
-        given = {k: v for k, v in options.items() if k not in refused}
+    def compiled(chosen: frozenset[tuple[str, Any]]) -> Callable[..., Any]:
         on_cpu = jax.default_backend() == "cpu"
-        return jax.jit(function, static_argnames=static_argnames, compiler_options=given if on_cpu else None)
+        given = dict(chosen) if on_cpu else None
+        return jax.jit(function, static_argnames=static_argnames, compiler_options=given)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        wanted = _replaced or options
+        known = frozenset((name, value) for name, value in wanted.items() if name not in _REFUSED)
         try:
-            return compiled(frozenset(_REFUSED))(*args, **kwargs)
+            return compiled(known)(*args, **kwargs)
         except jax.errors.JaxRuntimeError as error:
-            unknown = {name for name in options if name in str(error)} - _REFUSED
+            unknown = {name for name in wanted if name in str(error)} - _REFUSED
             if not unknown:
                 raise
         _REFUSED.update(unknown)  # this version of XLA does not have them

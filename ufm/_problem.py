@@ -180,7 +180,7 @@ class Problem:
         """The problem of the class means: column k stands for all samples of class k."""
         return self.merged(self.labels, jnp.arange(self.K, dtype=jnp.int32))
 
-    def class_means(self, H: Float[Array, "d N"]) -> Float[Array, "d K"]:
+    def class_means(self, H: Float[Array | np.ndarray, "d N"]) -> Float[Array, "d K"]:
         """The mean feature of each class, in its column."""
         weight = jnp.ones(self.columns, H.dtype) if self.samples is None else self.samples
         sums = jax.ops.segment_sum((weight * H).T, jnp.asarray(self.labels), self.K)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from ufm import theory
+from ufm import _compile, theory
 from ufm._claim import Statement
 from ufm._problem import Params, Problem, Variables
 from ufm._solution import Solution
@@ -124,7 +124,7 @@ class Facts:
         )
 
 
-@jax.jit
+@functools.partial(_compile.jit, options=_compile.USUAL)
 def _derivatives(prob: Problem, params: Params) -> tuple[Array, Array, Params]:
     """f, the gradient G (K, N) of the mean loss in the logits, and grad f."""
     G = prob.logit_gradient(params)

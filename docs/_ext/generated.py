@@ -180,12 +180,24 @@ def _page(module: str) -> str:
         "|---|---|",
     ]
     for name in (*kinds["function"], *kinds["class"]):
-        lines.append(f"| {{py:obj}}`{name} <{module}.{name}>` | {_sentence(getattr(there, name))} |")
+        lines.append(
+            f"| {{py:obj}}`{name} <{_home(module, name)}.{name}>` | {_sentence(getattr(there, name))} |"
+        )
     lines += ["", "```{eval-rst}"]
     for kind, found in kinds.items():
         for name in found:
-            lines += [f".. auto{kind}:: {module}.{name}", *_options(kind, getattr(there, name)), ""]
+            if _home(module, name) == module:
+                lines += [f".. auto{kind}:: {module}.{name}", *_options(kind, getattr(there, name)), ""]
     return "\n".join([*lines, "```", ""])
+
+
+def _home(module: str, name: str) -> str:
+    """The module on whose page a class is described: the first of those that offer it."""
+    thing = getattr(importlib.import_module(module), name)
+    if not inspect.isclass(thing):
+        return module
+    offered = (place for place in MODULES if name in names(place))
+    return next(place for place in offered if getattr(importlib.import_module(place), name) is thing)
 
 
 def _options(kind: str, thing: Any) -> list[str]:

@@ -25,24 +25,26 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--quick", is_flag=True, help="A small grid, about a minute; without it at most 15 minutes.")
 @click.option("--out", type=_FOLDER, help="Folder of the report.  [default: reproduce, reproduce-quick, ...]")
 @click.option("--only", metavar="LIST", default="", help="Comma list of rows, such as theorem-1,lemma-8.")
-@click.option("--fresh", is_flag=True, help="Measure everything again, whatever the folder holds.")
-@click.option("--runs", type=_FOLDER, help="Folder of runs of ufm train, whose figures join the report.")
-@click.option("--list", "listed", is_flag=True, help="Print the rows and leave.")
-@click.option("--json", "as_json", is_flag=True, help="report.json on standard output and nothing else.")
+@click.option("--fresh", is_flag=True, help="Delete the folder's records first and measure everything again.")
+@click.option("--runs", type=_FOLDER, help="Folder of runs of ufm train, to add their figures to the report.")
+@click.option("--list", "listed", is_flag=True, help="Print the rows and exit.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print report.json on standard output and nothing else."
+)
 def reproduce(
     quick: bool, out: Path | None, only: str, fresh: bool, runs: Path | None, listed: bool, as_json: bool
 ) -> int:
-    """Measure everything the paper claims about the model, and write a report.
+    """Measure every claim of the paper about the model, and write a report.
 
     \b
     ufm reproduce --quick                         about a minute
     ufm reproduce --out paper                     the full grid
     ufm reproduce --only theorem-1,lemma-8        two rows
 
-    The folder gets report.html (one self-contained page), report.json and figures. Interrupted, it has
-    the report of what is finished, and the same command goes on from there.
+    The folder receives report.html (one self-contained page), report.json and figures. If the command is
+    interrupted, the report covers the finished jobs, and the same command continues from them.
 
-    Exit status: 0 every verdict is the one this package stands for, 1 one is not, 2 misuse, 130 interrupted.
+    Exit status: 0 every verdict is the expected one, 1 a verdict is not, 2 misuse, 130 interrupted.
     """
     from ufm import reproduce as package
 
@@ -67,7 +69,7 @@ def reproduce(
 
 @contextmanager
 def _stopped_kindly(folder: Path, again: str) -> Iterator[None]:
-    """SIGTERM as Ctrl-C; both say how to go on."""
+    """Treat SIGTERM as Ctrl-C, and say after either how to continue."""
 
     def stop(number: int, frame: FrameType | None) -> Any:
         raise KeyboardInterrupt

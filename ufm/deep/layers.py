@@ -276,7 +276,6 @@ def residual_block(
     """
     y, new = x, {}
     normalise = partial(conv_norm, train=train, axis_name=axis_name)
-    normalise = partial(conv_norm, train=train, axis_name=axis_name)
     for i, spec in enumerate(convs, 1):
         name = f"conv{i}"
         y = jax.nn.relu(y) if i > 1 else y

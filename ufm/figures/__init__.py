@@ -17,6 +17,7 @@ from ufm.figures._style import (
     style,
 )
 from ufm.figures.claims import plot_report
+from ufm.figures.panels import Curve, Panel, plot_panels
 from ufm.figures.phases import plot_phases
 from ufm.figures.points import plot_descent, plot_slice, plot_spectrum
 from ufm.figures.solution import plot_solution
@@ -33,9 +34,12 @@ __all__ = [
     "RED",
     "SKY",
     "WIDTH",
+    "Curve",
+    "Panel",
     "legend_below",
     "new_figure",
     "plot_descent",
+    "plot_panels",
     "plot_phases",
     "plot_report",
     "plot_slice",

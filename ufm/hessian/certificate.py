@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from ufm import _checks
+from ufm import _checks, _compile
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
 from ufm._pytree import pytree_dataclass, static
@@ -207,7 +207,7 @@ def _generic_bounds(prob: Problem, params: Variables) -> Bounds:
 _compiled = jax.jit(lambda prob, params: bounds(prob, params))  # its own name: doctests run once
 # Without LLVM's optimisation the compilation takes half the time (K=10: 0.8 instead of 1.7 s on a busy core),
 # which a small problem never earns back: it runs in 0.4 instead of 0.3 ms.
-_compiled_quickly = jax.jit(bounds, compiler_options={"xla_backend_optimization_level": 0})
+_compiled_quickly = _compile.jit(bounds, options=_compile.INSTANT)
 _SMALL = 20_000  # logits
 
 

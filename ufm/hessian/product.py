@@ -8,6 +8,7 @@ With dZ = dW H + W dH + db 1', A_j the loss's Hessian in the logits of sample j 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
+from ufm import _compile
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
 
@@ -168,7 +170,7 @@ def _critical(prob: Problem, params: Params) -> tuple[float, float]:
     return norm, CRITICAL * (parts + 1e-3 * G)
 
 
-@jax.jit
+@partial(_compile.jit, options=_compile.USUAL)
 def _sizes(prob: Problem, params: Params) -> tuple[Array, Array, Array]:
     """|grad f|, the sum of the norms of its parts other than the bias's, and |G|."""
     G = prob.logit_gradient(params)

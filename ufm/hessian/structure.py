@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ufm import _compile
 from ufm._problem import Params, Problem
 from ufm.hessian.product import NotFinite
 
@@ -180,7 +181,7 @@ def as_params(W: np.ndarray, H: np.ndarray, b: np.ndarray) -> Params:
     return Params(jnp.asarray(W), jnp.asarray(H), jnp.asarray(b))
 
 
-@jax.jit
+@functools.partial(_compile.jit, options=_compile.USUAL)
 def _derivatives(prob: Problem, Z: Array, labels: Array) -> tuple[Array, Array]:
     """Gradient (M, K) and Hessian (M, K, K) of one sample's loss over N at logits Z (M, K)."""
     scaled = 1 / prob.N

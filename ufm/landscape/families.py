@@ -17,6 +17,7 @@ Source: docs/theory.md, section 4.5; symmetric criticality: Palais 1979.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ufm import _compile
 from ufm._problem import Params, Problem
 from ufm.losses._base import Setting
 from ufm.theory import NoClosedForm, global_optimum
@@ -108,7 +110,7 @@ def _objective(system: _System, x: Array) -> Array:
     return jnp.asarray(fit / K + system.c * nuclear + system.lam_b / 2 * spread)
 
 
-@jax.jit
+@partial(_compile.jit, options=_compile.USUAL)
 def _derivatives(system: _System, x: Array) -> tuple[Array, Array]:
     def each(y: Array) -> tuple[Array, Array]:
         return jax.grad(_objective, 1)(system, y), jax.hessian(_objective, 1)(system, y)

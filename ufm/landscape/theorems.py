@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from scipy.optimize import brentq
 
-from ufm import losses, theory
+from ufm import _compile, losses, theory
 from ufm._claim import Claim, Claims, Statement
 from ufm._precision import in_float64
 from ufm._problem import Problem
@@ -142,7 +143,8 @@ def _convexity(f: Facts) -> float:
 
 def _region(f: Facts) -> float:
     """|p_min - the p_k at which the smallest curvature over random logits changes sign|, found anew."""
-    root = float(brentq(lambda p: _at_probability(f.prob.loss, f.prob.K, p), 1e-3 * f.p_min, 0.5, xtol=1e-13))
+    loss, K = losses.frozen(f.prob.loss, f.prob.K), f.prob.K
+    root = float(brentq(lambda p: _at_probability(loss, K, p), 1e-3 * f.p_min, 0.5, xtol=1e-13))
     return abs(root - f.p_min)
 
 
@@ -150,14 +152,23 @@ def _paper_region(f: Facts) -> float:
     return max(0.0, f.p_min - 0.21)
 
 
-@functools.cache
-def _hessians(K: int) -> Any:
-    return jax.jit(jax.vmap(lambda loss, z: jnp.linalg.eigvalsh(jax.hessian(loss)(z, 0)), in_axes=(None, 0)))
+def _hessian(loss: Loss, z: Array) -> Array:
+    """The Hessian of the loss in the logits z (K,) of a sample of class 0."""
+    return jnp.asarray(jax.hessian(loss)(z, 0))
+
+
+def _spectrum(loss: Loss, z: Array) -> Array:
+    return jnp.linalg.eigvalsh(_hessian(loss, z))
+
+
+_hessians, _spectra = (
+    _compile.jit(jax.vmap(f, in_axes=(None, 0)), options=_compile.USUAL) for f in (_hessian, _spectrum)
+)
 
 
 def _curvatures(loss: Loss, K: int) -> np.ndarray:
     Z = np.random.default_rng(0).normal(size=(256, K)) * np.logspace(-1, 1, 256)[:, None]
-    return np.asarray(_hessians(K)(loss, jnp.asarray(Z)))
+    return np.asarray(_spectra(loss, jnp.asarray(Z)))
 
 
 def _at_probability(loss: Loss, K: int, p: float) -> float:
@@ -168,7 +179,7 @@ def _at_probability(loss: Loss, K: int, p: float) -> float:
     others = np.random.default_rng(1).normal(size=(16, K - 1))
     own = np.log(p / (1 - p)) + np.log(np.exp(others).sum(axis=1))
     Z = np.concatenate([own[:, None], others], axis=1)
-    H = np.asarray(jax.vmap(lambda z: jax.hessian(loss)(z, 0))(jnp.asarray(Z)))
+    H = np.asarray(_hessians(loss, jnp.asarray(Z)))
     scale = np.abs(H).max(axis=(1, 2), keepdims=True)
     return float(np.linalg.eigvalsh(H / scale + np.full((K, K), 1.0))[:, 0].min())
 

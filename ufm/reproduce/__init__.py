@@ -1,11 +1,12 @@
-"""Everything the paper claims about the unconstrained feature model, measured here, as one report.
+"""Every claim of the paper about the unconstrained feature model, measured and reported on one page.
 
     statements (SHELF) -> jobs -> records, one file each -> findings with verdicts -> report
 
-`ufm reproduce` is the command; `reproduce` the function.
+The command is `ufm reproduce`, the function `reproduce`.
 """
 
-from ufm.reproduce._records import Curve, Finding, Instance, Job, Outcome, Panel, Statement, Table, Unmeasured
+from ufm.figures import Curve, Panel
+from ufm.reproduce._records import Finding, Instance, Job, Outcome, Row, Table, Unmeasured
 from ufm.reproduce._report import Reproduction, reproduce
 from ufm.reproduce._schema import SCHEMA, validate
 from ufm.reproduce.statements import STATEMENTS, UNMEASURED
@@ -21,7 +22,7 @@ __all__ = [
     "Outcome",
     "Panel",
     "Reproduction",
-    "Statement",
+    "Row",
     "Table",
     "Unmeasured",
     "reproduce",

@@ -1,13 +1,12 @@
-"""Words and numbers of the shelf as HTML: lam_W with its subscript, >= as one sign, 3e-16 with its power."""
+"""Sentences and numbers as HTML: lam_W with a subscript, >= as one sign, 3e-16 as a power of ten."""
 
 from __future__ import annotations
 
 import html
 import re
-from typing import Any
 
 _GREEK = {
-    "lam": "λ", "gamma": "γ", "phi": "φ", "alpha": "α", "beta": "β", "kappa": "κ", "tau": "τ", "rho": "ρ",
+    "lam": "λ", "gamma": "γ", "phi": "ϕ", "alpha": "α", "beta": "β", "kappa": "κ", "tau": "τ", "rho": "ρ",
     "sigma": "σ", "sqrt": "√",
 }  # fmt: skip
 _SIGNS = {
@@ -15,7 +14,7 @@ _SIGNS = {
     "|_*": "|<sub>*</sub>", "|_F^2": "|<sub>F</sub>²",
 }  # fmt: skip
 _NAMES = "|".join(_GREEK)
-_BASES = _GREEK | {"sum": "∑"}  # a word elsewhere
+_BASES = _GREEK | {"sum": "∑"}  # an operator only where it has a subscript
 #: a letter or a Greek name with a subscript or a superscript: h_{k,i}, lam_W, c_thr, w^k
 _SCRIPT = re.compile(
     rf"(?<![A-Za-z_])({_NAMES}|sum|[A-Za-z])([_^])(?:\{{([^}}]*)\}}|([A-Za-z]+|[0-9]+))(?![A-Za-z_])"
@@ -24,18 +23,13 @@ _NAME = re.compile(rf"(?<![A-Za-z_])({_NAMES})(?![A-Za-z_])")
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 
 
-def text(value: Any) -> str:
-    """As it is, for HTML."""
-    return html.escape(str(value), quote=True)
-
-
-def prose(value: Any) -> str:
-    """A sentence with the mathematics of plain text in it.
+def prose(words: str) -> str:
+    """A sentence whose plain-text mathematics is written with HTML signs and scripts.
 
     >>> prose("sqrt(lam_W lam_H) >= c_thr")
     '√(λ<sub>W</sub> λ<sub>H</sub>) ≥ c<sub>thr</sub>'
     """
-    escaped = html.escape(str(value), quote=False)
+    escaped = html.escape(words, quote=False)
     signed = _SIGN.sub(lambda found: _SIGNS[found[0]], escaped)
     return _NAME.sub(lambda found: _GREEK[found[1]], _SCRIPT.sub(_script, signed))
 
@@ -47,7 +41,7 @@ def _script(found: re.Match[str]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Two digits, as a power of ten where it is small or large; in one piece.
+    """Two digits, with a power of ten for small and large numbers, and without line breaks.
 
     >>> number(3.4e-16), number(0.19), number(1e-12), number(0.0)
     ('<span class="n">3.4 · 10<sup>−16</sup></span>', '<span class="n">0.19</span>', \

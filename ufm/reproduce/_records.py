@@ -1,74 +1,105 @@
-"""What is measured, as plain records: a job's outcome, an instance of a statement, and a row's verdict."""
+"""What is measured, as plain records: the outcome of a job, a claim at one configuration, a row's verdict."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from ufm import _claim
+from ufm._claim import Claim
+from ufm.figures import Curve, Panel
+from ufm.figures.records import Made
 
 Level = Literal["quick", "full"]
-Verdict = Literal["holds", "holds with a correction", "fails", "error", "unfinished"]
+#: A row's verdict, which follows from the verdicts of all its claims.
+RowVerdict = Literal["holds", "holds with a correction", "fails", "error", "unfinished"]
+#: Whose claim it is: the paper's to the letter, or one of ours, a correction or evidence for one.
+About = Literal["paper", "ours"]
 
-#: plain data: text, numbers, lists and dictionaries of them
-Json = Any
+#: Plain data: text, numbers, lists and dictionaries of them.
+Config: TypeAlias = Mapping[str, object]
 
 
 class Instance(NamedTuple):
-    """One comparison: the statement holds there if the deviation is within the tolerance."""
+    """A claim, measured at one configuration."""
 
-    what: str  # what was compared with what
-    config: dict[str, Json]  # what reproduces it
-    deviation: float
-    tolerance: float
-    about: Literal["paper", "ours"] = "paper"  # the paper to the letter; or our correction and evidence
-    details: dict[str, Json] = {}  # noqa: RUF012 (never written to)
+    claim: Claim
+    config: Config  # what reproduces it
+    about: About
+    details: Config
+
+    @property
+    def what(self) -> str:
+        """What was compared with what."""
+        return f"{self.claim.name}: {self.claim.statement}".removeprefix(": ")
+
+    @property
+    def deviation(self) -> float:
+        """The measured deviation; infinite where it is not a finite number."""
+        value = self.claim.value
+        return value if value is not None and math.isfinite(value) else math.inf
+
+    @property
+    def tolerance(self) -> float:
+        """The largest deviation at which the claim holds."""
+        return self.claim.tolerance or 0.0
 
     @property
     def holds(self) -> bool:
-        """Within its tolerance; a number that is not finite is not."""
-        return math.isfinite(self.deviation) and self.deviation <= self.tolerance
+        """Whether the deviation is within the tolerance."""
+        return self.claim.verdict == "holds"
 
     @property
     def excess(self) -> float:
-        """Deviation over tolerance; where nothing is tolerated, infinite for any deviation."""
-        if not math.isfinite(self.deviation):
-            return math.inf
+        """Deviation over tolerance; infinite for any deviation where the tolerance is zero."""
         if self.tolerance > 0:
             return self.deviation / self.tolerance
         return math.inf if self.deviation > 0 else 0.0
 
-    def to_dict(self) -> dict[str, Json]:
-        """As JSON; a deviation that is not finite is null."""
-        shown = self.deviation if math.isfinite(self.deviation) else None
-        return self._asdict() | {"deviation": shown, "holds": self.holds}
+    def to_dict(self) -> dict[str, object]:
+        """As JSON, in which a deviation that is not finite is null."""
+        return {
+            "what": self.what,
+            "config": self.config,
+            "deviation": None if math.isinf(self.deviation) else self.deviation,
+            "tolerance": self.tolerance,
+            "about": self.about,
+            "details": self.details,
+            "holds": self.holds,
+        }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Json]) -> Instance:
-        """The inverse of `to_dict`."""
-        deviation = math.inf if data["deviation"] is None else data["deviation"]
-        return cls(**{name: data[name] for name in cls._fields} | {"deviation": deviation})
+    def from_dict(cls, data: dict[str, Any]) -> Instance:
+        """The inverse of `to_dict`; the verdict is decided again from the numbers."""
+        deviation = math.nan if data["deviation"] is None else data["deviation"]
+        rest = data["about"], data["details"]
+        return compared(data["what"], data["config"], deviation, data["tolerance"], *rest)
+
+
+def compared(
+    what: str,
+    config: Config,
+    deviation: float,
+    tolerance: float,
+    about: About = "paper",
+    details: Config | None = None,
+) -> Instance:
+    """A deviation that was measured, judged as every claim of the package is."""
+    row = _claim.Statement[None]("", what, lambda _: deviation, lambda _: tolerance)
+    return Instance(row.claim(None), config, about, details or {})
 
 
 class Table(NamedTuple):
-    """Rows of words for a section; tables of one title are joined."""
+    """Rows of words for a section; tables with one title are joined."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
 
-class Curve(NamedTuple):
-    """A line or points of a panel; y may be names."""
-
-    panel: str
-    label: str
-    x: Sequence[float]
-    y: Sequence[Any]
-    kind: Literal["line", "points", "vertical"] = "line"
-
-
 class Outcome(NamedTuple):
-    """What a job brings home."""
+    """What a job has measured."""
 
     instances: tuple[Instance, ...]
     tables: tuple[Table, ...] = ()
@@ -76,25 +107,15 @@ class Outcome(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A piece of a row's work: small enough to lose when interrupted."""
+    """A part of a row that is measured at once; an interrupted run repeats at most one."""
 
     name: str  # unique in its row, the same in every run
     measure: Callable[[], Outcome]
     cost: float = 1.0  # seconds on two cores, for the time left
 
 
-class Panel(NamedTuple):
-    """Axes of a row's figure, filled by the curves of its name."""
-
-    name: str
-    xlabel: str
-    ylabel: str
-    xscale: str = "linear"
-    yscale: str = "linear"
-
-
-class Statement(NamedTuple):
-    """A row of the shelf."""
+class Row(NamedTuple):
+    """A statement of the paper: what it says, how it is measured, and the verdict to expect."""
 
     id: str
     title: str
@@ -102,15 +123,16 @@ class Statement(NamedTuple):
     paper: str  # what the paper says, in our words
     formulas: tuple[str, ...]  # LaTeX
     measured: str  # what is compared with what
-    known: Verdict  # the verdict that this package stands for
+    known: RowVerdict  # the verdict that this package expects
     jobs: Callable[[Level], Iterator[Job]]
-    correction: str = ""  # what makes the statement true; empty where it is true, or false for good
+    correction: str = ""  # what makes the statement true; empty where it is true or cannot be corrected
     remark: str = ""
-    panels: tuple[Panel, ...] = ()
+    panels: tuple[Panel, ...] = ()  # of its figure
+    draw: Callable[[Sequence[Curve]], Made] | None = None  # where the figure is one of the paper's
 
 
 class Unmeasured(NamedTuple):
-    """What the paper has and no row measures."""
+    """A part of the paper that no row measures."""
 
     what: str
     why: str
@@ -125,7 +147,7 @@ class Record(NamedTuple):
     outcome: Outcome
     error: str = ""  # a traceback, where the job crashed
 
-    def to_dict(self) -> dict[str, Json]:
+    def to_dict(self) -> dict[str, object]:
         """As JSON."""
         return {
             "row": self.row,
@@ -138,7 +160,7 @@ class Record(NamedTuple):
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Json]) -> Record:
+    def from_dict(cls, data: dict[str, Any]) -> Record:
         """The inverse of `to_dict`."""
         tables = (Table(t["title"], tuple(t["header"]), tuple(map(tuple, t["rows"]))) for t in data["tables"])
         outcome = Outcome(
@@ -150,11 +172,11 @@ class Record(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A statement with all that was measured of it."""
+    """A row with everything that was measured of it."""
 
-    statement: Statement
+    statement: Row
     records: tuple[Record, ...]
-    missing: int = 0  # jobs that an interrupted run did not come to
+    missing: int = 0  # jobs that an interrupted run did not reach
 
     @property
     def instances(self) -> list[Instance]:
@@ -166,14 +188,14 @@ class Finding(NamedTuple):
         """Jobs that crashed."""
         return [record for record in self.records if record.error]
 
-    def failing(self, about: str) -> list[Instance]:
+    def failing(self, about: About) -> list[Instance]:
         """Instances that contradict, worst first."""
         bad = [i for i in self.instances if i.about == about and not i.holds]
         return sorted(bad, key=lambda i: (-i.excess, -i.deviation))
 
     @property
-    def verdict(self) -> Verdict:
-        """From the numbers alone: what the package stands for does not enter."""
+    def verdict(self) -> RowVerdict:
+        """From the numbers alone; the verdict that the package expects does not enter."""
         if self.failing("ours"):
             return "fails"
         contradicted = bool(self.failing("paper"))
@@ -187,7 +209,7 @@ class Finding(NamedTuple):
 
     @property
     def consistent(self) -> bool:
-        """The verdict that this package stands for, with every piece of its own evidence in order."""
+        """Whether the verdict is the expected one, no job crashed and none of our own claims fails."""
         expected = self.verdict == self.statement.known and not self.missing
         return expected and not self.failing("ours") and not self.errors
 

@@ -18,35 +18,35 @@ from ufm import _checks, _files
 from ufm._sheet import Printed, Sheet
 from ufm.reproduce import _figures, _html, _runner, _schema
 from ufm.reproduce._figures import Drawn
-from ufm.reproduce._records import Finding, Level, Table, Unmeasured, Verdict
+from ufm.reproduce._records import Finding, Level, RowVerdict, Table, Unmeasured
 from ufm.reproduce.statements import UNMEASURED, chosen
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Reproduction(Printed):
-    """What was found, and where the report is."""
+    """The findings of a run and the folder of its report."""
 
     findings: tuple[Finding, ...]
     out: Path
     level: Level
-    seconds: float  # of this run; finished jobs of earlier runs cost nothing
+    seconds: float  # of this run, without jobs that an earlier run finished
     figures: dict[str, Drawn]
     deep: tuple[Drawn, ...]
 
     @property
     def complete(self) -> bool:
-        """No job is missing."""
+        """Whether no job is missing."""
         return not any(finding.missing for finding in self.findings)
 
     @property
     def unmeasured(self) -> tuple[Unmeasured, ...]:
-        """What the paper has and this report does not."""
+        """The parts of the paper that this report does not cover."""
         figures = Unmeasured("Figures 1 to 8", "They show trained networks, and no folder of runs was given.")
         return UNMEASURED if self.deep else (*UNMEASURED, figures)
 
     @property
     def consistent(self) -> bool:
-        """Every row has the verdict that this package stands for, and no job crashed."""
+        """Whether every row has the expected verdict and no job crashed."""
         return all(finding.consistent for finding in self.findings)
 
     def sheet(self) -> Sheet:
@@ -59,7 +59,7 @@ class Reproduction(Printed):
         return Sheet("The paper's statements, measured", header, rows, notes)
 
     def to_dict(self) -> dict[str, Any]:
-        """As report.json has it."""
+        """The content of report.json."""
         data = {
             "schema": _schema.NAME,
             "version": _schema.VERSION,
@@ -86,19 +86,19 @@ def _words(finding: Finding) -> tuple[str, ...]:
 
 
 def counts(findings: Iterable[Finding]) -> dict[str, int]:
-    """How many rows have each verdict."""
+    """The number of rows with each verdict."""
     found = Counter(finding.verdict for finding in findings)
-    return {name: found[name] for name in get_args(Verdict)}
+    return {name: found[name] for name in get_args(RowVerdict)}
 
 
 def command(level: Level, out: Path | None = None, row: str = "") -> str:
-    """What reproduces the report, or one row of it."""
+    """The command that repeats the report, or one row of it."""
     words = ["ufm reproduce", "--quick" * (level == "quick"), f"--only {row}" * bool(row)]
     return " ".join(filter(None, [*words, "" if out is None else f"--out {out.name or out}"]))
 
 
-def machine() -> dict[str, Any]:
-    """What a reader needs to compare."""
+def machine() -> dict[str, str | int | None]:
+    """Versions and hardware, with which a reader can compare results."""
     found = _files.hardware()
     return _runner.fingerprint() | {
         "python": found["python"],
@@ -110,7 +110,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def row_dict(finding: Finding, of: Reproduction) -> dict[str, Any]:
+def row_dict(finding: Finding, of: Reproduction) -> dict[str, object]:
     """A row as JSON."""
     row, drawn = finding.statement, of.figures.get(finding.statement.id)
     words = ("id", "title", "section", "paper", "formulas", "measured", "correction", "remark", "known")
@@ -139,7 +139,7 @@ def _figure_dict(drawn: Drawn, out: Path) -> dict[str, str]:
 
 
 def joined(finding: Finding) -> list[Table]:
-    """Tables of all jobs; those of one title and header as one."""
+    """The tables of all jobs; those with the same title and header are joined."""
     found: dict[tuple[str, tuple[str, ...]], Table] = {}
     for record in finding.records:
         for table in record.outcome.tables:
@@ -161,20 +161,20 @@ def reproduce(
     """Measure the statements of the paper and write the report.
 
     Args:
-        out: folder for report.html, report.json, figures/ and records/. A run that was interrupted goes on
-            from its records; crashed jobs are tried again.
+        out: folder for report.html, report.json, figures/ and records/. An interrupted run continues from
+            its records; jobs that crashed run again.
         level: "quick", about a minute, or "full", at most a quarter of an hour on two cores.
         only: ids of `STATEMENTS`; default: all.
-        fresh: throw the folder's records away first.
-        runs: a folder of trained networks; their figures 1 to 8 join the report.
-        progress: True shows a bar, False none, None one where somebody looks.
+        fresh: whether to delete the folder's records first.
+        runs: a folder of trained networks, from which figures 1 to 8 are added to the report.
+        progress: True shows a progress bar, False does not; None shows one in an interactive session.
 
-    Returns: a `Reproduction`; `.consistent` where each verdict is the one that this package stands for.
+    Returns: a `Reproduction`; `.consistent` tells whether every verdict is the expected one.
 
     Raises:
         ValueError: an unknown level or id; a folder that cannot be written or belongs to another version.
-        OSError: the disk is full; finished jobs are kept.
-        KeyboardInterrupt: Ctrl-C; the report of what is finished has been written.
+        OSError: a file cannot be written, as on a full disk; finished jobs are kept.
+        KeyboardInterrupt: Ctrl-C; the report of the finished jobs has been written.
     """
     began = time.perf_counter()
     _checks.choice("level", level, ("quick", "full"))

@@ -1,11 +1,12 @@
-"""The stage statements -> records: each job once, kept in a file when done, so that any run can go on.
+"""The stage statements -> records: each job runs once and leaves a file; an interrupted run continues there.
 
-OUT/reproduce.json            whose folder this is: version, code, JAX
-OUT/records/quick/ID/*.json   one file a finished job, written whole or not at all
+OUT/reproduce.json            the version, source code and JAX that the records belong to
+OUT/records/quick/ID/*.json   one file for each finished job, complete or absent
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -22,18 +23,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ufm import _files
+from ufm import _compile, _files
 from ufm._progress import Progress
-from ufm.reproduce._records import Finding, Job, Level, Outcome, Record, Statement
+from ufm.reproduce._records import Finding, Job, Level, Outcome, Record, Row
 
 MANIFEST = "reproduce.json"
 RECORDS = "records"
-#: what a report of ours leaves in its folder
+#: the names that a report writes in its folder
 OURS = ("report.html", "report.json", "figures", RECORDS)
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON has it: numpy's numbers as Python's, tuples as lists, what is not finite as None."""
+def plain(value: object) -> Any:
+    """`value` in the types of JSON: Python's numbers, lists for tuples, None for NaN and infinity."""
     if isinstance(value, dict):
         return {str(name): plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -50,7 +51,7 @@ def plain(value: Any) -> Any:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file in a folder that is made; a crash or a full disk leaves the old file.
+    """Write a file, and make its folder; after a crash or on a full disk the old file is still there.
 
     Raises:
         OSError: it cannot be written.
@@ -62,12 +63,12 @@ def write_whole(file: Path, text: str) -> None:
         raise OSError(f"{file}: {error.strerror or error}; what was finished before is kept") from error
 
 
-# --- whose folder -----------------------------------------------------------------------------------
+# --- the folder -------------------------------------------------------------------------------------
 
 
-@functools.cache  # the code that runs, whatever becomes of its files meanwhile
+@functools.cache  # of the code that is running, even if its files change meanwhile
 def fingerprint() -> dict[str, str]:
-    """Version, a hash of the code that measures, JAX, and its precision: records of another are no use."""
+    """What records are valid for: the version, a hash of the code that measures, JAX and its precision."""
     root, skipped = _files.SOURCES, ("deep", "_cli")
     files = [f for f in root.rglob("*.py") if f.relative_to(root).parts[0] not in skipped]
     found = _files.versions()
@@ -77,10 +78,10 @@ def fingerprint() -> dict[str, str]:
 
 
 def open_folder(out: Path, *, fresh: bool = False) -> None:
-    """Make the folder ours, or refuse it.
+    """Claim the folder for reports of this version, or refuse it.
 
     Raises:
-        ValueError: it cannot be written, or holds a report of another version.
+        ValueError: the folder cannot be written, or it holds a report of another version.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -101,12 +102,12 @@ def open_folder(out: Path, *, fresh: bool = False) -> None:
             f"out: expected a new folder or a report of this version, got {str(out)!r} of another "
             f"({', '.join(differs)}); choose another folder, or --fresh to measure everything again"
         )
-    if fresh and manifest.exists():  # only what a manifest says is ours is thrown away
+    if fresh and manifest.exists():  # records are deleted only where a manifest shows that they are records
         shutil.rmtree(out / RECORDS, ignore_errors=True)
     write_whole(manifest, json.dumps(mine, indent=2) + "\n")
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, object]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -117,15 +118,15 @@ def _read(file: Path) -> dict[str, Any]:
 # --- the jobs ---------------------------------------------------------------------------------------
 
 
-def file_of(out: Path, level: Level, row: Statement, job: Job) -> Path:
-    """Where a job's record is."""
+def file_of(out: Path, level: Level, row: Row, job: Job) -> Path:
+    """The file of a job's record."""
     words = re.sub(r"[^A-Za-z0-9.]+", "-", job.name).strip("-")
-    mark = hashlib.sha256(job.name.encode()).hexdigest()[:6]  # two names may read alike
+    mark = hashlib.sha256(job.name.encode()).hexdigest()[:6]  # two names may have the same words
     return out / RECORDS / level / row.id / f"{words}-{mark}.json"
 
 
 def kept(file: Path) -> Record | None:
-    """A finished job's record, None where there is none, it crashed, or the file is damaged."""
+    """The record of a finished job; None if there is none, the job crashed, or the file is damaged."""
     try:
         record = Record.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
@@ -133,29 +134,29 @@ def kept(file: Path) -> Record | None:
     return None if record.error else record
 
 
-def measure(row: Statement, job: Job) -> Record:
-    """Run a job; what it raises is its record's error."""
+def measure(row: Row, job: Job) -> Record:
+    """Run a job; an exception becomes the error of its record."""
     began = time.perf_counter()
     try:
         outcome, error = job.measure(), ""
-    except Exception:  # one claim that crashes must not take the others along
+    except Exception:  # the other jobs still run
         outcome, error = Outcome(()), traceback.format_exc()
     record = Record(row.id, job.name, time.perf_counter() - began, outcome, error)
-    return Record.from_dict(plain(record.to_dict()))  # what a resumed run reads
+    return Record.from_dict(plain(record.to_dict()))  # as a resumed run reads it
 
 
 class Run(NamedTuple):
-    """What the jobs found."""
+    """The findings of a run."""
 
     findings: tuple[Finding, ...]
-    stopped: bool  # by Ctrl-C, before the last job
+    stopped: bool  # by Ctrl-C before the last job finished
 
 
-def run(out: Path, rows: Sequence[Statement], level: Level, *, progress: bool | None = None) -> Run:
-    """Every job of the rows that has no record yet, until the last one or Ctrl-C.
+def run(out: Path, rows: Sequence[Row], level: Level, *, progress: bool | None = None) -> Run:
+    """Run every job that has no record yet, until the last one or Ctrl-C.
 
     Raises:
-        OSError: a record cannot be written (a full disk); those before are kept.
+        OSError: a record cannot be written, as on a full disk; earlier records are kept.
     """
     plan = [(row, job) for row in rows for job in row.jobs(level)]
     found: dict[str, list[Record]] = {row.id: [] for row in rows}
@@ -167,7 +168,9 @@ def run(out: Path, rows: Sequence[Statement], level: Level, *, progress: bool | 
         else:
             found[row.id].append(record)
     clock, stopped = _Clock([job.cost for _, job in waiting]), False
-    with Progress("reproduce", len(plan), progress, at_once=bool(waiting)) as bar:
+    # each program runs a few times at this level, and optimising it would take most of the time
+    compiled = _compile.instantly() if level == "quick" else contextlib.nullcontext()
+    with Progress("reproduce", len(plan), progress, at_once=bool(waiting)) as bar, compiled:
         try:
             for i, (row, job) in enumerate(waiting):
                 bar.update(len(plan) - len(waiting) + i, f"{clock.left(i)}  {row.id}: {job.name}")
@@ -180,8 +183,8 @@ def run(out: Path, rows: Sequence[Statement], level: Level, *, progress: bool | 
     return Run(tuple(_finding(row, level, found[row.id]) for row in rows), stopped)
 
 
-def _finding(row: Statement, level: Level, records: list[Record]) -> Finding:
-    """Records as the row lists its jobs, whatever was resumed."""
+def _finding(row: Row, level: Level, records: list[Record]) -> Finding:
+    """The records in the order in which the row lists its jobs."""
     by_name = {record.job: record for record in records}
     names = [job.name for job in row.jobs(level)]
     done = tuple(by_name[name] for name in names if name in by_name)
@@ -189,13 +192,13 @@ def _finding(row: Statement, level: Level, records: list[Record]) -> Finding:
 
 
 class _Clock:
-    """The time left, from the jobs' costs and what the finished ones took."""
+    """Estimates the time left from the costs of the jobs and the pace of the finished ones."""
 
     def __init__(self, costs: list[float]) -> None:
         self._costs, self._began = costs, time.perf_counter()
 
     def left(self, done: int) -> str:
-        """In words, before job `done`."""
+        """The estimate in words, when `done` jobs are finished."""
         spent, ahead = sum(self._costs[:done]), sum(self._costs[done:])
         pace = (time.perf_counter() - self._began) / spent if spent > 2 else 1.0
         seconds = math.ceil(ahead * pace)

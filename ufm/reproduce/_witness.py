@@ -1,4 +1,4 @@
-"""Witnesses that know no closed form: the loss itself by autodiff, dense Hessians, and solved problems."""
+"""Witnesses that use no closed form: autodiff of the loss itself, dense Hessians, and solved problems."""
 
 from __future__ import annotations
 
@@ -12,33 +12,48 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from numpy.typing import ArrayLike
 
 import ufm
-from ufm import losses, theory
+from ufm import _compile, losses, theory
 from ufm._problem import Params, Problem
 from ufm._solution import Solution
 from ufm.losses import Loss
 
-#: numbers that one call of a compiled witness takes: one shape, one compilation
+#: A witness runs a few times at one shape, so the time to compile it is nearly all of its time.
+_instant = partial(_compile.jit, options=_compile.INSTANT)
+#: the length to which inputs are padded, so that one program serves all of them
 _ROWS = 256
-#: problems that make one full chunk of a sweep: fewer would be another shape
+#: the number of problems in a full chunk of a sweep, to which fewer are padded for the same reason
 _CHUNK = 32
+
+
+def shown(loss: Loss | str) -> str:
+    """The name of a loss with its hyperparameters."""
+    return repr(losses.get(loss))
 
 
 # --- the scalar profile, from the loss ------------------------------------------------------------
 
 
-@partial(jax.jit, static_argnames="K")
+@partial(_instant, static_argnames=("K",))
 def _derivatives(loss: Loss, a: Array, *, K: int) -> tuple[Array, ...]:
     def l(a: Array) -> Array:  # noqa: E743
         return loss(a * (jnp.arange(K) == 0), 0)
 
-    first = jax.grad(l)
-    second = jax.grad(first)
-    return tuple(jax.vmap(f)(a) for f in (l, first, second, jax.grad(second)))
+    def one(a: Array) -> tuple[Array, ...]:
+        ((value, first), (_, second)), (_, (_, third)) = _with_slope(_with_slope(_with_slope(l)))(a)
+        return value, first, second, third
+
+    return tuple(jax.vmap(one)(a))
 
 
-def profile(loss: Loss, K: int, a: Any) -> tuple[np.ndarray, ...]:
+def _with_slope(f: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """a -> (f(a), f'(a)) in forward mode, which traces the loss once however often it is nested."""
+    return lambda a: jax.jvp(f, (a,), (jnp.ones_like(a),))
+
+
+def profile(loss: Loss, K: int, a: ArrayLike) -> tuple[np.ndarray, ...]:
     """L(a e_0, 0) and its first three derivatives in a, by autodiff."""
     a = np.asarray(a, dtype=np.float64)
     padded = np.resize(a.ravel(), max(_ROWS, a.size))
@@ -46,7 +61,7 @@ def profile(loss: Loss, K: int, a: Any) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(f)[: a.size].reshape(a.shape) for f in found)
 
 
-@partial(jax.jit, static_argnames="K")
+@partial(_instant, static_argnames=("K",))
 def _shifted(loss: Loss, a: Array, *, K: int) -> Array:
     def at(a: Array, s: float) -> Array:
         return loss(a * (jnp.arange(K) == 0) + s, 0)
@@ -59,16 +74,17 @@ def _shifted(loss: Loss, a: Array, *, K: int) -> Array:
     return jax.vmap(one)(a)
 
 
-def least_over_shifts(loss: Loss, K: int, a: Any) -> np.ndarray:
+def least_over_shifts(loss: Loss, K: int, a: np.ndarray) -> np.ndarray:
     """min over s of L(a e_0 + s 1, 0) for a loss that is quadratic in the logits."""
-    a = np.asarray(a, dtype=np.float64)
     padded = np.resize(a, max(_ROWS, a.size))
     return np.asarray(_shifted(loss, padded, K=K))[: a.size]
 
 
 def lowest(loss: Loss, K: int, weight: float) -> tuple[float, float]:
-    """argmin and min over a >= 0 of L(a e_0, 0) + weight a: a grid, then Newton by autodiff."""
-    reach = float(profile(loss, K, np.zeros(1))[0][0]) / weight  # beyond it the penalty alone is too much
+    """argmin and min over a >= 0 of L(a e_0, 0) + weight a, by a grid and then Newton with autodiff."""
+    reach = (
+        float(profile(loss, K, np.zeros(1))[0][0]) / weight
+    )  # beyond it the penalty alone exceeds the value at a = 0
     grid = np.append(0.0, np.geomspace(1e-4, 1.0, 2 * _ROWS - 1) * max(reach, 1.0))
     values = profile(loss, K, grid)[0] + weight * grid
     a = float(grid[int(np.argmin(values))])
@@ -84,7 +100,7 @@ def lowest(loss: Loss, K: int, weight: float) -> tuple[float, float]:
 # --- dense Hessians -------------------------------------------------------------------------------
 
 
-@jax.jit
+@_instant
 def _hessian(prob: Problem, params: Params) -> Array:
     flat, unravel = ravel_pytree(params if prob.bias else (params.W, params.H))
 
@@ -96,36 +112,49 @@ def _hessian(prob: Problem, params: Params) -> Array:
 
 
 def hessian_eigenvalues(prob: Problem, params: Params) -> np.ndarray:
-    """All eigenvalues of the Hessian in (W, H, b), formed by autodiff as a dense matrix; ascending."""
-    one = Params(*(jnp.asarray(x) for x in params))
-    return np.linalg.eigvalsh(np.asarray(_hessian(as_leaves(prob), one)))
+    """All eigenvalues, ascending, of the dense Hessian in (W, H, b), which autodiff forms."""
+    return np.linalg.eigvalsh(np.asarray(_hessian(*_as_leaves(prob, params))))
 
 
-def as_leaves(prob: Problem) -> Problem:
-    """Every penalty and hyperparameter as an array: one type, one compilation."""
-    leaves: Problem = jax.tree.map(jnp.asarray, prob)
+def _as_leaves(prob: Problem, params: Params) -> tuple[Problem, Params]:
+    """Both with every leaf as an array, so that problems of one shape share a program."""
+    leaves: tuple[Problem, Params] = jax.tree.map(jnp.asarray, (prob, params))
     return leaves
 
 
-@jax.jit
+@_instant
 def _objective(prob: Problem, params: Params) -> Array:
     return prob(params)
 
 
 def objective(prob: Problem, params: Params) -> float:
-    """f(W, H, b) as it is written."""
-    return float(_objective(as_leaves(prob), Params(*(jnp.asarray(x) for x in params))))
+    """f(W, H, b) from its definition."""
+    return float(_objective(*_as_leaves(prob, params)))
+
+
+@_instant
+def _logit_gradient(prob: Problem, params: Params) -> Array:
+    return prob.logit_gradient(params)
+
+
+def logit_gradient(prob: Problem, params: Params) -> np.ndarray:
+    """G (K, N), the gradient of the mean loss in the logits."""
+    return np.asarray(_logit_gradient(*_as_leaves(prob, params)))
 
 
 # --- solved problems ------------------------------------------------------------------------------
 
 
 class Shape(NamedTuple):
-    """Classes, dimension, samples a class."""
+    """Classes, feature dimension, samples in a class."""
 
     K: int
     d: int
     n: int
+
+
+#: the sizes that many rows share, so that they share compiled programs
+SHAPE = Shape(K=10, d=12, n=2)
 
 
 class Point(NamedTuple):
@@ -134,7 +163,7 @@ class Point(NamedTuple):
     c: float  # sqrt(n lam_W lam_H)
     lam_b: float = 0.0
     seed: int = 0
-    ratio: float = 4.0  # lam_W/lam_H: never 1, at which mistakes cancel
+    ratio: float = 4.0  # lam_W/lam_H; at 1 mistakes in the two penalties would cancel
 
 
 def penalties(c: float, n: int, ratio: float) -> tuple[float, float]:
@@ -144,7 +173,7 @@ def penalties(c: float, n: int, ratio: float) -> tuple[float, float]:
 
 
 def problem(
-    loss: str | Loss | Callable[..., Any], shape: Shape, c: float, *, lam_b: float = 0.0, bias: bool = True,
+    loss: str | Loss, shape: Shape, c: float, *, lam_b: float = 0.0, bias: bool = True,
     ratio: float = 4.0,
 ) -> Problem:  # fmt: skip
     """A balanced problem with sqrt(n lam_W lam_H) = c."""
@@ -157,7 +186,7 @@ def problem(
 def solve(
     loss: str | Loss, shape: Shape, points: Sequence[Point], *, bias: bool = True, scale: float = 0.1
 ) -> list[Solution]:
-    """Each point solved; one program for each loss, shape and bias, whatever the points."""
+    """Solve the problem at each point; one program serves all points of a loss, shape and bias."""
     base = problem(loss, shape, points[0].c, bias=bias)
     found: dict[int, Solution] = {}
     for seed in sorted({point.seed for point in points}):

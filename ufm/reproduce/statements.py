@@ -1,19 +1,28 @@
-"""SHELF of the paper's statements: each row says what is measured, and what makes its verdict.
+"""SHELF of the paper's statements: each row says what the paper claims and how that is measured.
 
 Zhou et al., "Are All Losses Created Equal: A Neural Collapse Perspective", NeurIPS 2022. A verdict follows
-from numbers alone (`Finding.verdict`): `known` is compared with it and never enters it. Adding a statement is
-adding a row.
+from the numbers alone (`Finding.verdict`); `known`, the expected verdict, is only compared with it. To add a
+statement, add a row.
 """
 
 from __future__ import annotations
 
 from ufm import _checks
-from ufm.reproduce import _bounds, _collapse, _saddles, _scalar
-from ufm.reproduce._records import Panel, Statement, Unmeasured
+from ufm.figures import Panel, contrastive
+from ufm.reproduce import (
+    _corollary_2,
+    _definition_1,
+    _focal_loss,
+    _nuclear_norm,
+    _scalar_problem,
+    _theorem_1,
+    _theorem_2,
+)
+from ufm.reproduce._records import Row, Unmeasured
 
 #: The rows, in the order of the report.
-STATEMENTS: tuple[Statement, ...] = (
-    Statement(
+STATEMENTS: tuple[Row, ...] = (
+    Row(
         id="definition-1",
         title="Cross-entropy, label smoothing and focal loss have the contrastive property",
         section="Definition 1, Appendix B",
@@ -21,7 +30,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "equal non-target logits only, and for any c > 0 phi(t) + c |t| has a unique minimiser t* < 0.",
         formulas=(
             r"L(z, k) \ge \phi \left( \sum_{j \ne k} (z_j - z_k) \right)",
-            r"t^\ast = \argmin_t \phi(t) + c |t| , \quad t^\ast < 0 \; \forall c > 0",
+            r"t^\ast = \argmin_t \phi(t) + c \left| t \right| , \quad t^\ast < 0 \; \forall c > 0",
         ),
         measured="Five tests of each loss (shift, class symmetry, averaging, strictness, uniqueness), and "
         "the sign of t* on both sides of the threshold.",
@@ -30,9 +39,9 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds with a correction",
         correction='t* <= 0, and t* < 0 exactly for c below the threshold (1/K for cross-entropy): "for any '
         'c > 0" is true of no loss here. MSE is not a function of logit differences.',
-        jobs=_scalar.definition_1,
+        jobs=_definition_1.definition_1,
     ),
-    Statement(
+    Row(
         id="other-losses",
         title="Which other losses have the contrastive property",
         section="Definition 1",
@@ -43,9 +52,9 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         remark="A loss that fails T5 and T6 alone has neural collapse without a bias; with a free bias "
         "Theorem 1 is false for it near its tie.",
-        jobs=_scalar.other_losses,
+        jobs=_definition_1.other_losses,
     ),
-    Statement(
+    Row(
         id="theorem-1",
         title="Every global minimiser is neural collapse",
         section="Theorem 1, K up to 15",
@@ -61,28 +70,28 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         remark="For MSE the claims are its own: a simplex ETF only where the bias takes up the mean. The "
         "paper's W'W reads W W' and w^k are rows. d >= K-1 suffices.",
-        jobs=_collapse.theorem_1,
+        jobs=_theorem_1.theorem_1,
         panels=(Panel("claims", "deviation / tolerance (1: the limit)", "", xscale="log"),),
     ),
-    Statement(
+    Row(
         id="partial-collapse",
         title="Theorem 1 for focal loss with a bias and many classes",
         section="Theorem 1, focal loss",
         paper="Theorem 1 holds for focal loss, with or without a bias, for any number of classes.",
         formulas=(
             r"\bar{Z} = a \left( I_m - \frac{1}{m} 1 \, 1^\top \right) , \quad m < K",
-            r"f = \frac{m}{K} h(p_1) + \frac{K-m}{K} h(p_0) + c (m-1) a < f_{NC}",
+            r"f = \frac{m}{K} h(p_1) + \frac{K-m}{K} h(p_0) + c (m-1) a < f_{\text{NC}}",
         ),
         measured="f at an explicit point, a simplex of m classes with the others at the origin, against "
         "neural collapse and the origin, at the tie of the two.",
         known="fails",
-        remark="The other classes are told apart by the bias alone. True without a bias, and with one "
+        remark="Only the bias distinguishes the other classes. True without a bias, and with one "
         "wherever the convex hull of phi touches phi at t*: (K-1) c <= 1, or K <= 5. No violation is known "
         "for K <= 17.",
-        jobs=_collapse.partial_collapse,
+        jobs=_focal_loss.partial_collapse,
         panels=(Panel("window", "C = (K-1) c", "neural collapse less the lowest f known"),),
     ),
-    Statement(
+    Row(
         id="tie",
         title="The tie of focal loss's two minima may be left out",
         section="Appendix B, focal loss",
@@ -91,36 +100,37 @@ STATEMENTS: tuple[Statement, ...] = (
         measured="The tie by autodiff; and f at points of partial collapse off the tie, on both sides of it.",
         known="fails",
         remark="With a bias the parameters at which Theorem 1 fails are an open set around the tie.",
-        jobs=_collapse.tie,
+        jobs=_focal_loss.tie,
     ),
-    Statement(
+    Row(
         id="constants",
         title="The weight of the scalar problem",
         section="Appendix C.1, Figure 10",
         paper="phi(t) is minimised with the penalty K sqrt(n lam_W lam_H) |t|.",
         formulas=(
-            r"\min_t \phi(t) + c |t| = \min_a \ell(a) + (K-1) c |a| , \quad c = \sqrt{n \lambda_W \lambda_H}",
+            r"\min_t \phi(t) + c \left| t \right| = \min_a \ell(a) + (K-1) c \left| a \right| , \quad "
+            r"c = \sqrt{n \lambda_W \lambda_H}",
         ),
         measured="The minimum with either constant against the lowest f found by solving.",
         known="holds with a correction",
         correction="The weight is c for |t| and (K-1) c for the margin a = -t/(K-1). K c with t would put "
         "the threshold of cross-entropy at c = 1/K^2 instead of 1/K.",
-        jobs=_scalar.constants,
+        jobs=_scalar_problem.constants,
     ),
-    Statement(
+    Row(
         id="thresholds",
         title="Collapse for any penalties",
         section="Definition 1, Theorem 1",
         paper="The minimiser is a simplex ETF for any positive lam_W and lam_H.",
-        formulas=(r"c < c_{thr} = \frac{-\ell'(0)}{K-1} = \frac{1}{K} \text{ (cross-entropy)}",),
+        formulas=(r"c < c_{\text{thr}} = \frac{-\ell'(0)}{K-1} = \frac{1}{K} \text{ (cross-entropy)}",),
         measured="The margin of solutions across the threshold against theory's.",
         known="holds with a correction",
         correction="Below the threshold only: 1/K for cross-entropy, (1 - alpha)/K for label smoothing, "
         "S(1/K)/(K-1) for focal loss. Above it the minimiser is W = 0, H = 0.",
-        jobs=_scalar.thresholds,
+        jobs=_scalar_problem.thresholds,
         panels=(Panel("margin", "c / c_thr", "margin a of the logits"),),
     ),
-    Statement(
+    Row(
         id="nuclear-norm",
         title="The penalties of W and H are a nuclear norm of Z = W H",
         section="Theorem 1, its proof",
@@ -134,27 +144,28 @@ STATEMENTS: tuple[Statement, ...] = (
         "finds without them; random factors, none of which is below.",
         known="holds",
         remark="For d >= rank Z.",
-        jobs=_bounds.nuclear_norm,
+        jobs=_nuclear_norm.nuclear_norm,
     ),
-    Statement(
+    Row(
         id="lemma-8",
         title="The lower bound in the proof of Theorem 1",
         section="Lemma 8, equation (33)",
         paper="Replacing the nuclear norm by |Z|_F^2 / sigma_max leaves a bound whose minimum is the value "
         "of neural collapse.",
         formulas=(
-            r"\min_Z g(Z) + c \frac{\|Z\|_F^2}{\sigma_{max}(Z)} < f_{NC} \le g(Z) + c \|Z\|_\ast",
-            r"\|Z\|_\ast \ge \frac{1}{K} \sum_k |t_k|",
+            r"\min_Z g(Z) + c \frac{\|Z\|_F^2}{\sigma_{\text{max}}(Z)} < f_{\text{NC}} \le "
+            r"g(Z) + c \|Z\|_\ast",
+            r"\|Z\|_\ast \ge \frac{1}{K} \sum_k \left| t_k \right|",
         ),
         measured="The intermediate bound is minimised for cross-entropy; the inequality that replaces it is "
         "tried on random Z.",
         known="holds with a correction",
         correction="The conclusion is true for convex losses, the step is not. With |Z|_* >= (1/K) sum_k "
         "|t_k| the proof needs neither Lemma 8 nor, where there is no bias, convexity.",
-        jobs=_bounds.lemma_8,
+        jobs=_nuclear_norm.lemma_8,
         panels=(Panel("bound", "c = sqrt(n lam_W lam_H)", "value, cross-entropy, K = 3"),),
     ),
-    Statement(
+    Row(
         id="lemma-5",
         title="Balance of W and H",
         section="Lemma 5",
@@ -162,9 +173,9 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"\lambda_W W^\top W = \lambda_H H H^\top",),
         measured="The difference at every analytically known critical point, of every index.",
         known="holds",
-        jobs=_saddles.lemma_5,
+        jobs=_theorem_2.lemma_5,
     ),
-    Statement(
+    Row(
         id="lemma-7",
         title="The bias at critical points",
         section="Lemma 7",
@@ -172,17 +183,17 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"b = \tau 1",),
         measured="max b - min b at every analytically known critical point, with lam_b > 0.",
         known="fails",
-        remark="At a frame of m < K classes the bias tells the others apart. At global minimisers the "
+        remark="At a frame of m < K classes the bias distinguishes the others. At global minimisers the "
         "statement is true, which is all that Theorem 1 needs.",
-        jobs=_saddles.lemma_7,
+        jobs=_theorem_2.lemma_7,
     ),
-    Statement(
+    Row(
         id="theorem-2",
         title="Critical points are global minima or strict saddles",
         section="Theorem 2",
         paper="For a convex loss and d > K every critical point is a global minimum or a strict saddle.",
         formulas=(
-            r"\lambda_{min} = \frac{\lambda_W + \lambda_H}{2} - "
+            r"\lambda_{\text{min}} = \frac{\lambda_W + \lambda_H}{2} - "
             r"\sqrt{\frac{(\lambda_W - \lambda_H)^2}{4} + \|G\|^2}",
         ),
         measured="Every analytically known critical point (full grid: those a search finds as well): its "
@@ -190,9 +201,9 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         remark="d >= K suffices, d >= K-1 for losses of logit differences. For d <= K-2 strict local minima "
         "exist (K = 5, d = 2).",
-        jobs=_saddles.theorem_2,
+        jobs=_theorem_2.theorem_2,
     ),
-    Statement(
+    Row(
         id="global-minima",
         title="The gradient in the logits tells global minima from saddles",
         section="Theorem 2, its proof",
@@ -202,9 +213,9 @@ STATEMENTS: tuple[Statement, ...] = (
         measured="Every analytically known critical point: the norm of G, f against the closed-form minimum, "
         "and the smallest eigenvalue of the dense Hessian by autodiff.",
         known="holds",
-        jobs=_saddles.global_minima,
+        jobs=_theorem_2.global_minima,
     ),
-    Statement(
+    Row(
         id="corollary-1",
         title="Cross-entropy and label smoothing are convex in the logits",
         section="Corollary 1",
@@ -212,22 +223,22 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"\nabla_z^2 L(z, k) \succeq 0",),
         measured="The smallest curvature of the loss at random logits, and Theorem 2 over critical points.",
         known="holds",
-        jobs=_saddles.corollary_1,
+        jobs=_theorem_2.corollary_1,
     ),
-    Statement(
+    Row(
         id="corollary-2",
         title="Focal loss: benign where p_k >= 0.21, which contains the global minimiser",
         section="Corollary 2, Appendix D",
         paper="Within the region p_k > 0.21 focal loss is convex in the logits, and the global minimiser "
         "lies in it.",
-        formulas=(r"\Omega = \{ p_k \ge p_{min}(\gamma) \} , \quad p_{min}(3) = 0.0575",),
+        formulas=(r"\Omega = \{ p_k \ge p_{\text{min}}(\gamma) \} , \quad p_{\text{min}}(3) = 0.0575",),
         measured="Critical points inside the region; the target probability at the optimum.",
         known="holds with a correction",
         correction="The minimiser leaves p > 0.21 as (K-1) c grows (K = 10, c = 0.11: p = 0.17), and never "
         "the exact region p >= p_min(gamma).",
-        jobs=_saddles.corollary_2,
+        jobs=_corollary_2.corollary_2,
     ),
-    Statement(
+    Row(
         id="region",
         title="The region in which focal loss is convex",
         section="Appendix D",
@@ -238,23 +249,23 @@ STATEMENTS: tuple[Statement, ...] = (
         known="holds",
         remark="Exact: convex if and only if p_k >= p_min(gamma), for any K and any other logits; at most "
         "0.0585. The paper's proof gives 0.2032, rounded up.",
-        jobs=_saddles.region,
+        jobs=_corollary_2.region,
         panels=(Panel("region", "gamma", "target probability", xscale="log"),),
     ),
-    Statement(
+    Row(
         id="spurious-minima",
         title="Focal loss outside the region",
         section="after Corollary 2",
         paper="The landscape of focal loss is benign locally; nothing is claimed outside.",
-        formulas=(r"C_{thr} = S(1/K) , \quad C_{spin} = S(p_{min})",),
+        formulas=(r"C_{\text{thr}} = S(1/K) , \quad C_{\text{spin}} = S(p_{\text{min}})",),
         measured="Where random starts end, below C_thr, 0.02 % below it and in the strip above it, K = 20.",
         known="holds",
         remark="Up to 0.95 C_thr every start reaches the optimum. Just below C_thr many, and for C_thr < C < "
         "C_spin (K >= 18) up to all, end in strict local minima above it.",
-        jobs=_collapse.spurious,
+        jobs=_focal_loss.spurious,
         panels=(Panel("ends", "C = (K-1) c", "share of starts above the optimum"),),
     ),
-    Statement(
+    Row(
         id="figure-9",
         title="phi of the losses",
         section="Figure 9",
@@ -262,10 +273,11 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"\phi(t) = \ell(-t/(K-1)) , \quad \ell(a) = L(a e_k, k)",),
         measured="phi and its slope in closed form against the loss itself and autodiff.",
         known="holds",
-        jobs=_scalar.figure_9,
+        jobs=_scalar_problem.figure_9,
         panels=(Panel("phi", "t = sum of logit differences", "phi(t), K = 10"),),
+        draw=contrastive.phi,
     ),
-    Statement(
+    Row(
         id="figure-10",
         title="The scalar problem and its minimiser",
         section="Figure 10",
@@ -273,13 +285,11 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"a^\ast = \log \left( \frac{1}{c} - (K-1) \right) \text{ (cross-entropy)}",),
         measured="Minimiser and minimum in closed form against a search on the loss itself.",
         known="holds",
-        jobs=_scalar.figure_10,
-        panels=(
-            Panel("below", "t = sum of logit differences", "phi(t) + c |t|, K = 10, c = 0.1 c_thr"),
-            Panel("above", "t = sum of logit differences", "the same at c = 1.5 c_thr"),
-        ),
+        jobs=_scalar_problem.figure_10,
+        panels=(Panel("profile", "margin a", "l(a) + C a, K = 10, C/C_thr = 0.25, 1, 1.5"),),
+        draw=contrastive.profiles,
     ),
-    Statement(
+    Row(
         id="critical-points",
         title="The table of critical points",
         section="Theorem 2",
@@ -287,10 +297,10 @@ STATEMENTS: tuple[Statement, ...] = (
         formulas=(r"\text{index} = \text{number of negative eigenvalues of } \nabla^2 f",),
         measured="Objective, index and smallest eigenvalue of each against a dense Hessian by autodiff.",
         known="holds",
-        jobs=_saddles.critical_points,
+        jobs=_theorem_2.critical_points,
         panels=(Panel("points", "index", "objective f"),),
     ),
-    Statement(
+    Row(
         id="spectrum",
         title="The Hessian's spectrum at neural collapse",
         section="ours, beside Theorem 2",
@@ -301,12 +311,12 @@ STATEMENTS: tuple[Statement, ...] = (
         ),
         measured="All eigenvalues with multiplicities against a dense Hessian by autodiff.",
         known="holds",
-        jobs=_saddles.spectrum,
+        jobs=_theorem_2.spectrum,
         panels=(Panel("spectrum", "eigenvalue number", "eigenvalue, cross-entropy"),),
     ),
 )
 
-#: What no row measures, and why.
+#: The parts of the paper that no row measures, and why.
 UNMEASURED: tuple[Unmeasured, ...] = (
     Unmeasured(
         "Lemmas 1 to 4, 6 and 9",
@@ -319,7 +329,7 @@ UNMEASURED: tuple[Unmeasured, ...] = (
 IDS: tuple[str, ...] = tuple(row.id for row in STATEMENTS)
 
 
-def chosen(only: tuple[str, ...]) -> tuple[Statement, ...]:
+def chosen(only: tuple[str, ...]) -> tuple[Row, ...]:
     """The rows of these ids in the shelf's order; all where none is given.
 
     Raises:

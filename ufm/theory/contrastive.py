@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ufm import _checks, losses
+from ufm import _checks, _compile, losses
 from ufm._precision import in_float64
 from ufm.losses import Loss
 from ufm.losses._profile import ScalarProfile
@@ -171,7 +171,7 @@ def _samples(K: int) -> tuple[Array, Array]:
     return jnp.asarray(z), jnp.asarray(k)
 
 
-@jax.jit
+@partial(_compile.jit, options=_compile.INSTANT)
 def _descend(loss: Loss, z: Array, k: Array) -> tuple[Array, Array, Array]:
     """The lowest gap on 300 steps of descent of the gap from each sample, where, and the first strictness."""
     slope = jax.vmap(jax.value_and_grad(partial(_gap, loss), has_aux=True))
@@ -241,7 +241,7 @@ def _phi(loss: Loss, K: int, facts: profiles.Facts) -> tuple[Callable[[Any], Any
     return value, None
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(_compile.jit, static_argnames=("K",), options=_compile.INSTANT)
 def _over_shifts(loss: Loss, K: int, a: Array) -> Array:
     """min over s of loss(a e_0 + s 1, 0): a grid of 201 shifts, then golden section."""
     grid = 200.0 * jnp.sinh(jnp.linspace(-7.0, 7.0, 201)) / math.sinh(7.0)

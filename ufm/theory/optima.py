@@ -9,6 +9,7 @@ because lam_W/2 |W|^2 + lam_H/2 |H_i|^2 summed over the n copies is at least c |
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -99,8 +100,18 @@ def global_optimum(prob: Problem) -> Optimum:
 
 
 def collapsed_optimum(s: Setting) -> Optimum:
-    """The lowest point with full class symmetry: neural collapse (a frame for MSE) or the origin."""
-    return _framed(s, s.loss.optimum(s) or _any_loss(s))
+    """The lowest point with full class symmetry: neural collapse (a frame for MSE) or the origin.
+
+    Raises:
+        NoClosedForm: no row of `FORMS` applies; the message joins their reasons.
+    """
+    reasons = []
+    for form in FORMS:
+        why_not = form.why_not(s)
+        if not why_not:
+            return _framed(s, form.optimum(s))
+        reasons.append(why_not)
+    raise NoClosedForm(f"loss: {'; '.join(dict.fromkeys(reasons))}")
 
 
 NOT_BELOW = "at this c the minimiser is zero: the paper's t* < 0 (Definition 1) reads t* <= 0"
@@ -173,32 +184,63 @@ def _partial_optimum(best: Optimum) -> Optimum | None:
     )
 
 
-# --- a loss that states no optimum ----------------------------------------------------------------
+# --- the forms, asked in turn ---------------------------------------------------------------------
 
 
-def _any_loss(s: Setting) -> SymmetricPoint:
+class Form(NamedTuple):
+    """A way to the lowest point with full class symmetry, where `why_not` gives no reason against it."""
+
+    name: str
+    why_not: Callable[[Setting], str]
+    optimum: Callable[[Setting], SymmetricPoint]
+    source: str
+
+
+def _not_stated(s: Setting) -> str:
+    return "" if s.loss.optimum(s) is not None else f"{s.loss!r} states no optimum in closed form"
+
+
+def _stated(s: Setting) -> SymmetricPoint:
+    point = s.loss.optimum(s)
+    assert point is not None
+    return point
+
+
+def _not_symmetric(s: Setting) -> str:
     facts = facts_of(s.loss, s.K)
-    if not facts.symmetric:
-        raise NoClosedForm(
-            f"loss: {s.loss!r} treats classes differently (relative change {facts.symmetry:.2g} under a "
-            "permutation of logits and label), so the optimum has no reason to be symmetric"
-        )
+    if facts.symmetric:
+        return ""
+    return (
+        f"{s.loss!r} treats classes differently (relative change {facts.symmetry:.2g} under a permutation of "
+        "logits and label), so the optimum has no reason to be symmetric"
+    )
+
+
+def _not_scalar(s: Setting) -> str:
+    facts = facts_of(s.loss, s.K)
+    if _not_symmetric(s):
+        return _not_symmetric(s)
     if not facts.shift_invariant:
-        return _convex_frame(s, facts.shift)
+        return "it feels a common shift of the logits"
     if not facts.averages:
-        raise NoClosedForm(
-            f"loss: averaging the non-target logits raises {s.loss!r} (by {facts.averaging:.2g}): it lacks "
-            "the contrastive property; see theory.contrastive_property"
+        return (
+            f"averaging the non-target logits raises {s.loss!r} (by {facts.averaging:.2g}): it lacks the "
+            "contrastive property; see theory.contrastive_property"
         )
-    return _scalar(s)
+    return ""
 
 
-def _convex_frame(s: Setting, shift: float) -> SymmetricPoint:
-    if not s.loss.convex:
-        raise NoClosedForm(
-            f"loss: {s.loss!r} is neither shift-invariant (a common shift changes it by {shift:.2g}) nor "
-            "declared convex; if it is, declare losses.custom(f, convex=True)"
-        )
+def _not_convex(s: Setting) -> str:
+    if _not_symmetric(s) or s.loss.convex:
+        return _not_symmetric(s)
+    facts, remedy = facts_of(s.loss, s.K), "if it is convex, declare losses.custom(f, convex=True)"
+    if facts.shift_invariant:
+        return f"it is not declared convex; {remedy}"
+    shift = f"a common shift changes it by {facts.shift:.2g}"
+    return f"{s.loss!r} is neither shift-invariant ({shift}) nor declared convex; {remedy}"
+
+
+def _convex_frame(s: Setting) -> SymmetricPoint:
     a, m, b0, objective = _convex.optimum(s)
     return SymmetricPoint(
         a,
@@ -249,3 +291,11 @@ def scalar_minimum(profile: ScalarProfile, C: float, infimum: float) -> float:
         )
     values = np.asarray(profile.value(np.array(minima))) + C * np.array(minima)
     return minima[int(np.argmin(values))]
+
+
+#: Asked in this order; a new closed form is a new row.
+FORMS = (
+    Form("stated by the loss", _not_stated, _stated, "Zhou et al. 2022, Theorem 1, and the loss's own file"),
+    Form("scalar problem", _not_scalar, _scalar, "Zhou et al. 2022, equation (10)"),
+    Form("frame of a convex loss", _not_convex, _convex_frame, "docs/theory.md, section 2.1"),
+)

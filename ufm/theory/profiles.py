@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ufm import _checks, losses
+from ufm import _checks, _compile, losses
 from ufm._precision import in_float64
 from ufm.losses import Loss
 from ufm.losses._closed import NoClosedForm
@@ -59,7 +59,7 @@ def by_autodiff(loss: Loss, K: int) -> ScalarProfile:
     return ScalarProfile(value, slope, curvature, K)
 
 
-@partial(jax.jit, static_argnums=(0, 2))
+@partial(_compile.jit, static_argnames=("order", "K"), options=_compile.INSTANT)
 def _derivative(order: int, loss: Loss, K: int, a: Array) -> Array:
     """The derivative of that order of l, at each of the margins a."""
 
@@ -158,6 +158,6 @@ def measure(loss: Loss, K: int) -> Facts:
     return Facts(float(change[1].max()), float(change[2].max()), float(raised.max()), float(change[4].max()))
 
 
-@jax.jit
+@partial(_compile.jit, options=_compile.INSTANT)
 def _values(loss: Loss, z: Array, k: Array) -> Array:
     return jax.vmap(jax.vmap(loss))(z, k)

@@ -10,15 +10,16 @@ from scipy.optimize import minimize
 
 import ufm
 from ufm import losses, theory
+from ufm.figures import Curve
 from ufm.reproduce import _witness as witness
-from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
+from ufm.reproduce._records import Job, Level, Outcome, Table, compared
 from ufm.reproduce._witness import Shape
 
 _CASES = ((3, 0.05), (4, 0.05), (10, 0.01))
 
 
 def lemma_8(level: Level) -> Iterator[Job]:
-    """Cross-entropy; the paper's intermediate bound against the value that it is to prove."""
+    """For cross-entropy, the paper's intermediate bound against the value that it has to reach."""
     for K, c in _CASES if level == "quick" else (*_CASES, (5, 0.05), (6, 0.02), (20, 0.005)):
         yield Job(f"intermediate-K{K}-c{c:g}", partial(_intermediate, K, c), 1.0)
     for K in (3, 10) if level == "quick" else (2, 3, 5, 10, 30):
@@ -63,11 +64,11 @@ def _intermediate(K: int, c: float) -> Outcome:
     again, _ = _value(Z.ravel(), K, c)
     _, scalar = witness.lowest(losses.cross_entropy(), K, (K - 1) * c)
     instances = (
-        Instance("claimed value less the minimum of the intermediate bound", config, claimed - best, 1e-9,
+        compared("claimed value less the minimum of the intermediate bound", config, claimed - best, 1e-9,
                  "paper", {"claimed": claimed, "minimum": best, "Z e_1": Z[:, 0].round(6).tolist()}),
-        Instance("claimed value against min over a of l(a) + (K-1) c a", config, abs(claimed - scalar),
+        compared("claimed value against min over a of l(a) + (K-1) c a", config, abs(claimed - scalar),
                  1e-12, "ours"),
-        Instance("the bound evaluated again at that Z", config, abs(again - best), 1e-12, "ours"),
+        compared("the bound evaluated again at that Z", config, abs(again - best), 1e-12, "ours"),
     )  # fmt: skip
     row = (f"{K}", f"{c:g}", f"{best:.6f}", f"{claimed:.6f}", f"{claimed - best:.6f}")
     header = ("K", "c", "minimum of the intermediate bound", "claimed", "short by")
@@ -88,8 +89,8 @@ def _dual(K: int, count: int) -> Outcome:
     config = {"K": K, "random Z": count}
     return Outcome(
         (
-            Instance("|Z|_* >= (1/K) sum_k |t_k|: relative violation", config, short, 1e-13, "ours"),
-            Instance("with equality at a (I - 11'/K)", {"K": K}, abs(float(equal)), 1e-13 * K, "ours"),
+            compared("|Z|_* >= (1/K) sum_k |t_k|: relative violation", config, short, 1e-13, "ours"),
+            compared("with equality at a (I - 11'/K)", {"K": K}, abs(float(equal)), 1e-13 * K, "ours"),
         )
     )
 
@@ -102,7 +103,7 @@ _LAM_W, _LAM_H = 0.02, 0.005
 
 
 def nuclear_norm(level: Level) -> Iterator[Job]:
-    """The least penalty of W and H with W H = Z: by a formula, by search, and by chance."""
+    """The least penalty of W and H with W H = Z: by the formula, by a search, and of random factors."""
     for K, d, N in _SIZES if level == "quick" else (*_SIZES, (10, 12, 30), (15, 15, 15)):
         yield Job(f"K{K}-d{d}-N{N}", partial(_nuclear_norm, K, d, N, 200 if level == "quick" else 2_000), 0.3)
 
@@ -124,19 +125,19 @@ def _nuclear_norm(K: int, d: int, N: int, count: int) -> Outcome:
     lowest = min(_random_penalty(Z, U, d, rng) for _ in range(count))
     rest = float(np.abs(W @ H - Z).max())
     instances = (
-        Instance("least penalty found by L-BFGS against the nuclear norm, relative", config,
+        compared("least penalty found by L-BFGS against the nuclear norm, relative", config,
                  abs(_least_penalty(Z, rng) / claimed - 1), 1e-9),
-        Instance("penalty of the balanced W, H against the nuclear norm, relative", config,
+        compared("penalty of the balanced W, H against the nuclear norm, relative", config,
                  abs(_penalty(W, H) / claimed - 1), 1e-12),
-        Instance("W H = Z there", config, rest, 1e-12),
-        Instance("penalties of random W, H with W H = Z below the nuclear norm, relative",
+        compared("W H = Z there", config, rest, 1e-12),
+        compared("penalties of random W, H with W H = Z below the nuclear norm, relative",
                  config | {"random W": count}, max(0.0, 1 - lowest / claimed), 1e-12),
     )  # fmt: skip
     return Outcome(instances)
 
 
 def _random_penalty(Z: np.ndarray, U: np.ndarray, d: int, rng: np.random.Generator) -> float:
-    """Of a random W whose columns span those of Z, the scale at which both terms are equal, and any H."""
+    """The penalty of random W and H with W H = Z, scaled so that both terms are equal."""
     W = U @ rng.normal(size=(U.shape[1], d))
     inverse = np.linalg.pinv(W)
     H = inverse @ Z
@@ -146,7 +147,7 @@ def _random_penalty(Z: np.ndarray, U: np.ndarray, d: int, rng: np.random.Generat
 
 
 def _least_penalty(Z: np.ndarray, rng: np.random.Generator) -> float:
-    """min over square W of the penalty of W and H = W^-1 Z, which knows nothing of singular values."""
+    """min over square W of the penalty of W and H = W^-1 Z, computed without singular values."""
     K = Z.shape[0]
 
     def value(x: np.ndarray) -> tuple[float, np.ndarray]:

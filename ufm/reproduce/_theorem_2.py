@@ -1,24 +1,21 @@
-"""Theorem 2, its corollaries and lemmas: measured over critical points of every index."""
+"""Theorem 2, Corollary 1 and Lemmas 5 and 7, measured over critical points of every index."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import ufm
 from ufm import losses, theory
+from ufm.figures import Curve
 from ufm.landscape import CriticalPoints
 from ufm.landscape.theorems import LandscapeReport
-from ufm.losses import Loss
 from ufm.reproduce import _witness as witness
-from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
-from ufm.reproduce._scalar import shown
-from ufm.reproduce._witness import Shape
+from ufm.reproduce._records import About, Instance, Job, Level, Outcome, Table, compared
+from ufm.reproduce._witness import Shape, shown
 
 
 class Case(NamedTuple):
@@ -33,18 +30,18 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For its job."""
+        """The name of its jobs."""
         K, d, n = self.shape
         regime = f"lam_b{self.lam_b:g}" if self.bias else "no-bias"
         return f"{self.loss}-K{K}-d{d}-n{n}-lam{self.lam_W:g}-{regime}"
 
     @property
-    def config(self) -> dict[str, Any]:
-        """What reproduces it."""
+    def config(self) -> dict[str, object]:
+        """The configuration that reproduces it."""
         return self._asdict() | {"shape": dict(self.shape._asdict()), "loss": shown(self.loss)}
 
     def problem(self) -> ufm.Problem:
-        """As a problem."""
+        """The problem itself."""
         rest = {"lam_W": self.lam_W, "lam_H": self.lam_H, "lam_b": self.lam_b, "bias": self.bias}
         return ufm.Problem.balanced(self.loss, **self.shape._asdict(), **rest)  # type: ignore[arg-type]
 
@@ -62,8 +59,8 @@ def _report(case: Case) -> LandscapeReport:
     return ufm.landscape.verify(_points(case))
 
 
-def _cases(level: Level, *names: str) -> Iterator[Case]:
-    """Of these losses: one size, lam_b = 0 and 0.05; the full grid has more sizes and penalties."""
+def cases(level: Level, *names: str) -> Iterator[Case]:
+    """One problem for each loss; the full grid has more sizes, penalties and bias regimes."""
     for name in names:
         yield Case(name, SHAPE, lam_b=0.05)
         if level == "full":
@@ -74,17 +71,18 @@ def _cases(level: Level, *names: str) -> Iterator[Case]:
             yield Case(name, Shape(6, 6, 2))
 
 
-def _claims(case: Case, names: tuple[str, ...], about: Any = "paper") -> Outcome:
+def claims(case: Case, names: tuple[str, ...], about: About = "paper") -> Outcome:
+    """The named claims of `ufm.landscape.verify` that apply at the problem's known critical points."""
     report = _report(case)
-    instances = []
-    for name in names:
-        claim = report[name]
-        if claim.verdict == "not applicable":
-            continue
-        value = np.inf if claim.value is None else float(claim.value)
-        config = case.config | {"critical points": len(report.points)}
-        instances.append(Instance(f"{name}: {claim.statement}", config, value, claim.tolerance or 0.0, about))
-    return Outcome(tuple(instances))
+    config = case.config | {"critical points": len(report.points)}
+    return Outcome(_applicable(report, names, config, about))
+
+
+def _applicable(
+    report: LandscapeReport, names: tuple[str, ...], config: dict[str, object], about: About = "paper"
+) -> tuple[Instance, ...]:
+    found = (report[name] for name in names)
+    return tuple(Instance(claim, config, about, {}) for claim in found if claim.verdict != "not applicable")
 
 
 # --- Theorem 2 and Corollary 1 --------------------------------------------------------------------
@@ -96,13 +94,13 @@ _THEOREM_2 = (
 
 
 def theorem_2(level: Level) -> Iterator[Job]:
-    """Convex losses; d = K - 1 too, which the paper leaves out; and d <= K - 2, where it ends."""
-    for case in _cases(level, "ce", "ls", "mse"):
-        yield Job(case.name, partial(_claims, case, _THEOREM_2), 6.0)
+    """Convex losses. The full grid adds d = K - 1, which the paper omits, and d <= K - 2, where it fails."""
+    for case in cases(level, "ce", "ls", "mse"):
+        yield Job(case.name, partial(claims, case, _THEOREM_2), 6.0)
     if level == "full":
         for name in ("ce", "ls"):
             case = Case(name, Shape(4, 3, 2))
-            yield Job(case.name, partial(_claims, case, _THEOREM_2, "ours"), 5.0)
+            yield Job(case.name, partial(claims, case, _THEOREM_2, "ours"), 5.0)
         for name in ("ce", "ls", "mse"):
             yield Job(f"search-{name}", partial(_searched, name), 20.0)
         yield Job("small-d", _small_d, 15.0)
@@ -111,37 +109,31 @@ def theorem_2(level: Level) -> Iterator[Job]:
 def _searched(name: str) -> Outcome:
     case = Case(name, Shape(4, 4, 2), lam_b=0.02)
     found = ufm.landscape.find_critical_points(case.problem(), starts=512, progress=False)
-    report = ufm.landscape.verify(found)
-    instances = []
-    for claim in (report["theorem_2"], report["saddle_curvature"]):
-        value, tolerance = claim.value, claim.tolerance or 0.0
-        config = case.config | {"critical points found": len(found), "starts": 512}
-        deviation = np.inf if value is None else float(value)
-        instances.append(Instance(f"{claim.name}: {claim.statement}", config, deviation, tolerance))
-    return Outcome(tuple(instances))
+    config = case.config | {"critical points found": len(found), "starts": 512}
+    return Outcome(_applicable(ufm.landscape.verify(found), ("theorem_2", "saddle_curvature"), config))
 
 
 def _small_d() -> Outcome:
-    """K = 5, d = 2: two classes of starts end in a square with one class at the origin."""
+    """K = 5, d = 2: some starts end in a spurious minimum, a square with one class at the origin."""
     case = Case("ce", Shape(5, 2, 1), lam_W=0.01, lam_H=0.01)
     found = ufm.landscape.find_critical_points(case.problem(), starts=64, seed=3, known=False, progress=False)
     minima = [float(p.objective) for p in found if p.is_minimum]
     what = "d <= K - 2: a strict local minimum above the lowest is found (0: yes)"
     lacking = float(len(minima) < 2)
-    instance = Instance(what, case.config, lacking, 0.0, "ours", {"minima": minima})
+    instance = compared(what, case.config, lacking, 0.0, "ours", {"minima": minima})
     return Outcome((instance,))
 
 
 def corollary_1(level: Level) -> Iterator[Job]:
     """Convexity in the logits, and what follows at critical points."""
-    for case in _cases(level, "ce", "ls", "mse"):
-        yield Job(case.name, partial(_claims, case, ("corollary_1", "theorem_2")), 3.0)
+    for case in cases(level, "ce", "ls", "mse"):
+        yield Job(case.name, partial(claims, case, ("corollary_1", "theorem_2")), 3.0)
 
 
 def global_minima(level: Level) -> Iterator[Job]:
-    """The size of G tells global minima from saddles."""
+    """The spectral norm of G distinguishes global minima from saddles."""
     names = ("ce", "mse") if level == "quick" else ("ce", "ls", "mse")
-    for case in _cases(level, *names):
+    for case in cases(level, *names):
         yield Job(case.name, partial(_global_minima, case), 2.0)
 
 
@@ -151,7 +143,7 @@ def _global_minima(case: Case) -> Outcome:
     low_but_large = small_but_high = stable = 0
     rows = []
     for point in points:
-        size = float(np.linalg.norm(np.asarray(prob.logit_gradient(point.params)), 2)) / float(prob.lam)
+        size = float(np.linalg.norm(witness.logit_gradient(prob, point.params), 2)) / float(prob.lam)
         values = witness.hessian_eigenvalues(prob, point.params)
         above = witness.objective(prob, point.params) - lowest
         small = size <= 1 + 1e-8
@@ -163,96 +155,13 @@ def _global_minima(case: Case) -> Outcome:
     header = ("loss", "critical point", "|G| / lam", "f - f*", "smallest eigenvalue")
     return Outcome(
         (
-            Instance("critical points with |G| <= lam whose f is not f*", config, float(small_but_high), 0.0),
-            Instance("critical points with f = f* and |G| > lam", config, float(low_but_large), 0.0),
-            Instance("critical points with |G| > lam whose dense Hessian has no negative eigenvalue", config,
+            compared("critical points with |G| <= lam whose f is not f*", config, float(small_but_high), 0.0),
+            compared("critical points with f = f* and |G| > lam", config, float(low_but_large), 0.0),
+            compared("critical points with |G| > lam whose dense Hessian has no negative eigenvalue", config,
                      float(stable), 0.0),
         ),
         (Table("The gradient in the logits, lam = sqrt(lam_W lam_H)", header, tuple(rows)),),
     )  # fmt: skip
-
-
-# --- Corollary 2: where focal loss is convex ------------------------------------------------------
-
-_GAMMAS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
-
-
-def corollary_2(level: Level) -> Iterator[Job]:
-    """Critical points of focal loss inside the region, and whether the optimum lies in the paper's."""
-    for case in _cases(level, "fl"):
-        yield Job(case.name, partial(_claims, case, ("critical", "corollary_2", "paper_region")), 6.0)
-    for c in (0.02, 0.11) if level == "quick" else (0.005, 0.02, 0.05, 0.09, 0.1, 0.11, 0.12):
-        yield Job(f"optimum-c{c:g}", partial(_optimum_region, c), 0.1)
-
-
-def _optimum_region(c: float) -> Outcome:
-    prob = witness.problem("fl", Shape(10, 12, 1), c)
-    best = theory.global_optimum(prob)
-    p = float(np.exp(best.margin) / (np.exp(best.margin) + prob.K - 1))
-    least = theory.convexity_region("fl", prob.K).p_min
-    config = {"loss": shown("fl"), "K": prob.K, "c": c, "p at the optimum": p, "p_min": least}
-    return Outcome(
-        (
-            Instance("how far the global minimiser lies outside p >= 0.21", config, max(0.0, 0.21 - p), 0.0),
-            Instance("and outside p >= p_min(gamma)", config, max(0.0, least - p), 0.0, "ours"),
-        )
-    )
-
-
-def region(level: Level) -> Iterator[Job]:
-    """p_min(gamma), against derivatives of the loss."""
-    for gamma in (1.0, 3.0, 10.0) if level == "quick" else _GAMMAS:
-        yield Job(f"gamma{gamma:g}", partial(_region, gamma), 0.5)
-    yield Job("curve", _region_curve, 0.2)
-
-
-def _region(gamma: float) -> Outcome:
-    loss = losses.focal(gamma)
-    p = theory.convexity_region(loss, 10).p_min
-    a = np.log(p) - np.log1p(-p) + np.log(9)
-    _, _, bend, third = (float(x[0]) for x in witness.profile(loss, 10, [a]))
-    config = {"loss": "fl", "gamma": gamma, "p_min": p, "paper": 0.21}
-    signs = _wrong_signs(loss, p)
-    return Outcome(
-        (
-            Instance("p_min <= 0.21: the paper's region suffices", config, max(0.0, p - 0.21), 0.0,
-                     "paper", {"0.21 / p_min": 0.21 / p}),
-            Instance("relative error of p_min by autodiff: (1-p) l''/l'''", config,
-                     abs((1 - p) * bend / third), 1e-10, "ours"),
-            Instance("Hessians in z, p_k within 0.1 % of p_min, with a smallest eigenvalue of the wrong sign",
-                     config, float(signs), 0.0, "ours"),
-        )
-    )  # fmt: skip
-
-
-@jax.jit
-def _smallest(loss: Loss, z: jax.Array) -> jax.Array:
-    return jax.vmap(lambda z: jnp.linalg.eigvalsh(jax.hessian(lambda x: loss(x, 0))(z)))(z)
-
-
-def _wrong_signs(loss: Loss, p: float) -> int:
-    """Random logits of 6 classes whose target probability is 0.1 % above, then below, p_min."""
-    rng, wrong = np.random.default_rng(0), 0
-    for factor, positive in ((1.001, True), (0.999, False)):
-        z = rng.normal(size=(64, 6))
-        q = p * factor
-        z[:, 0] = np.log(np.exp(z[:, 1:]).sum(axis=1)) + np.log(q / (1 - q))
-        values = np.asarray(_smallest(loss, jnp.asarray(z)))
-        # the common shift of the logits is an exact zero: rounding gives it either sign
-        negative = values[:, 0] < -1e-9 * np.abs(values).max(axis=1)
-        wrong += int((negative if positive else ~negative).sum())
-    return wrong
-
-
-def _region_curve() -> Outcome:
-    gamma = np.geomspace(0.2, 20.0, 60)
-    p = [float(theory.p_infl(g)) for g in gamma]
-    curves = (
-        Curve("region", "p_min(gamma), exact", gamma.tolist(), p),
-        Curve("region", "0.21, the paper", [float(gamma[0]), float(gamma[-1])], [0.21, 0.21]),
-        Curve("region", "0.2032, its proof", [float(gamma[0]), float(gamma[-1])], [0.20318787] * 2),
-    )
-    return Outcome((), curves=curves)
 
 
 # --- the table of critical points, and spectra ----------------------------------------------------
@@ -261,7 +170,7 @@ def _region_curve() -> Outcome:
 def critical_points(level: Level) -> Iterator[Job]:
     """Every analytically known point against the dense Hessian by autodiff."""
     names = ("ce", "fl") if level == "quick" else tuple(losses.PAPER)
-    for case in _cases(level, *names):
+    for case in cases(level, *names):
         yield Job(case.name, partial(_dense, case), 6.0)
 
 
@@ -273,12 +182,12 @@ def _dense(case: Case) -> Outcome:
         config = case.config | {"family": point.family}
         values = witness.hessian_eigenvalues(points.problem, point.params)
         wrong = abs(int((values < -1e-9 * scale).sum()) - int(point.index))
-        instances.append(Instance("index against the dense Hessian (difference)", config, float(wrong), 0.0))
+        instances.append(compared("index against the dense Hessian (difference)", config, float(wrong), 0.0))
         apart = abs(float(point.smallest) - float(values[0])) / scale
-        instances.append(Instance("smallest eigenvalue against the dense Hessian", config, apart, 1e-10))
+        instances.append(compared("smallest eigenvalue against the dense Hessian", config, apart, 1e-10))
         f = witness.objective(points.problem, point.params)
         gap = abs(float(point.objective) - f)
-        instances.append(Instance("objective against f(W, H, b)", config, gap, 1e-12))
+        instances.append(compared("objective against f(W, H, b)", config, gap, 1e-12))
         rows.append(
             (case.loss, point.family, f"{float(point.objective):.9f}", f"{int(point.index)}",
              f"{int(point.zeros)}", f"{float(point.smallest):.3e}", f"{int(point.rank)}", point.kind)
@@ -295,7 +204,7 @@ def _dense(case: Case) -> Outcome:
 
 def spectrum(level: Level) -> Iterator[Job]:
     """The closed-form spectrum at the optimum against the dense Hessian."""
-    for case in _cases(level, *losses.PAPER):
+    for case in cases(level, *losses.PAPER):
         yield Job(case.name, partial(_spectrum, case), 2.0)
 
 
@@ -307,7 +216,7 @@ def _spectrum(case: Case) -> Outcome:
     same = values.size == dense.size
     apart = float(np.abs(values - dense).max() / np.abs(dense).max()) if same else np.inf
     config = case.config | {"eigenvalues": int(dense.size), "distinct": int(closed.values.size)}
-    instance = Instance("closed form against the dense Hessian, relative", config, apart, 1e-10)
+    instance = compared("closed form against the dense Hessian, relative", config, apart, 1e-10)
     curves: tuple[Curve, ...] = ()
     if case == Case("ce", SHAPE, lam_b=0.05):
         steps = np.arange(dense.size, dtype=float)
@@ -324,7 +233,7 @@ def _spectrum(case: Case) -> Outcome:
 def lemma_5(level: Level) -> Iterator[Job]:
     """Balance, at every critical point."""
     names = ("ce", "fl") if level == "quick" else tuple(losses.PAPER)
-    for case in _cases(level, *names):
+    for case in cases(level, *names):
         yield Job(case.name, partial(_balance, case), 2.0)
 
 
@@ -335,12 +244,12 @@ def _balance(case: Case) -> Outcome:
         left, right = case.lam_W * W.T @ W, case.lam_H * H @ H.T
         apart = float(np.linalg.norm(left - right)) / (1e-2 + float(np.linalg.norm(left)))
         config = case.config | {"family": point.family, "index": int(point.index)}
-        instances.append(Instance("|lam_W W'W - lam_H H H'|, relative", config, apart, 1e-9))
+        instances.append(compared("|lam_W W'W - lam_H H H'|, relative", config, apart, 1e-9))
     return Outcome(tuple(instances))
 
 
 def lemma_7(level: Level) -> Iterator[Job]:
-    """b = tau 1 at every critical point? At sub-frames it is not; at the optimum it is."""
+    """Whether b = tau 1: true at the optimum, false at frames of fewer than K classes."""
     names = ("ce",) if level == "quick" else ("ce", "ls", "fl")
     shapes = (SHAPE,) if level == "quick" else (SHAPE, Shape(5, 7, 2))
     for name in names:
@@ -359,14 +268,14 @@ def _bias(case: Case) -> Outcome:
         config = case.config | {"family": point.family, "b": [float(f"{x:.12g}") for x in b]}
         details = {"|grad f|": float(point.grad_norm), "index": int(point.index)}
         what = "max b - min b at a critical point"
-        instances.append(Instance(what, config, spread, 1e-9, "paper", details))
+        instances.append(compared(what, config, spread, 1e-9, "paper", details))
         rows.append((case.loss, point.family, f"{spread:.6f}", f"{float(point.grad_norm):.0e}", point.kind))
     best = points[0]
     spread = float(np.ptp(np.asarray(best.params.b)))
     what = "max b - min b at the global minimum"
-    instances.append(Instance(what, case.config, spread, 1e-9, "ours"))
+    instances.append(compared(what, case.config, spread, 1e-9, "ours"))
     gradient = max(float(point.grad_norm) for point in points)
-    instances.append(Instance("|grad f| at all of them", case.config, gradient, 1e-10, "ours"))
+    instances.append(compared("|grad f| at all of them", case.config, gradient, 1e-10, "ours"))
     header = ("loss", "critical point", "max b - min b", "|grad f|", "kind")
     title = f"The bias at critical points, K={case.shape.K}, lam_b={case.lam_b:g}"
     return Outcome(tuple(instances), (Table(title, header, tuple(rows)),))

@@ -1,83 +1,18 @@
-"""Theorem 1: where it holds, and where focal loss with a bias contradicts it."""
+"""Focal loss, for which Theorem 1 fails with a bias: partial collapse, the tie, and spurious minima."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 
 import ufm
 from ufm import losses, theory
-from ufm._solution import Solution
+from ufm.figures import Curve
 from ufm.reproduce import _witness as witness
-from ufm.reproduce._records import Curve, Instance, Job, Level, Outcome, Table
-from ufm.reproduce._scalar import SHAPE, shown
-from ufm.reproduce._witness import Point, Shape
-
-# --- Theorem 1 over a grid ------------------------------------------------------------------------
-
-#: (bias, lam_b): the two cases of the theorem, and none
-REGIMES = ((True, 0.0), (True, 0.01), (False, 0.0))
-_SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 0.98)
-_SHAPES = (SHAPE, Shape(3, 5, 4), Shape(4, 3, 2), Shape(6, 6, 3), Shape(15, 20, 1))
-
-
-def theorem_1(level: Level) -> Iterator[Job]:
-    """Losses, sizes, penalties, bias regimes and seeds; what is solved is verified claim by claim."""
-    shares, seeds = ((0.02, 0.1, 0.4, 0.9), (0, 1, 2)) if level == "quick" else (_SHARES, tuple(range(5)))
-    for shape in _SHAPES[:1] if level == "quick" else _SHAPES:
-        for name in losses.PAPER:
-            for bias, lam_b in REGIMES:
-                case = f"{name}-K{shape.K}-d{shape.d}-n{shape.n}-{_regime(bias, lam_b)}"
-                yield Job(case, partial(_theorem_1, name, shape, bias, lam_b, shares, seeds), 2.0)
-
-
-def _regime(bias: bool, lam_b: float) -> str:
-    return ("penalised" if lam_b else "free") if bias else "none"
-
-
-def _theorem_1(
-    name: str, shape: Shape, bias: bool, lam_b: float, shares: tuple[float, ...], seeds: tuple[int, ...]
-) -> Outcome:
-    c_thr = witness.collapse_threshold(name, shape, lam_b=lam_b, bias=bias)
-    points = [Point(share * c_thr, lam_b, seed) for share in shares for seed in seeds]
-    about: Any = "paper" if losses.get(name).shift_invariant else "ours"  # Theorem 1 is not about MSE
-    instances: list[Instance] = []
-    worst: dict[str, float] = {}
-    for point, sol in zip(points, witness.solve(name, shape, points, bias=bias), strict=True):
-        config = {"loss": shown(name), **shape._asdict(), "bias": _regime(bias, lam_b), **point._asdict()}
-        each = _verified(sol, config, about)
-        details = {claim: _short(instance.deviation) for claim, instance in each.items()}
-        instances.append(max(each.values(), key=lambda i: i.excess)._replace(details=details))
-        worst |= {claim: max(worst.get(claim, 0.0), i.excess) for claim, i in each.items()}
-    ratios = [min(max(ratio, 1e-10), 1e10) for ratio in worst.values()]
-    curves = (
-        Curve("claims", shown(name), ratios, list(worst), "points"),
-        Curve("claims", "its tolerance", [1.0], [0.0], "vertical"),
-    )
-    return Outcome(tuple(instances), curves=curves)
-
-
-def _verified(sol: Solution, config: dict[str, Any], about: Any) -> dict[str, Instance]:
-    """Every claim that applies, as an instance."""
-    return {
-        claim.name: Instance(
-            f"{claim.name}: {claim.statement}",
-            config,
-            np.inf if claim.value is None else float(claim.value),
-            claim.tolerance or 0.0,
-            about,
-        )
-        for claim in ufm.verify(sol).claims
-        if claim.verdict != "not applicable"
-    }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.2e}")
-
+from ufm.reproduce._records import Job, Level, Outcome, Table, compared
+from ufm.reproduce._witness import Shape
 
 # --- partial collapse: Theorem 1 is false for focal loss with a bias -------------------------------
 
@@ -96,7 +31,7 @@ def _tie(gamma: float, K: int) -> theory.Threshold:
 
 
 def partial_collapse(level: Level) -> Iterator[Job]:
-    """At the tie of neural collapse and origin, a point below both."""
+    """Where neural collapse and the origin tie, a point below both."""
     for gamma, K in _CASES if level == "quick" else _CASES + _MORE:
         yield Job(f"gamma{gamma:g}-K{K}", partial(_partial, gamma, K), 1.0)
     yield Job("window-K20", partial(_window, 3.0, 20, 21 if level == "quick" else 81), 2.0)
@@ -106,7 +41,7 @@ def partial_collapse(level: Level) -> Iterator[Job]:
 
 
 def _collapsed(gamma: float, K: int, C: float) -> float:
-    """The lower of neural collapse and origin, by a grid and Newton on the loss itself."""
+    """The lower of the objectives at neural collapse and at the origin, by `witness.lowest`."""
     return witness.lowest(losses.focal(gamma), K, C)[1]
 
 
@@ -118,10 +53,10 @@ def _partial(gamma: float, K: int) -> Outcome:
     config = {"loss": "fl", "gamma": gamma, "K": K, "d": K + 1, "n": 1, "C": C, "lam_b": 0.0}
     alone = theory.global_optimum(prob.replace(bias=False))
     instances = (
-        Instance("neural collapse (or origin) less f at an explicit (W, H, b)", config, collapsed - f, 1e-12,
+        compared("neural collapse (or origin) less f at an explicit (W, H, b)", config, collapsed - f, 1e-12,
                  "paper", {"structure": best.structure, "f": f, "collapsed": collapsed}),
-        Instance("f of the closed form against f(W, H, b)", config, abs(best.objective - f), 1e-12, "ours"),
-        Instance("without a bias: theory's optimum against the scalar problem", config | {"bias": False},
+        compared("f of the closed form against f(W, H, b)", config, abs(best.objective - f), 1e-12, "ours"),
+        compared("without a bias: theory's optimum against the scalar problem", config | {"bias": False},
                  abs(alone.objective - collapsed), 1e-12, "ours"),
     )  # fmt: skip
     numbers = (f"{gamma:g}", f"{K}", f"{C:.8f}", f"{collapsed:.12f}", f"{f:.12f}", f"{collapsed - f:.3e}")
@@ -145,11 +80,11 @@ def _window(gamma: float, K: int, count: int) -> Outcome:
         Curve("window", f"K = {K}, gamma = {gamma:g}", C.tolist(), gaps),
         Curve("window", "tie", [tie], [0.0], "vertical"),
     )
-    return Outcome((Instance(what, config, float(gaps[worst]), 1e-12),), curves=curves)
+    return Outcome((compared(what, config, float(gaps[worst]), 1e-12),), curves=curves)
 
 
 def _strict_minimum() -> Outcome:
-    """The Hessian at the point below neural collapse: no negative eigenvalue, zeros by symmetry only."""
+    """Below neural collapse lies a minimum: no negative eigenvalue, and zeros only by symmetry."""
     prob = _focal(3.0, 20, 1.20108)
     points = ufm.landscape.critical_points(prob, families=["optimum"])
     counts = ufm.landscape.inertia(prob, points[0].params)
@@ -157,11 +92,11 @@ def _strict_minimum() -> Outcome:
     bad = float(counts.neg + counts.accidental)
     details = {"negative": int(counts.neg), "zero": int(counts.zero), "positive": int(counts.pos)}
     what = "negative and unexplained zero eigenvalues at the lower point"
-    return Outcome((Instance(what, config, bad, 0.0, "ours", details),))
+    return Outcome((compared(what, config, bad, 0.0, "ours", details),))
 
 
 def _proof() -> Outcome:
-    """The same in ball arithmetic, where python-flint is installed."""
+    """The same, proved in ball arithmetic if python-flint is installed."""
     prob = _focal(3.0, 20, 1.20108)
     config = {"gamma": 3.0, "K": 20, "d": 21, "n": 1, "C": 1.20108}
     try:
@@ -171,7 +106,7 @@ def _proof() -> Outcome:
     what = "f is below neural collapse: proved in ball arithmetic (0: yes)"
     bounds = {bound.name: str(bound) for bound in proof.bounds}
     rows = tuple((name, text) for name, text in bounds.items())
-    instance = Instance(what, config, float(not proof.proved), 0.0, "ours", bounds)
+    instance = compared(what, config, float(not proof.proved), 0.0, "ours", bounds)
     return Outcome((instance,), (Table("Proof in ball arithmetic", ("bound", "value"), rows),))
 
 
@@ -179,7 +114,7 @@ def _proof() -> Outcome:
 
 
 def tie(level: Level) -> Iterator[Job]:
-    """Focal loss has two minimisers at C_tie, and the failure around it is open."""
+    """Focal loss has two minimisers at C_tie, and Theorem 1 fails on an open set around it."""
     for gamma, K in _CASES if level == "quick" else _CASES + _MORE:
         yield Job(f"gamma{gamma:g}-K{K}", partial(_two_minima, gamma, K), 0.5)
 
@@ -191,14 +126,14 @@ def _two_minima(gamma: float, K: int) -> Outcome:
     apart = abs(float(value[0] - value[1]) - found.C_tie * found.a_tie)
     step = abs(float(slope[1]) + found.C_tie) / float(bend[1]) / found.a_tie
     instances = [
-        Instance("l(0) = l(a_tie) + C_tie a_tie", config, apart, 1e-12, "ours"),
-        Instance("l'(a_tie) = -C_tie, as a relative error of a_tie", config, step, 1e-8, "ours"),
+        compared("l(0) = l(a_tie) + C_tie a_tie", config, apart, 1e-12, "ours"),
+        compared("l'(a_tie) = -C_tie, as a relative error of a_tie", config, step, 1e-8, "ours"),
     ]
     for share in (-0.2, 0.05):  # inside the window, off the tie
         C = found.C_tie + share * (found.C_tie - found.C_thr) * (0.05 if K < 30 else 0.1)
         gap = _collapsed(gamma, K, C) - theory.global_optimum(_focal(gamma, K, C)).objective
         what = "off the tie, free bias: neural collapse less the lowest f known"
-        instances.append(Instance(what, config | {"C": C}, float(gap), 1e-12))
+        instances.append(compared(what, config | {"C": C}, float(gap), 1e-12))
     return Outcome(tuple(instances))
 
 
@@ -224,12 +159,12 @@ def _spurious(K: int, starts: int) -> Outcome:
         config = {"loss": "fl", "gamma": 3.0, "K": K, "C": float(value), "starts": starts}
         if value < close:
             what = "at most 0.95 C_thr: share of the starts that end above the optimum"
-            instances.append(Instance(what, config, float(share), 0.0))
+            instances.append(compared(what, config, float(share), 0.0))
             continue
         where = "between C_thr and C_spin" if value > found.C_thr else "0.02 % below C_thr"
         details = {"share of the starts": float(share)}
         what = f"{where}: a spurious minimum is found (0: yes)"
-        instances.append(Instance(what, config, float(share == 0), 0.0, "ours", details))
+        instances.append(compared(what, config, float(share == 0), 0.0, "ours", details))
     curves = (
         Curve("ends", f"K = {K}", C.tolist(), diagram.above[0].tolist(), "points"),
         Curve("ends", f"C_thr, K = {K}", [found.C_thr], [0.0], "vertical"),

@@ -1,0 +1,35 @@
+"""Options of XLA: programs that run a few times are compiled quickly, within a block without optimisation."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import jax.numpy as jnp
+
+from ufm import _compile
+
+
+def optimised(monkeypatch, options=_compile.QUICK):
+    """A function compiled by `_compile.jit`, and the options of each of its compilations."""
+    given, jit = [], _compile.jax.jit
+
+    def spy(function, *, compiler_options, **rest):
+        given.append(compiler_options)
+        return jit(function, compiler_options=compiler_options, **rest)
+
+    monkeypatch.setattr(_compile.jax, "jit", spy)
+    return _compile.jit(lambda x: 2 * x, options=options), given
+
+
+def test_a_block_compiles_without_optimisation_and_leaves_other_programs_alone(monkeypatch):
+    double, given = optimised(monkeypatch)
+    for _ in range(2):
+        assert double(jnp.arange(3.0)).tolist() == [0, 2, 4]
+        with _compile.instantly(), ThreadPoolExecutor(1) as pool:  # sweeps compile in threads
+            assert pool.submit(double, jnp.arange(3.0)).result().tolist() == [0, 2, 4]
+    assert given == [dict(_compile.QUICK), dict(_compile.INSTANT)]
+
+
+def test_an_option_that_xla_does_not_have_is_left_out(monkeypatch):
+    monkeypatch.setattr(_compile, "_REFUSED", set())
+    double, given = optimised(monkeypatch, {"xla_of_another_age": True} | dict(_compile.QUICK))
+    assert double(jnp.arange(2.0)).tolist() == [0, 2]
+    assert given[1:] == [dict(_compile.QUICK)]
