@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -184,6 +185,13 @@ def _evidence(prob: Problem, params: Variables) -> Evidence:
 
 
 compiled_run = _compile.jit(_run, static_argnames=("options",))
+#: the same without optimisation: compiled in half the time, and several times slower to run
+_instant_run = _compile.jit(_run, static_argnames=("options",), options=_compile.INSTANT)
+#: seconds of work, at the speed of an optimised program, that the other does before it is replaced: what it
+#: has lost by then is about what compiling the optimised one costs (K=10: 200 solves at n=10)
+WORTH_OPTIMISING = 0.7
+#: such work so far, by what is compiled
+_unoptimised: defaultdict[Hashable, float] = defaultdict(float)
 
 
 def run_once(
@@ -281,12 +289,15 @@ def _minimised(
 ) -> Outcome:
     """One run of the compiled loop, in chunks between which the host looks and shows progress."""
     run: _Run | None = None
-    chunk = _first_chunk(prob, options.solver, options.reduced)
-    done = int(before.steps)
+    cost, done = _step_seconds(prob, options), int(before.steps)
+    chunk = max(1, min(options.solver.max_steps, int(2.0 / cost)))
     while True:
         began = time.perf_counter()
-        limit = min(done + chunk, last)
-        outcome, run = compiled_run(prob, params, run, before, tol, limit, last, options)
+        program, room = _program(prob, options, cost)
+        limit = min(done + min(chunk, room), last)
+        outcome, run = program(prob, params, run, before, tol, limit, last, options)
+        if program is _instant_run:
+            _unoptimised[_compiled_for(prob, options)] += (int(outcome.steps) - done) * cost
         if limit == last or int(outcome.status) != Status.RUNNING:
             return outcome
         done = limit
@@ -312,13 +323,29 @@ def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options) -> 
     )
 
 
-def _first_chunk(prob: Problem, method: Solver, reduced: bool) -> int:
-    """Steps before the host first looks: some seconds of work at 1e10 operations per second."""
-    columns = prob.K if reduced else prob.N
-    products = 20 if isinstance(method, solvers.Newton) else 2
-    width = min(prob.d, prob.K) if reduced or method.rotate else prob.d
-    cost = products * 12 * prob.K * width * columns / 1e10
-    return max(1, min(method.max_steps, int(2.0 / cost)))
+def _step_seconds(prob: Problem, options: Options) -> float:
+    """A rough estimate of what a step takes: 1e10 operations per second, and the overhead of small arrays."""
+    columns = prob.K if options.reduced else prob.columns
+    products = 20 if isinstance(options.solver, solvers.Newton) else 2
+    width = min(prob.d, prob.K) if options.reduced or options.solver.rotate else prob.d
+    return 1e-4 + products * 12 * prob.K * width * columns / 1e10
+
+
+def _compiled_for(prob: Problem, options: Options) -> Hashable:
+    """What tells one compiled program from another, as far as it matters for the choice between two."""
+    return type(prob.loss), type(prob.model), prob.K, prob.d, prob.columns, prob.bias, options
+
+
+def _program(prob: Problem, options: Options, cost: float) -> tuple[Callable[..., Any], int]:
+    """The program to run next, and the number of steps for which it is the right one.
+
+    A first answer is mostly compilation, so a small problem starts without optimisation. A program that has
+    done enough work that way is compiled again, with optimisation.
+    """
+    room = WORTH_OPTIMISING - _unoptimised[_compiled_for(prob, options)]
+    if room < cost or jax.default_backend() != "cpu":
+        return compiled_run, options.solver.max_steps
+    return _instant_run, int(room / cost)
 
 
 def _trim(history: History, steps: int, stride: int) -> History:
