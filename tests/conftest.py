@@ -10,6 +10,7 @@ program, which decide what is computed and in which order, are those that a user
 tests of each file with LLVM's optimisation: where XLA_FLAGS is set, it is left as it is.
 """
 
+import gc
 import os
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one process a core already
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
@@ -63,6 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             tests[i * len(tests) // min(processors.AGAIN, len(tests))].add_marker("processor")
 
 
+#: one entry for each program
 _COMPILED: list[str] = []
 
 
@@ -91,6 +94,12 @@ def compilations():
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs_of_one_file():
-    """A compiled program takes several memory maps; past 65,530 of them Linux ends the process."""
+    """A compiled program takes several memory maps; past 65,530 of them Linux ends the process.
+
+    Tracing makes many objects that live on in JAX's caches. Searching them for cycles takes Python a tenth of
+    the time, so it is done seldom within a file and thoroughly after it.
+    """
+    gc.set_threshold(100_000, 20, 50)
     yield
     jax.clear_caches()
+    gc.collect()

@@ -158,6 +158,20 @@ def test_the_process_stays_in_32_bits(narrow):
     assert around["passed"]
 
 
+def test_marked_tests_hold_in_32_bits():
+    """Those of which neither the statement nor the data need float64; their tolerances follow the dtype."""
+    files = [
+        str(path) for path in Path(HERE).rglob("test_*.py") if "@pytest.mark.float32\n" in path.read_text()
+    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "float32", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(
+        command, env=os.environ | {"UFM_ENABLE_X64": "0"}, capture_output=True, text=True, check=False,
+        cwd=Path(HERE).parent,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout.splitlines()[-1]
+
+
 def test_what_a_result_has_besides_its_fields_survives():
     from ufm import _precision
 

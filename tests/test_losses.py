@@ -203,6 +203,7 @@ def test_every_loss_of_the_shelf_has_a_witness() -> None:
     assert {name: tuple(VALUES.get(name, ())) for name in losses.LOSSES} == losses.HYPERPARAMETERS
 
 
+@pytest.mark.float32
 @every_loss
 def test_values_and_derivatives_match_the_paper(loss: losses.Loss) -> None:
     alpha = float(loss.hyperparameters["alpha"]) if loss.name == "ls" else 0.0
@@ -231,6 +232,7 @@ def test_relative_accuracy_where_p_goes_to_0_and_1(loss: losses.Loss, margin: fl
     close(curve, exact_curve, ulps=64, scale=np.abs(exact_curve).max() * size)
 
 
+@pytest.mark.float32
 @every_loss
 def test_finite_at_huge_logits(loss: losses.Loss) -> None:
     for signs in itertools.product((-1e4, 0.0, 1e4), repeat=3):
@@ -256,6 +258,7 @@ def test_float32_stays_float32(loss: losses.Loss) -> None:
 # --- axioms -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("make", [lambda: losses.focal(0.0), lambda: losses.label_smoothing(0.0)])
 def test_the_neutral_hyperparameter_gives_cross_entropy(make: Callable[[], losses.Loss]) -> None:
     loss, ce = make(), losses.cross_entropy()
@@ -265,6 +268,7 @@ def test_the_neutral_hyperparameter_gives_cross_entropy(make: Callable[[], losse
         close(curve_of(loss, z, k), curve_of(ce, z, k), ulps=16)
 
 
+@pytest.mark.float32
 @every_loss
 def test_shift_invariance_is_declared_truly(loss: losses.Loss) -> None:
     for z, k in logits():
@@ -291,6 +295,7 @@ def test_convexity_is_declared_truly(loss: losses.Loss) -> None:
         assert min(lowest) < -1e-3
 
 
+@pytest.mark.float32
 @every_loss
 def test_infimum_is_declared_truly(loss: losses.Loss) -> None:
     for z, k in logits(60):
@@ -306,6 +311,7 @@ def test_permuting_the_classes_changes_nothing(loss: losses.Loss) -> None:
         close(moved, still, scale=abs(still) * magnified(loss, z))
 
 
+@pytest.mark.float32
 @every_loss
 def test_facts_are_declared_truly(loss: losses.Loss) -> None:
     """With some hyperparameters more may be true than is declared for all of them: alpha = 0."""
@@ -320,6 +326,7 @@ def that_state(member: Callable[[losses.Loss], Any]) -> Any:
     return pytest.mark.parametrize("loss", [c for c in cases() if member(c.values[0]) is not None])
 
 
+@pytest.mark.float32
 @that_state(lambda loss: loss.region())
 def test_the_region_of_convexity_is_exact(loss: losses.Loss) -> None:
     """The smallest eigenvalue changes its sign at p_min, and `convex_at` says so."""
@@ -332,6 +339,7 @@ def test_the_region_of_convexity_is_exact(loss: losses.Loss) -> None:
         assert (smallest >= 0) == (p >= region.p_min) == bool(convex_at(loss, z, 0)), p
 
 
+@pytest.mark.float32
 @that_state(lambda loss: loss.profile(K) if loss.shift_invariant else None)
 def test_the_profile_is_that_of_the_loss(loss: losses.Loss) -> None:
     """MSE, which feels a shift, has a test of its own in `test_theory_contrastive`."""

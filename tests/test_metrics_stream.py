@@ -65,6 +65,7 @@ def test_float32_stream():
     assert wide.scatter.dtype == stream.scatter.dtype == np.float64  # sums are float64
 
 
+@pytest.mark.float32
 def test_streams_merge_in_any_tree():
     X, y, W, b = instance(seed=6, spread=0.8, offset=10.0)
     order = np.argsort(y, kind="stable")  # so that parts miss classes
@@ -98,6 +99,7 @@ def test_agreements_merge():
     assert one.merge(two).value == start.update(X).value == neural_collapse(X, y, W, b).nc4
 
 
+@pytest.mark.float32
 def test_masked_rows_are_padding():
     X, y, W, b = instance(seed=4, spread=0.8)
     padded = np.concatenate([np.full((3, D), np.nan), X, np.full((5, D), 1e30)])
@@ -113,6 +115,7 @@ def test_masked_rows_are_padding():
         assert np.array_equal(a, b_)
 
 
+@pytest.mark.float32
 def test_stream_inside_scan_jit_and_vmap():
     X, y, W, b = instance(seed=4, spread=0.8)
     batches = jnp.asarray(X).reshape(4, 10, D), jnp.asarray(y).reshape(4, 10)
@@ -132,6 +135,7 @@ def test_stream_inside_scan_jit_and_vmap():
     assert_close(reduce(Stream.merge, parts).result(W, b), want._replace(nc4=None))
 
 
+@pytest.mark.float32
 def test_updates_leave_the_old_stream_alone():
     X, y, *_ = instance()
     stream = Stream(K, D)

@@ -68,6 +68,7 @@ def by_loops(prob: Problem, params: Params) -> np.longdouble:
     return total
 
 
+@pytest.mark.float32
 @every_loss
 @every_regime
 def test_the_objective_is_equation_7(name: str, regime: str) -> None:
@@ -75,6 +76,7 @@ def test_the_objective_is_equation_7(name: str, regime: str) -> None:
     close(prob(point(prob)), by_loops(prob, point(prob)), ulps=32)
 
 
+@pytest.mark.float32
 def test_without_a_bias_b_is_not_read() -> None:
     prob = problem(regime="absent")
     W, H, _ = point(prob)
@@ -123,6 +125,7 @@ def test_balanced_uses_the_papers_order() -> None:
     assert "n_k=2..5" in repr(problem())
 
 
+@pytest.mark.float32
 @every_loss
 def test_the_origin_is_critical_for_balanced_shift_invariant_losses(name: str) -> None:
     prob = Problem.balanced(name, K=3, d=4, n=2, lam_W=0.1, lam_H=0.2)
@@ -136,6 +139,7 @@ def test_the_origin_is_critical_for_balanced_shift_invariant_losses(name: str) -
 # --- symmetries ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.float32
 @every_loss
 @every_regime
 def test_symmetries(name: str, regime: str) -> None:
@@ -153,6 +157,7 @@ def test_symmetries(name: str, regime: str) -> None:
         close(prob(Params(W, H, b + 3.0)), f, ulps=64, name="shift of the bias")
 
 
+@pytest.mark.float32
 def test_a_shift_of_a_penalised_bias_changes_the_objective() -> None:
     prob = problem()
     W, H, b = point(prob)
@@ -180,6 +185,7 @@ def test_a_sweep_compiles_once(name: str) -> None:
         close(found, expected, ulps=32)
 
 
+@pytest.mark.float32
 def test_vmap_over_penalties_and_starts() -> None:
     prob = problem()
     grid = np.array([1e-3, 0.2, 4.0])
@@ -202,6 +208,7 @@ def test_a_problem_with_a_users_loss_may_be_built_while_jax_traces() -> None:
     close(value(0.4), problem(lam_W=0.4)(x))
 
 
+@pytest.mark.float32
 def test_round_trip_through_a_pytree() -> None:
     prob = problem("ls")
     leaves, structure = jax.tree.flatten(prob)
@@ -230,6 +237,7 @@ def test_replace_refuses_unknown_fields() -> None:
 # --- starts -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.float32
 def test_init_is_reproducible_and_scaled(compilations: Any) -> None:
     prob = Problem.balanced("ce", K=20, d=30, n=20)
     first, again, other = (ufm.init(prob, seed=s) for s in (7, 7, 8))
@@ -249,6 +257,7 @@ def test_init_is_reproducible_and_scaled(compilations: Any) -> None:
     close(wide.H, 2.5 * unit.H, ulps=2)
 
 
+@pytest.mark.float32
 def test_check_params_accepts_what_is_array_like() -> None:
     prob = problem()
     W, H, b = (np.asarray(x) for x in point(prob))
@@ -436,6 +445,7 @@ def test_a_batch_of_directions_may_be_float32():
     np.testing.assert_allclose(images.H[1], one.H, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.float32
 def test_a_start_that_is_too_large_for_the_precision_is_named():
     prob = Problem.balanced("ce", K=4, d=5, n=3)
     huge = prob.zeros()._replace(W=np.full((4, 5), np.longdouble("1e4000")))
