@@ -170,7 +170,9 @@ def test_traced_labels_outside_the_classes_count_nowhere():
 def test_no_square_matrix_of_features():
     X, y, W, b = instance(counts=(6, 7, 8), d=37)
     kind = jnp.dtype("float64")
-    measure = jax.make_jaxpr(lambda *a: _batch._measure(*a, a[-1], jnp.asarray(False), kind, 1e-16))
+    measure = jax.make_jaxpr(
+        lambda *a: _batch._measure(_batch._Given(*a, a[-1], jnp.asarray(False)), kind, 1e-16)
+    )
     text = str(measure(X, y.astype(np.int32), W, b))
     assert "f64[21,37]" in text
     assert "37,37" not in text

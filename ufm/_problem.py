@@ -342,7 +342,7 @@ def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     precision = jnp.result_type(float)
     if isinstance(array, np.ndarray):  # JAX knows neither foreign byte orders nor extended precision
         with np.errstate(over="ignore"):  # reported below, with the name of the argument
-            array = array.astype(precision)
+            array = jax.device_put(array.astype(precision))  # compiles nothing; jnp.asarray would
     array = jnp.asarray(array, precision)
     if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity in the start as {precision}")
@@ -434,5 +434,5 @@ def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Varia
     with jax.ensure_compile_time_eval():  # a start may be drawn inside a function that JAX traces
         if prob.size <= _SMALL_START and _threefry.available():
             drawn = prob.model.normal(sizes, operator.index(np.asarray(seed).item()), scale, _threefry)
-            return jax.tree.map(jnp.asarray, drawn)
+            return jax.device_put(drawn)  # compiles nothing; jnp.asarray would
         return _normal_compiled(prob.model, seed, scale, sizes=sizes)

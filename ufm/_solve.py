@@ -188,7 +188,7 @@ def _evidence(prob: Problem, params: Variables) -> Evidence:
 compiled_run = _compile.jit(_run, static_argnames=("options",))
 #: the same without optimisation: compiled in less than half the time, and three to eight times slower to run
 _instant_run = _compile.jit(_run, static_argnames=("options",), options=_compile.INSTANT)
-#: seconds that a program without optimisation may lose by running slower, before the optimised one is compiled:
+#: seconds that a program without optimisation may lose before the optimised one is compiled:
 #: 20 solves of K=10, n=10.  What would lose them within 20 steps is optimised at once: K=10, n=100.
 WORTH_OPTIMISING = 0.1
 #: seconds lost so far, by what is compiled

@@ -96,7 +96,7 @@ def basis(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> Ar
     member = np.asarray(prob.labels) == np.arange(prob.K)[:, None]
     weight = member if prob.samples is None else member * np.asarray(prob.samples)
     means = (weight @ H.T) / weight.sum(axis=1, keepdims=True)
-    return jnp.asarray(_row_space(W, means.astype(W.dtype), np))
+    return jax.device_put(_row_space(W, means.astype(W.dtype), np))
 
 
 def view_of(

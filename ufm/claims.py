@@ -124,7 +124,7 @@ class Facts:
         )
 
 
-@functools.partial(_compile.jit, options=_compile.USUAL)
+@functools.partial(_compile.jit, options=_compile.INSTANT)
 def _derivatives(prob: Problem, params: Params) -> tuple[Array, Array, Params]:
     """f, the gradient G (K, N) of the mean loss in the logits, and grad f."""
     G = prob.logit_gradient(params)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
+from ufm import _compile
 from ufm._problem import Params
 from ufm.metrics import _core, _inputs
 from ufm.metrics._core import NeuralCollapse
@@ -22,39 +22,38 @@ from ufm.metrics.conventions import Facts, dot
 _CANCELLED = 1e-4
 
 
-@partial(jax.jit, static_argnames=("dtype", "eps"))
-def _measure(
-    X: Float[Array, "N d"],
-    labels: Int[Array, " N"],
-    W: Float[Array, "K d"],
-    b: Float[Array, " K"],
-    bias: Float[Array, " K"],
-    even: ArrayLike,
-    dtype: Any,
-    eps: float,
-) -> tuple[Facts, Float[Array, ""]]:
-    """Facts and NC4, whose classifier adds `bias`; `even` as in `Convention`; `eps` that of W.
+class _Given(NamedTuple):
+    """What the metrics are measured of."""
+
+    X: Float[Array, "N d"]
+    labels: Int[Array, " N"]
+    W: Float[Array, "K d"]
+    b: Float[Array, " K"]
+    bias: Float[Array, " K"]  # what the classifier of NC4 adds
+    even: ArrayLike  # as in `Convention`
+
+
+def _measured(given: _Given, dtype: Any, eps: float) -> tuple[Facts, Float[Array, ""]]:
+    """Facts and NC4; `eps` is the rounding of W.
 
     Products are in `dtype`, which is twice as fast in float32, or in float64 where float32 is too short.
     """
-    measure = partial(_passes, X, labels, W, b, bias, even, eps)
-    facts, nc4, sure = measure(dtype)
+    facts, nc4, sure = _passes(given, eps, dtype)
     if dtype == jnp.float64:
         return facts, nc4
-    return jax.lax.cond(sure, lambda: (facts, nc4), lambda: measure(jnp.dtype("float64"))[:2])
+    return jax.lax.cond(sure, lambda: (facts, nc4), lambda: _passes(given, eps, jnp.dtype("float64"))[:2])
 
 
-def _passes(
-    X: Float[Array, "N d"],
-    labels: Int[Array, " N"],
-    W: Float[Array, "K d"],
-    b: Float[Array, " K"],
-    bias: Float[Array, " K"],
-    even: ArrayLike,
-    eps: float,
-    dtype: Any,
-) -> tuple[Facts, Float[Array, ""], Bool[Array, ""]]:
+_measure = jax.jit(_measured, static_argnames=("dtype", "eps"))
+#: the same without optimisation, which is compiled in a fraction of the time
+_measure_instantly = _compile.jit(_measured, static_argnames=("dtype", "eps"), options=_compile.INSTANT)
+#: entries of features and classifier up to which that costs less than a millisecond
+_SMALL = 20_000
+
+
+def _passes(given: _Given, eps: float, dtype: Any) -> tuple[Facts, Float[Array, ""], Bool[Array, ""]]:
     """One pass for the class means and one for what is measured against them; whether `dtype` was enough."""
+    X, labels, W, b, bias, even = given
     K = W.shape[0]
     valid = _core.where_valid(labels, None, K)
     classes, anchors = _core.class_means(X, labels, valid, K, dtype)
@@ -123,8 +122,9 @@ def neural_collapse(
 def of_params(params: Params, labels: Any, *, convention: str = "paper") -> NeuralCollapse:
     """`neural_collapse` of `Params(W, H, b)`, whose features are the columns of H (d, N)."""
     W, H, b = params
-    rows = _core.in_float64(lambda: _inputs.array("H", H, "d", "N").T)()
-    return _of_rows(rows, labels, W, b, convention, jnp.result_type(float))
+    rows = _core.in_float64(lambda: _inputs.array("H", H, "d", "N"))()
+    transposed = rows.T if isinstance(rows, jax.core.Tracer) else np.asarray(rows).T
+    return _of_rows(transposed, labels, W, b, convention, jnp.result_type(float))
 
 
 @_core.in_float64
@@ -137,5 +137,8 @@ def _of_rows(features: Any, labels: Any, W: Any, b: Any, convention: str, own: A
     dtype, eps = _inputs.widest(X, W, b), _inputs.eps(W)
     W, b = W.astype(jnp.float64), b.astype(jnp.float64)
     bias = b if rule.bias else jnp.zeros_like(b)
-    facts, nc4 = _measure(X, y, W, b, bias, np.bool_(rule.even), dtype, eps)
-    return _core.read(facts, nc4, rule, dtype if own == jnp.float64 else jnp.dtype("float32"))
+    given = _Given(X, y, W, b, bias, np.bool_(rule.even))
+    small = X.size + W.size <= _SMALL and not any(isinstance(x, jax.core.Tracer) for x in given)
+    measure, read = (_measure_instantly, _core.read_instantly) if small else (_measure, _core.read)
+    facts, nc4 = measure(given, dtype, eps)
+    return read(facts, nc4, rule, dtype if own == jnp.float64 else jnp.dtype("float32"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
+from ufm import _compile
 from ufm.metrics.conventions import Convention, Facts, dot
 
 #: rows of a block of features: at d = 2048 they stay in the cache, a third faster than all at once (measured)
@@ -234,8 +235,7 @@ def facts_of(
     )
 
 
-@partial(jax.jit, static_argnames=("convention", "dtype"))
-def read(facts: Facts, nc4: Float[Array, ""] | None, convention: Convention, dtype: Any) -> NeuralCollapse:
+def _read(facts: Facts, nc4: Float[Array, ""] | None, convention: Convention, dtype: Any) -> NeuralCollapse:
     """The metrics: a program of its own, so that another convention compiles no more than itself."""
     nc1, nc2, nc3 = (rule(facts).astype(dtype) for rule in (convention.nc1, convention.nc2, convention.nc3))
     return NeuralCollapse(
@@ -247,3 +247,7 @@ def read(facts: Facts, nc4: Float[Array, ""] | None, convention: Convention, dty
         rank=facts.rank,
         present=jnp.sum(facts.present, dtype=jnp.int32),
     )
+
+
+read = jax.jit(_read, static_argnames=("convention", "dtype"))
+read_instantly = _compile.jit(_read, static_argnames=("convention", "dtype"), options=_compile.INSTANT)

@@ -35,8 +35,12 @@ def array(name: str, value: Any, *axes: str | int) -> Array:
         raise ValueError(f"{name}: expected shape ({shape}), got {X.shape}")
     if not jnp.issubdtype(X.dtype, jnp.floating):
         raise ValueError(f"{name}: expected a floating dtype, got {X.dtype}; convert it first")
-    X = jnp.asarray(X)
-    return X.astype(widest(X))
+    X = jax.device_put(X) if isinstance(X, np.ndarray) else jnp.asarray(X)  # device_put compiles nothing
+    return X if X.dtype == widest(X) else X.astype(widest(X))
+
+
+#: entries up to which numpy reads an array
+SMALL = 1_000_000
 
 
 @jax.jit
@@ -45,7 +49,11 @@ def _all_finite(X: Float[Array, "*shape"], mask: Bool[Array, " N"] | None) -> Bo
 
 
 def _check_finite(name: str, X: Array, mask: Array | None = None) -> None:
-    if any(isinstance(x, jax.core.Tracer) for x in (X, mask)) or bool(_all_finite(X, mask)):
+    if any(isinstance(x, jax.core.Tracer) for x in (X, mask)):
+        return
+    if X.size <= SMALL and np.isfinite(np.asarray(X)).all():  # numpy has nothing to compile
+        return
+    if bool(_all_finite(X, mask)):
         return
     bad = ~np.isfinite(np.asarray(X))
     index = np.argwhere(bad if mask is None else bad & np.asarray(mask)[:, None])[0]
