@@ -44,7 +44,7 @@ FILES = (
     "problem", "losses", "metrics", "theory_optima", "theory_spectra", "solve_history", "verify",
     "certificates", "landscape", "search", "rigour", "deep_train", "deep_resume",
 )  # fmt: skip
-TESTS = (*(f"tests/test_{name}.py" for name in FILES), "-m", "processor")
+TESTS = (*(str(next(ROOT.glob(f"tests/**/test_{name}.py"))) for name in FILES), "-m", "processor")
 
 Outcome = dict[str, str]
 

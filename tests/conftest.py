@@ -30,7 +30,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the variables of the
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-sys.path.insert(0, str(Path(__file__).parent))
+# what tests share is imported by its name, from whichever folder
+sys.path.extend(str(path) for path in Path(__file__).parent.glob("**/") if path.name != "__pycache__")
 
 import jax
 import processors

@@ -89,13 +89,13 @@ def test_the_first_cases_of_a_few_tests_and_those_marked_by_hand_run_again():
         "-m",
         "processor",
     ]
-    files = [str(SCRIPT.with_name(name)) for name in ("test_rigour_saddles.py", "test_processors.py")]
+    files = [str(SCRIPT.parent / name) for name in ("rigour/test_rigour_saddles.py", "test_processors.py")]
     told = subprocess.run(
         [*command, *files], capture_output=True, text=True, check=True, cwd=SCRIPT.parent.parent
     )
     chosen = [line for line in told.stdout.splitlines() if "::" in line]
     names = {line.partition("[")[0] for line in chosen}
-    by_hand = "tests/test_rigour_saddles.py::test_the_counterexample_of_20_classes"
-    assert {name.partition("::")[0] for name in names} == {"tests/test_rigour_saddles.py"}
+    by_hand = "tests/rigour/test_rigour_saddles.py::test_the_counterexample_of_20_classes"
+    assert {name.partition("::")[0] for name in names} == {"tests/rigour/test_rigour_saddles.py"}
     assert by_hand in names
     assert len(names) == len(chosen) == 1 + processors.AGAIN  # one case of each test, and of few tests

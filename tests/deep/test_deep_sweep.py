@@ -275,7 +275,7 @@ _sweep.train_sweep(planned(sys.argv[1], epochs=(300,), metrics_every=50), checkp
 
 
 def test_a_sweep_that_was_killed_goes_on_to_the_same_end(tmp_path):
-    env = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env=env)
     plan = planned(tmp_path, epochs=(300,), metrics_every=50)
     path = tmp_path / plan.points[0].name / "checkpoints"

@@ -302,7 +302,7 @@ print(json.dumps(found))
 def test_where_64_bits_are_off():
     """In a process of its own, since the mode is set when the package is imported."""
     here = os.path.dirname(__file__)
-    path = os.pathsep.join([os.path.dirname(here), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(sys.path)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM.format(here=here)],
         env=os.environ | {"UFM_ENABLE_X64": "0", "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},

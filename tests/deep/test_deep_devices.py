@@ -17,7 +17,7 @@ from tolerances import HANG
 from ufm import deep
 from ufm.deep import _process
 
-SCRIPT = Path(__file__).parent / "deep_processes.py"
+SCRIPT = Path(__file__).parents[1] / "deep_processes.py"
 
 
 def start(devices, *arguments):

@@ -9,7 +9,7 @@ from test_deep_train import tiny
 
 from ufm.deep import presets
 
-PROTOCOL = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text()
+PROTOCOL = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 
 
 def rows(section):
