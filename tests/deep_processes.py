@@ -2,9 +2,12 @@
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
+
+sys.path.append(str(Path(__file__).parent / "deep"))
 
 
 def main(out, *place):

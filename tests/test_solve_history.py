@@ -60,13 +60,13 @@ def test_small_singular_values_are_kept_to_rounding() -> None:
     rng = np.random.default_rng(3)
     U, V = (np.linalg.qr(rng.normal(size=(size, 6)))[0] for size in (6, 12))
     W = U @ np.diag([1, 0.5, 1e-10, 1e-11, 1e-12, 0]) @ V.T
-    Q = np.asarray(_row_space(jnp.asarray(W), jnp.asarray(rng.normal(size=(6, 12)))))
+    Q = np.asarray(_row_space(jnp.asarray(W), jnp.asarray(rng.normal(size=(6, 12))), jnp))
     assert np.abs(W - W @ Q @ Q.T).max() < 1e-15
 
 
 def test_without_a_classifier_the_coordinates_are_those_of_the_features() -> None:
     sums = thin()[1]
-    Q = np.asarray(_row_space(jnp.zeros((K, D)), jnp.asarray(sums)))
+    Q = np.asarray(_row_space(jnp.zeros((K, D)), jnp.asarray(sums), jnp))
     close(sums @ Q @ Q.T, sums, ulps=64)
 
 

@@ -9,6 +9,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from jaxtyping import Float, Int
 from ufm import _checks, _compile, _threefry, losses, models
 from ufm._pytree import pytree_dataclass, replace, static
 from ufm._sheet import finite
+from ufm.losses import Loss
 from ufm.models import Model
 from ufm.models import Params as Params
 from ufm.models import Variables as Variables  # the problem and its variables are imported together
@@ -55,41 +57,53 @@ class Problem:
     (6, [2, 2, 2], 1.098612288668)
     """
 
-    loss: Any
-    labels: Any
-    K: Any = static(default=None)
-    d: Any = static(default=None)
-    lam_W: Any = 5e-3
-    lam_H: Any = 5e-3
-    lam_b: Any = 0.0
-    bias: bool = static(default=True)
-    model: Any = "free"
-    samples: Any = None
+    loss: Loss
+    labels: Int[Array | np.ndarray, " N"]
+    K: int = static()
+    d: int = static()
+    lam_W: Array | np.float64
+    lam_H: Array | np.float64
+    lam_b: Array | np.float64
+    bias: bool = static()
+    model: Model
+    samples: Float[Array | np.ndarray, " N"] | None
 
-    def __post_init__(self) -> None:
-        loss = losses.get(self.loss)
-        labels = _check_labels(self.labels)
-        K = int(labels.max()) + 1 if self.K is None else _checks.integer("K", self.K, least=2)
-        if self.d is None:
+    def __init__(
+        self,
+        loss: str | Loss | Callable[..., Any],
+        labels: Any,
+        K: int | None = None,
+        d: int | None = None,
+        lam_W: ArrayLike = 5e-3,
+        lam_H: ArrayLike = 5e-3,
+        lam_b: ArrayLike = 0.0,
+        bias: bool = True,
+        model: str | Model = "free",
+        samples: Any = None,
+    ) -> None:
+        labels = _check_labels(labels)
+        K = int(labels.max()) + 1 if K is None else _checks.integer("K", K, least=2)
+        if d is None:
             raise ValueError("d: expected an integer >= 1 (the feature dimension), got nothing")
-        checked = {
-            "loss": loss,
+        function = losses.get(loss)
+        checked: dict[str, Any] = {
+            "loss": function,
             "K": _checks.integer("K", K, least=2),
-            "d": _checks.integer("d", self.d, least=1),
-            "bias": _checks.boolean("bias", self.bias),
-            "model": models.get(self.model),
-            "samples": _check_samples(self.samples, len(labels)),
+            "d": _checks.integer("d", d, least=1),
+            "bias": _checks.boolean("bias", bias),
+            "model": models.get(model),
+            "samples": _check_samples(samples, len(labels)),
         }
         checked["labels"] = _check_classes(labels, K)
-        checked |= check_penalties(self.lam_W, self.lam_H, self.lam_b, bool(self.bias))
-        losses.check(loss, K)
+        checked |= check_penalties(lam_W, lam_H, lam_b, bool(bias))
+        losses.check(function, K)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
     @classmethod
     def balanced(
         cls,
-        loss: str | losses.Loss | Callable[..., Any] = "ce",
+        loss: str | Loss | Callable[..., Any] = "ce",
         *,
         K: int = 10,
         d: int = 64,
@@ -409,8 +423,8 @@ class _Sizes(NamedTuple):
     columns: int
 
 
-def _normal(model: Model, seed: Any, scale: Any, *, sizes: Any) -> Variables:
-    return model.normal(sizes, seed, scale)
+def _normal(model: Model, seed: Any, scale: Any, *, sizes: Any, random: ModuleType = jax.random) -> Variables:
+    return model.normal(sizes, seed, scale, random)
 
 
 #: compiled once for each shape; seed and scale are leaves
@@ -433,6 +447,7 @@ def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Varia
         return _normal(prob.model, seed, scale, sizes=sizes)  # part of a program that somebody else compiles
     with jax.ensure_compile_time_eval():  # a start may be drawn inside a function that JAX traces
         if prob.size <= _SMALL_START and _threefry.available():
-            drawn = prob.model.normal(sizes, operator.index(np.asarray(seed).item()), scale, _threefry)
+            seed = operator.index(np.asarray(seed).item())
+            drawn = _normal(prob.model, seed, scale, sizes=sizes, random=_threefry)
             return jax.device_put(drawn)  # compiles nothing; jnp.asarray would
         return _normal_compiled(prob.model, seed, scale, sizes=sizes)

@@ -19,10 +19,14 @@ def static(default: Any = dataclasses.MISSING) -> Any:
 def pytree_dataclass(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass whose fields are leaves, except those declared with `static()`.
 
-    `__post_init__` validates; unflattening skips it, so tracers, `None` and JAX's placeholder objects
-    may stand in any leaf. A class may define `_flat`: the record that JAX gets to see instead of this one.
+    `__post_init__`, or an `__init__` of its own, validates. Unflattening skips it, so that tracers, None and
+    JAX's placeholder objects may stand in any leaf. A class may define `_flat`: the record that JAX sees
+    instead of this one.
     """
-    cls = dataclasses.dataclass(frozen=True, eq=False, repr=cls.__repr__ is object.__repr__)(cls)
+    own = cls.__dict__
+    cls = dataclasses.dataclass(
+        frozen=True, eq=False, repr=cls.__repr__ is object.__repr__, init="__init__" not in own
+    )(cls)
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
     data = tuple(f.name for f in fields if not f.metadata.get("static", False))
     meta = tuple(f.name for f in fields if f.metadata.get("static", False))

@@ -158,7 +158,7 @@ def test_the_road_is_solved_for_class_means_and_keeps_unused_directions_at_zero(
     assert [stop.rank for stop in road.stops] == [0, 1, 2, 3]
     assert len(solved) == 3
     for rank, (start, sol) in enumerate(solved, 1):
-        assert sol.problem.N == 4
+        assert sol.problem.columns == 4
         assert np.any(start.W[:, :rank])
         assert not np.any(sol.W[:, rank:])
         assert not np.any(sol.H[rank:])

@@ -90,6 +90,7 @@ def objective(merged: Problem, shape: Shape, x: Array) -> Array:
     """f in the reduced unknowns."""
     K, M, r, bias = shape
     V, F, b = x[: K * r].reshape(K, r), x[K * r : (K + M) * r].reshape(M, r), x[(K + M) * r :]
+    assert merged.samples is not None
     H = (F / jnp.sqrt(merged.samples)[:, None]).T
     return merged(Params(V, H, b if bias else jnp.zeros(K)))
 
