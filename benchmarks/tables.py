@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from benchmarks import collapse, convex, scaling, solving, spectra, sweeps, training
+from benchmarks import collapse, convex, minute, scaling, solving, spectra, sweeps, training
 from benchmarks.machine import Row
 
 
@@ -104,6 +104,12 @@ The numpy script has a gradient written by hand for this one loss and compiles n
         group=("none",),
         column="side",
         task=lambda row: f"first answer of a process, compilation cache {row['compilation cache']}",
+    ),
+    "minute": Table(
+        minute.rows,
+        """## The first minute
+Processes as a new user starts them, from start to exit. Cold: each has an empty compilation cache. Warm:
+the cache has been filled by the same command.""",
     ),
     "floor": Table(
         solving.floors,
