@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import ufm
 from benchmarks.machine import Row, absent, alone, floor, timed
 from benchmarks.peers import PEERS, SECOND_ORDER, Solve
-from ufm import losses, solvers, theory
+from ufm import _solve, losses, solvers, theory
 from ufm._solve import Before, Options, compiled_run
 
 #: what is timed are programs that run often, which the package optimises after some runs

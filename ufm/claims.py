@@ -482,11 +482,7 @@ STATEMENTS = (
     _Statement("etf", "W W' is a simplex ETF", _etf, _tol_structure, _etf_theorem),
     _Statement("logits", "W H + b 1' is the optimum's", _class_logits, _tol_structure, _theorem),
     _Statement(
-        "bias_constant",
-        "b = b 1",
-        _bias_constant,
-        _tol_structure,
-        lambda f: _has_bias(f) or _theorem(f),
+        "bias_constant", "b = b 1", _bias_constant, _tol_structure, lambda f: _has_bias(f) or _theorem(f)
     ),
     _Statement("bias_zero", "b = 0 where lam_b > 0", _bias_zero, _tol_structure, _bias_zero_theorem),
     _Statement(
