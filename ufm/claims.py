@@ -333,8 +333,20 @@ def _dual_bound(f: Facts) -> str:
     return f"d = {f.prob.d} < {rank}: {cert.why}" if f.prob.d < rank else ""
 
 
+def _balanced(f: Facts) -> str:
+    if f.prob.n is not None:
+        return ""
+    low, high = f.prob.counts.min(), f.prob.counts.max()
+    return f"Theorem 1 assumes equally many samples in every class, got {low} to {high}"
+
+
 def _theorem(f: Facts) -> str:
     """The assumptions of Theorem 1's structure."""
+    return _balanced(f) or _structured(f)
+
+
+def _structured(f: Facts) -> str:
+    """Why the structure of the optimum is not known, or is zero."""
     if f.optimum is None:
         return f.no_optimum
     if f.prob.d < f.prob.K:
@@ -480,7 +492,7 @@ STATEMENTS = (
         "zero_mean", "the columns of each H_i have mean zero", _round_means, _tol_structure, _etf_theorem
     ),
     _Statement("etf", "W W' is a simplex ETF", _etf, _tol_structure, _etf_theorem),
-    _Statement("logits", "W H + b 1' is the optimum's", _class_logits, _tol_structure, _theorem),
+    _Statement("logits", "W H + b 1' is the optimum's", _class_logits, _tol_structure, _structured),
     _Statement(
         "bias_constant",
         "b = b 1",

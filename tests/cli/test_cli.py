@@ -87,8 +87,8 @@ def test_labels_come_from_a_file(tmp_path):
     file.write_text("2 0 1\n1 1\t0 2 2 0 1 3 0\n")
     found = answer(run("solve", "--labels", file, "--d", 6, "--json"))
     assert found["problem"]["counts"] == [4, 4, 3, 1]
-    assert found["theory"]["objective"] is None
-    assert "balanced" in found["theory"]["why"] or "equally many" in found["theory"]["why"]
+    assert found["theory"]["objective"] == pytest.approx(found["solution"]["objective"], rel=1e-12)
+    assert found["theory"]["why"] == "the classes are not balanced: no simplex ETF"
 
 
 def test_counts_name_samples_and_classes():

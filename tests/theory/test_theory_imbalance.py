@@ -1,0 +1,127 @@
+"""Unequal class counts: the block form against the full problem, its solvers and its certificate."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from tolerances import close
+
+import ufm
+from ufm import landscape, losses, theory
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the solver's own deprecations are not ours to fix
+    import cvxpy as cp
+
+#: K = 7 in four groups, one of a single class; neither sorted nor contiguous
+COUNTS = np.array([2, 7, 3, 7, 2, 3, 4])
+#: name, its hyperparameters, and where the optimum is far from zero
+LOSSES = (("ce", {}), ("ls", {"alpha": 0.2}), ("mse", {"kappa": 2.0, "beta": 1.5}), ("ova", {}))
+REGIMES = {"free": (True, 0.0), "penalised": (True, 0.05), "absent": (False, 0.0)}
+every_regime = pytest.mark.parametrize("regime", REGIMES)
+
+
+def problem(loss="ce", hyper=None, regime="free", counts=COUNTS, strength=1.0, **changes) -> ufm.Problem:
+    """Labels in random order, lam_W != lam_H."""
+    bias, lam_b = REGIMES[regime]
+    labels = np.random.default_rng(4).permutation(np.repeat(np.arange(len(counts)), counts))
+    penalties = {"lam_W": 0.03 * strength, "lam_H": 0.01 * strength, "lam_b": lam_b}
+    return ufm.Problem(
+        losses.get(loss, **hyper or {}), labels, d=len(counts) + 1, bias=bias, **penalties | changes
+    )
+
+
+@pytest.mark.parametrize(("loss", "hyper"), LOSSES)
+@every_regime
+@pytest.mark.parametrize("strength", [1.0, 40.0], ids=["small", "zero"])
+def test_the_optimum_of_unequal_counts(loss, hyper, regime, strength):
+    """No point is lower, by the dual bound, and `params` attains the value; balance and stationarity hold."""
+    prob = problem(loss, hyper, regime, strength=strength)
+    best = theory.global_optimum(prob)
+    close(prob(best.params), best.objective, ulps=64)
+    certificate = landscape.certificate(prob, best.params)
+    assert certificate.is_global
+    assert certificate.gap < 1e-13
+    assert best.objective <= best.trivial + 1e-15
+    assert (best.regime == "trivial") == (strength == 40.0)
+    W, H, _ = best.params
+    close(prob.lam_W * W.T @ W, prob.lam_H * H @ H.T, ulps=64, scale=1 + np.abs(W).max() ** 2)
+    close(best.logits[:, prob.labels], prob.logits(best.params), ulps=512, scale=10.0)
+
+
+@every_regime
+def test_the_solver_of_the_full_problem_ends_there(regime):
+    prob = problem("ls", {"alpha": 0.2}, regime)
+    sol = ufm.solve(prob, ufm.init(prob, seed=3))
+    best = theory.global_optimum(prob)
+    assert abs(float(sol.objective) - best.objective) < 1e-12
+    Z = np.asarray(prob.logits(sol.params))
+    expected = best.logits[:, np.asarray(prob.labels)]
+    assert np.abs((Z - Z.mean(axis=0)) - (expected - expected.mean(axis=0))).max() < 1e-7
+
+
+def test_against_a_solver_of_cones():
+    """min over (Z, b) of the unstructured problem, without any symmetry, for K = 4."""
+    counts = np.array([2, 6, 2, 5])
+    prob = problem("ce", counts=counts, strength=2.0)
+    Z, b = cp.Variable((4, 4)), cp.Variable(4)
+    fits = [n * (cp.log_sum_exp(Z[:, k] + b) - Z[k, k] - b[k]) / counts.sum() for k, n in enumerate(counts)]
+    size = float(prob.lam) * cp.normNuc(Z @ np.diag(np.sqrt(counts)))
+    value = cp.Problem(cp.Minimize(cp.sum(cp.hstack(fits)) + size)).solve(solver=cp.CLARABEL)
+    assert abs(value - theory.global_optimum(prob).objective) < 1e-7
+
+
+def test_symmetries_of_the_optimum():
+    """Renumbered classes permute the answer; sample size and penalties enter through N lam_W lam_H only."""
+    prob = problem()
+    best = theory.global_optimum(prob)
+    order = np.array([3, 0, 6, 1, 5, 2, 4])
+    other = theory.global_optimum(prob.replace(labels=np.argsort(order)[np.asarray(prob.labels)]))
+    close(other.objective, best.objective, ulps=64)
+    close(other.logits, best.logits[np.ix_(order, order)], ulps=2**22)
+    twice = theory.global_optimum(
+        prob.replace(labels=np.repeat(np.asarray(prob.labels), 2), lam_W=prob.lam_W / 4, lam_H=prob.lam_H * 2)
+    )
+    close(twice.objective, best.objective, ulps=64)
+
+
+def test_new_counts_and_penalties_compile_nothing(monkeypatch):
+    traced = []
+    plain = losses.LabelSmoothing.__call__
+    monkeypatch.setattr(
+        losses.LabelSmoothing, "__call__", lambda *args: (traced.append(args), plain(*args))[1]
+    )
+    theory.global_optimum(problem("ls", {"alpha": 0.2}, counts=COUNTS[:6]))
+    assert traced
+    traced.clear()
+    theory.global_optimum(problem("ls", {"alpha": 0.3}, counts=COUNTS[:6] + 1, strength=1.3))
+    assert not traced
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": losses.focal(2.0)}, "with unequal counts only convex losses"),
+        ({"loss": losses.get("ww")}, "is not smooth"),
+        ({"d": 5}, "rank 6.* needs d >= 6, got d=5"),
+        ({"d": 2, "lam_W": 0.1}, "needs d >= "),
+    ],
+)
+def test_what_the_block_form_refuses(changes, message):
+    with pytest.raises(theory.NoClosedForm, match=message):
+        theory.global_optimum(problem().replace(**changes))
+
+
+def test_balanced_problems_agree_with_the_block_form():
+    """One group of all classes: the closed form of balanced problems is a witness of the program."""
+    from ufm.theory import _blocks, _setting
+
+    for loss, hyper in LOSSES[::2]:
+        for regime in REGIMES:
+            prob = problem(loss, hyper, regime, counts=np.full(7, 4))
+            s, groups = _setting.any_counts(prob), _blocks.groups_of(prob.counts)
+            program = _blocks.program(s.loss, groups, float(prob.lam), s.lam_b)
+            x, _ = _blocks.minimiser(program, s.bias)
+            close(_blocks.objective(program, x), theory.global_optimum(prob).objective, ulps=64)
