@@ -103,7 +103,7 @@ def test_new_counts_and_penalties_compile_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": losses.focal(2.0)}, "with unequal counts only convex losses"),
+        ({"loss": losses.focal(2.0)}, "with unequal counts the optimum is known for convex losses"),
         ({"loss": losses.get("ww")}, "is not smooth"),
         ({"d": 5}, "rank 6.* needs d >= 6, got d=5"),
         ({"d": 2, "lam_W": 0.1}, "needs d >= "),
@@ -122,6 +122,90 @@ def test_balanced_problems_agree_with_the_block_form():
         for regime in REGIMES:
             prob = problem(loss, hyper, regime, counts=np.full(7, 4))
             s, groups = _setting.any_counts(prob), _blocks.groups_of(prob.counts)
-            program = _blocks.program(s.loss, groups, float(prob.lam), s.lam_b)
+            program = _blocks.program(s, groups)
             x, _ = _blocks.minimiser(program, s.bias)
             close(_blocks.objective(program, x), theory.global_optimum(prob).objective, ulps=64)
+
+
+# --- thresholds -----------------------------------------------------------------------------------
+
+
+def at(prob: ufm.Problem, x: float) -> ufm.Problem:
+    """The problem with N sqrt(lam_W lam_H) = x."""
+    return prob.replace(lam_W=2 * x / prob.N, lam_H=x / 2 / prob.N)
+
+
+@pytest.mark.parametrize(
+    ("K_A", "K_B", "R", "x_A", "free", "none"),
+    [
+        (5, 5, 3, 1.7321, 1.166079, 1.257761),
+        (2, 3, 5, 2.2361, 1.348581, 1.749242),
+        (3, 7, 100, 10, 1.748944, 6.685952),
+    ],
+)
+def test_thresholds_of_two_groups(K_A, K_B, R, x_A, free, none):
+    """Values of another program, in 40 digits; n_B = 1."""
+    counts = [1] * K_B + [R] * K_A
+    for bias, x_r in ((True, free), (False, none)):
+        found = theory.threshold(at(ufm.Problem.from_counts("ce", counts=counts, bias=bias), 1.1))
+        assert (found.counts.tolist(), found.sizes.tolist(), found.phase) == ([R, 1], [K_A, K_B], "II")
+        close(found.x_merge, [R**0.5, 1.0])
+        assert abs(found.x_means - x_r) < 1e-6
+        assert abs(found.x_zero - x_A) < 1e-4
+        close(found.x_vanish, [found.x_zero, found.x_means], ulps=64)
+        assert found.x == pytest.approx(1.1, rel=1e-14)
+
+
+def test_one_class_in_the_majority():
+    """x_r^2 = N K pi_A pi_B with a free bias and (n_A K_B + n_B K_A)/K without one, pi_B of one class."""
+    n_A, n_B, K_B = 6, 2, 4
+    counts, N = [n_B] * 2 + [n_A] + [n_B] * 2, n_A + K_B * n_B
+    for bias, square in ((True, 5 * n_A * n_B / N), (False, (n_A * K_B + n_B) / 5)):
+        found = theory.threshold(ufm.Problem.from_counts("ls", counts=counts, bias=bias, alpha=0.25))
+        close(found.x_means, 0.75 * square**0.5, ulps=64)
+        close(found.x_zero, found.x_means, ulps=64)
+        assert np.isnan(found.x_merge[0])
+        assert np.isnan(found.x_merge).sum() == 1
+
+
+def test_thresholds_of_mse_without_a_bias():
+    """Class k vanishes at N lam = 2 kappa beta sqrt(n_k), on its own."""
+    found = theory.threshold(problem("mse", {"kappa": 2.0, "beta": 1.5}, "absent"))
+    close(found.x_vanish, 6.0 * np.sqrt([7, 4, 3, 2]))
+    assert found.proved == "proved"
+
+
+@pytest.mark.parametrize(
+    ("loss", "hyper", "regime"),
+    [
+        ("ls", {"alpha": 0.2}, "free"),
+        ("ce", {}, "absent"),
+        ("mse", {"kappa": 2.0, "beta": 1.5}, "penalised"),
+        ("mse", {"kappa": 1.0, "beta": 1.5}, "free"),
+        ("ova", {}, "free"),
+    ],
+)
+def test_the_optimum_changes_at_each_threshold(loss, hyper, regime):
+    """Two per cent below and above: classes that part, group means that leave zero, everything."""
+    prob = problem(loss, hyper, regime)
+    found = theory.threshold(prob)
+    groups = [np.flatnonzero(prob.counts == n) for n in found.counts]
+
+    def features(x: float) -> np.ndarray:
+        best = theory.global_optimum(at(prob, x))
+        assert (best.regime == "trivial") == (x >= found.x_zero)
+        return np.asarray(prob.class_means(best.params.H))
+
+    for x, group in zip(found.x_merge, groups, strict=True):
+        if len(group) > 1:
+            below, above = (np.ptp(features(share * x)[:, group], axis=1).max() for share in (0.98, 1.02))
+            assert (below > 1e-3, above < 1e-9) == (True, True)
+    means = [
+        max(np.abs(h[:, group].mean(axis=1)).max() for group in groups)
+        for h in (features(0.98 * found.x_means), features(1.02 * found.x_means))
+    ]
+    assert means[0] > 1e-3
+    assert means[1] < 1e-9
+    assert theory.threshold(at(prob, 1.02 * found.x_zero)).phase == "IV"
+    assert theory.threshold(at(prob, 0.98 * np.nanmin(found.x_merge))).phase == "I"
+    assert found.collapses

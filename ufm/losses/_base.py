@@ -137,6 +137,11 @@ class Loss:
         from K to K-1 (None: its rank never is K)."""
         return None
 
+    def merging(self, bias: bool) -> float | None:
+        """s for which the classes with n samples each coincide at the optimum exactly where
+        N lam >= s sqrt(n), lam = sqrt(lam_W lam_H), whatever the counts of the other classes."""
+        return None
+
     def curvature(self, K: int, a: float, m: float, b0: float) -> Curvature | None:
         """Derivatives in z at the logits of a (I - 11^T/K) + m 11^T/K + b0 11^T."""
         return None

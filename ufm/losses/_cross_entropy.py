@@ -52,6 +52,9 @@ class CrossEntropy(Loss, pure=True):
     def threshold(self, setting: Setting) -> tuple[float, None]:
         return 1 / setting.K, None
 
+    def merging(self, bias: bool) -> float:
+        return 1.0
+
     def in_balls(self, ball: ToBall) -> BallLoss:
         return of_odds(odds(ball), ball(0), ball)
 

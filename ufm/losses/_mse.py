@@ -97,6 +97,11 @@ class RescaledMSE(Loss, pure=True):
         full, origin = phases(setting, *map(Fraction, self._numbers))
         return float(origin), float(full) if setting.bias and setting.lam_b > 0 else None
 
+    def merging(self, bias: bool) -> float | None:
+        """Without a bias the logits are diagonal; with kappa = 1 the loss is a distance, which splits."""
+        kappa, beta = self._numbers
+        return 2 * kappa * beta if kappa == 1 or not bias else None
+
     def curvature(self, K: int, a: float, m: float, b0: float) -> Curvature:
         kappa, beta = self._numbers
         other = (m - a) / K + b0

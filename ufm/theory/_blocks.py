@@ -19,6 +19,7 @@ Source: docs/theory.md, section 1.7.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +30,9 @@ from jaxtyping import Float, Int
 
 from ufm import _compile
 from ufm.losses import Loss
+from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
+from ufm.theory.profiles import is_symmetric
 
 
 class Groups(NamedTuple):
@@ -77,14 +80,29 @@ class Program(NamedTuple):
     lam_b: Any
 
 
-def program(loss: Loss, groups: Groups, lam: float, lam_b: float) -> Program:
-    """The program of a loss and its groups of classes."""
+def program(s: Setting, groups: Groups) -> Program:
+    """The program of a problem whose classes form these groups.
+
+    Raises:
+        NoClosedForm: the loss has no class symmetry, is not convex or not smooth.
+    """
+    why_not = _why_not(s.loss, s.K)
+    if why_not:
+        raise NoClosedForm(f"loss: with unequal counts {why_not}; solvers and certificate take any loss")
     G, of_class = len(groups.counts), groups.of_class
     owner = np.array([int(np.argmax(of_class == g)) for g in range(G)])
     slot = np.tile(of_class, (G, 1))
     slot[np.arange(G), owner] = G
-    leaves = (groups.samples, groups.sizes, groups.counts, lam, lam_b)
-    return Program(loss, slot, owner, *(np.asarray(x, float) for x in leaves))
+    leaves = (groups.samples, groups.sizes, groups.counts, math.sqrt(s.c_squared / s.n), s.lam_b)
+    return Program(s.loss, slot, owner, *(np.asarray(x, float) for x in leaves))
+
+
+def _why_not(loss: Loss, K: int) -> str:
+    if not is_symmetric(loss, K):
+        return f"the optimum is known for losses with class symmetry, and {loss!r} treats classes differently"
+    if not loss.convex:
+        return f"the optimum is known for convex losses, and {loss!r} is not declared convex"
+    return "" if loss.smooth else f"Newton's method needs a smooth loss, and {loss!r} is not smooth"
 
 
 def logits(p: Program, x: Block) -> Float[Array, "G slots"]:
@@ -155,7 +173,7 @@ class Parts(NamedTuple):
     """Which parts of a block may leave zero."""
 
     mean: bool = True
-    spread: bool = True
+    spread: Any = True  # or (G,)
     bias: bool = True
 
 

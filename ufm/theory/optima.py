@@ -9,7 +9,6 @@ because lam_W/2 |W|^2 + lam_H/2 |H_i|^2 summed over the n copies is at least c |
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -201,11 +200,8 @@ def _unequal_optimum(s: Setting, counts: np.ndarray) -> Optimum:
     Raises:
         NoClosedForm: the loss has no class symmetry, is not convex or not smooth; d is smaller than the rank.
     """
-    why_not = why_no_blocks(s)
-    if why_not:
-        raise NoClosedForm(f"loss: with unequal counts {why_not}; solvers and certificate take any loss")
     groups = _blocks.groups_of(counts)
-    program = _blocks.program(s.loss, groups, math.sqrt(s.c_squared / s.n), s.lam_b)
+    program = _blocks.program(s, groups)
     x, zero = _blocks.minimiser(program, s.bias)
     b, value = x.b[groups.of_class], _blocks.objective(program, x)
     trivial = not np.any(x.T) and not np.any(x.t)
@@ -230,14 +226,6 @@ def _unequal_optimum(s: Setting, counts: np.ndarray) -> Optimum:
     )
     others = optimum.logits - np.diag(np.full(s.K, np.inf))
     return optimum._replace(margin=float((np.diag(optimum.logits) - others.max(axis=0)).min()))
-
-
-def why_no_blocks(s: Setting) -> str:
-    """Why the block form says nothing about a loss, or ""."""
-    why_not = _not_symmetric(s)
-    if not why_not and not s.loss.convex:
-        return f"only convex losses are understood, and {s.loss!r} is not declared convex"
-    return why_not or ("" if s.loss.smooth else f"{s.loss!r} is not smooth, and Newton's method needs that")
 
 
 def _block_name(groups: _blocks.Groups, factors: _frames.Factors, x: _blocks.Block) -> str:
