@@ -10,6 +10,7 @@ from tolerances import close
 
 import ufm
 from ufm import landscape, losses, theory
+from ufm.theory import _blocks, _setting
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the solver's own deprecations are not ours to fix
@@ -116,15 +117,50 @@ def test_what_the_block_form_refuses(changes, message):
 
 def test_balanced_problems_agree_with_the_block_form():
     """One group of all classes: the closed form of balanced problems is a witness of the program."""
-    from ufm.theory import _blocks, _setting
-
     for loss, hyper in LOSSES[::2]:
         for regime in REGIMES:
             prob = problem(loss, hyper, regime, counts=np.full(7, 4))
             s, groups = _setting.any_counts(prob), _blocks.groups_of(prob.counts)
             program = _blocks.program(s, groups)
-            x, _ = _blocks.minimiser(program, s.bias)
+            x, *_ = _blocks.minimiser(program, s, groups)
             close(_blocks.objective(program, x), theory.global_optimum(prob).objective, ulps=64)
+
+
+TWO = np.array([2, 5, 5, 2, 5, 2, 2])
+CLOSED = (
+    ("ce", {}, "free", TWO),
+    ("ls", {"alpha": 0.2}, "free", TWO),
+    ("ls", {"alpha": 0.2}, "free", np.array([2, 2, 5, 2, 2])),
+    ("ce", {}, "free", np.array([3, 1])),
+    ("mse", {"kappa": 2.0, "beta": 1.5}, "absent", COUNTS),
+    ("mse", {"kappa": 1.0, "beta": 1.5}, "free", COUNTS),
+)
+
+
+@pytest.mark.parametrize(("loss", "hyper", "regime", "counts"), CLOSED)
+@pytest.mark.parametrize("x", [0.3, 0.9, 1.05, 3.3])
+def test_closed_forms_of_unequal_counts(loss, hyper, regime, counts, x):
+    """In every phase: the dual bound closes at the closed form, and Newton's method ends at its logits."""
+    prob = at(problem(loss, hyper, regime, counts=counts), x * (2.1 if loss == "mse" else 1.0))
+    best = theory.global_optimum(prob)
+    s, groups = _setting.any_counts(prob), _blocks.groups_of(prob.counts)
+    known = s.loss.block_optimum(s, groups)
+    assert best.theorem.endswith("in closed form") == (known is not None and best.regime != "trivial")
+    assert landscape.certificate(prob, best.params).gap < 1e-14
+    if known is not None and best.regime != "trivial":
+        program = _blocks.program(s, groups)
+        newton = _blocks.solve(program, _blocks.Parts(bias=s.bias))
+        close(_blocks.objective(program, newton), best.objective, ulps=64)
+        for ours, witness in ((known.T, newton.T), (known.t, newton.t)):
+            close(ours, witness, ulps=2**24, scale=1 + np.abs(known.T).max())
+
+
+def test_two_groups_have_a_closed_form_unless_their_means_vanish():
+    for x, closed in ((0.5, True), (1.1, True), (2.0, False)):
+        prob = at(problem(counts=TWO), x * 2**0.5)
+        found = theory.threshold(prob)
+        assert (found.x < found.x_means) == closed
+        assert theory.global_optimum(prob).theorem.endswith("in closed form") == closed
 
 
 # --- thresholds -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ufm.losses._closed import BallLoss, ConvexityRegion, Curvature, SymmetricPoint, ToBall
+from ufm.losses._closed import BallLoss, Block, ConvexityRegion, Curvature, Groups, SymmetricPoint, ToBall
 from ufm.losses._profile import ScalarProfile
 
 #: members that say nothing about the function, or follow from others
@@ -140,6 +140,10 @@ class Loss:
     def merging(self, bias: bool) -> float | None:
         """s for which the classes with n samples each coincide at the optimum exactly where
         N lam >= s sqrt(n), lam = sqrt(lam_W lam_H), whatever the counts of the other classes."""
+        return None
+
+    def block_optimum(self, setting: Setting, groups: Groups) -> Block | None:
+        """The global minimum where the class counts differ and W, H are not zero."""
         return None
 
     def curvature(self, K: int, a: float, m: float, b0: float) -> Curvature | None:

@@ -31,40 +31,14 @@ from jaxtyping import Float, Int
 from ufm import _compile
 from ufm.losses import Loss
 from ufm.losses._base import Setting
-from ufm.losses._closed import NoClosedForm
+from ufm.losses._closed import Block, Groups, NoClosedForm
 from ufm.theory.profiles import is_symmetric
-
-
-class Groups(NamedTuple):
-    """Classes of equal count, the largest count first."""
-
-    counts: Int[np.ndarray, " G"]  # n_g
-    sizes: Int[np.ndarray, " G"]  # K_g
-    of_class: Int[np.ndarray, " K"]  # g of each class
-
-    @property
-    def samples(self) -> Int[np.ndarray, " G"]:
-        """N_g."""
-        return self.counts * self.sizes
-
-    @property
-    def mean_scale(self) -> Float[np.ndarray, "G G"]:
-        """sqrt(K_h N_g), the ratio of T to Theta."""
-        return np.sqrt(np.outer(self.sizes, self.samples).astype(float))
 
 
 def groups_of(counts: Int[np.ndarray, " K"]) -> Groups:
     """The groups of any class counts, in any order."""
     distinct, place, sizes = np.unique(-counts, return_inverse=True, return_counts=True)
     return Groups(-distinct, sizes, place)
-
-
-class Block(NamedTuple):
-    """A point of the block form."""
-
-    T: Any  # (G, G) the mean part
-    t: Any  # (G,) the spread inside each group, zero for groups of one class
-    b: Any  # (G,)
 
 
 class Program(NamedTuple):
@@ -127,17 +101,21 @@ def from_zero(p: Program, bias: bool) -> Block:
     return solve(p, Parts(mean=False, spread=False)) if bias else nothing
 
 
-def minimiser(p: Program, bias: bool) -> tuple[Block, Block]:
-    """The minimiser and the best point with T = 0 and t = 0, which is it where no slope there exceeds lam.
+def minimiser(p: Program, s: Setting, groups: Groups) -> tuple[Block, Block, bool]:
+    """The minimiser, the best point with T = 0 and t = 0, and whether the minimiser is a closed form.
+
+    The two are the same where no slope at the second exceeds lam.
 
     Raises:
         NoClosedForm: the infimum is not attained, as far as Newton's method can tell.
     """
-    zero = from_zero(p, bias)
-    x = zero if slopes(p, zero).largest <= float(p.lam) else solve(p, Parts(bias=bias))
-    if p.loss.shift_invariant and bias and float(p.lam_b) == 0:
+    zero = from_zero(p, s.bias)
+    trivial = slopes(p, zero).largest <= float(p.lam)
+    known = None if trivial else s.loss.block_optimum(s, groups)
+    x = zero if trivial else known or solve(p, Parts(bias=s.bias))
+    if s.loss.shift_invariant and s.bias and s.lam_b == 0:
         x, zero = (y._replace(b=y.b - np.average(y.b, weights=p.sizes)) for y in (x, zero))
-    return x, zero
+    return x, zero, known is not None
 
 
 def norms(p: Program, x: Block) -> float:

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from scipy.optimize import brentq
 
 from ufm.losses._base import Setting
-from ufm.losses._closed import Proof
+from ufm.losses._closed import Block, Proof
 from ufm.theory import _blocks
-from ufm.theory._blocks import Block, Parts, Program
+from ufm.theory._blocks import Parts, Program
 
 
 class GroupThresholds(NamedTuple):

@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 from ufm.losses._base import Setting
-from ufm.losses._closed import THEOREM_1, NoClosedForm, Proof, SymmetricPoint
+from ufm.losses._closed import THEOREM_1, Block, Groups, NoClosedForm, Proof, SymmetricPoint
 from ufm.losses._profile import ScalarProfile
 from ufm.theory import _blocks, _convex, _frames, _partial
 from ufm.theory._setting import any_counts, need_rank, setting
@@ -202,7 +202,7 @@ def _unequal_optimum(s: Setting, counts: np.ndarray) -> Optimum:
     """
     groups = _blocks.groups_of(counts)
     program = _blocks.program(s, groups)
-    x, zero = _blocks.minimiser(program, s.bias)
+    x, zero, closed = _blocks.minimiser(program, s, groups)
     b, value = x.b[groups.of_class], _blocks.objective(program, x)
     trivial = not np.any(x.T) and not np.any(x.t)
     factors = _frames.blocks(groups.of_class, counts.astype(float), x.T, x.t)
@@ -214,7 +214,8 @@ def _unequal_optimum(s: Setting, counts: np.ndarray) -> Optimum:
         regime="trivial" if trivial else "non-trivial",
         structure=structure,
         proved="proved",
-        theorem="averaging over the permutations of classes of equal count (loss declared convex)",
+        theorem="averaging over the permutations of classes of equal count (loss declared convex)"
+        + (", in closed form" if closed else ""),
         remark="the classes are not balanced: no simplex ETF",
         mean_eigenvalue=np.nan,
         bias=float(b.mean()),
@@ -228,7 +229,7 @@ def _unequal_optimum(s: Setting, counts: np.ndarray) -> Optimum:
     return optimum._replace(margin=float((np.diag(optimum.logits) - others.max(axis=0)).min()))
 
 
-def _block_name(groups: _blocks.Groups, factors: _frames.Factors, x: _blocks.Block) -> str:
+def _block_name(groups: Groups, factors: _frames.Factors, x: Block) -> str:
     """In words, such as "rank 4: a simplex ETF inside the 3 classes of 7 samples; ..."."""
     rows = zip(groups.counts, groups.sizes, x.t, strict=True)
     least = 1e-11 * factors.sigma.max() * np.sqrt(groups.counts @ groups.sizes / groups.sizes.sum())
