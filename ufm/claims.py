@@ -423,9 +423,9 @@ def _structured(f: Facts) -> str:
     return ""
 
 
-def _one_column_per_class(f: Facts) -> str:
+def _collapses(f: Facts) -> str:
     """NC1 holds at every critical point of a convex loss, whatever counts and d."""
-    if f.prob.samples is None and not f.prob.loss.convex:
+    if not f.prob.collapses and not _free(f):
         return f"{f.prob.loss!r} is not declared convex: features of a class may differ at a critical point"
     return _active(f) or _critical(f)
 
@@ -622,7 +622,7 @@ UNEQUAL = (
         "the features of a class coincide (NC1), at every critical point",
         _within_class,
         _tol_within_class,
-        _one_column_per_class,
+        _collapses,
     ),
     _Statement(
         "sample_mean",

@@ -245,3 +245,16 @@ def test_the_optimum_changes_at_each_threshold(loss, hyper, regime):
     assert theory.threshold(at(prob, 1.02 * found.x_zero)).phase == "IV"
     assert theory.threshold(at(prob, 0.98 * np.nanmin(found.x_merge))).phase == "I"
     assert found.collapses
+
+
+@pytest.mark.parametrize(("loss", "hyper"), LOSSES[1:3])
+@every_regime
+def test_the_optimum_at_a_threshold(loss, hyper, regime):
+    """At and within a millionth of each threshold, where f is as flat as a fourth power."""
+    prob = problem(loss, hyper, regime)
+    found = theory.threshold(prob)
+    for x in (found.x_merge[0], np.nanmin(found.x_merge), found.x_means, found.x_zero):
+        for share in (1 - 1e-6, 1.0, 1 + 1e-6):
+            near = at(prob, share * x)
+            best = theory.global_optimum(near)
+            assert landscape.certificate(near, best.params).gap < 1e-12 * (1 + best.objective)
