@@ -130,8 +130,8 @@ TWO = np.array([2, 5, 5, 2, 5, 2, 2])
 CLOSED = (
     ("ce", {}, "free", TWO),
     ("ls", {"alpha": 0.2}, "free", TWO),
-    ("ls", {"alpha": 0.2}, "free", np.array([2, 2, 5, 2, 2])),
-    ("ce", {}, "free", np.array([3, 1])),
+    ("ls", {"alpha": 0.2}, "free", np.array([2, 2, 5, 2, 2, 2, 2])),
+    ("ce", {}, "free", np.array([5, 5, 5, 2, 5, 5, 5])),
     ("mse", {"kappa": 2.0, "beta": 1.5}, "absent", COUNTS),
     ("mse", {"kappa": 1.0, "beta": 1.5}, "free", COUNTS),
 )

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
+from scipy.linalg import eigh
 
 from ufm import _compile
 from ufm.losses import Loss
@@ -179,7 +180,7 @@ def solve(p: Program, parts: Parts) -> Block:
         promised = -float(gradient @ step + step @ hessian @ step / 2)
         noise = 1e-14 * (1 + abs(value))
         better = there[0] < value if promised > noise else float(np.linalg.norm(there[1])) < size / 2
-        if better and np.isfinite(there[0]):
+        if better and all(np.isfinite(part).all() for part in there):
             radius = max(radius, 2 * float(np.linalg.norm(step)))
             y, (value, gradient, hessian) = new, there
         elif promised <= noise:
@@ -209,7 +210,7 @@ def _at(p: Program, y: np.ndarray, free: np.ndarray) -> tuple[float, np.ndarray,
 
 def _step(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> np.ndarray:
     """-|H|^-1 gradient without the directions in which f does not change, no longer than the radius."""
-    curvature, vectors = np.linalg.eigh(hessian)
+    curvature, vectors = eigh(hessian, driver="evd", check_finite=False)  # numpy's waits for busy threads
     size = np.abs(curvature)
     flat = size <= 1e-13 * size.max(initial=1e-300)
     along = np.where(flat, 0.0, -(vectors.T @ gradient) / np.where(flat, 1.0, size))
