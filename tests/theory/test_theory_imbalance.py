@@ -49,6 +49,10 @@ def test_the_optimum_of_unequal_counts(loss, hyper, regime, strength):
     assert (best.regime == "trivial") == (strength == 40.0)
     W, H, _ = best.params
     close(prob.lam_W * W.T @ W, prob.lam_H * H @ H.T, ulps=64, scale=1 + np.abs(W).max() ** 2)
+    if strength == 1.0:
+        rank = np.linalg.matrix_rank(W, tol=1e-9)
+        assert rank >= 6
+        assert best.structure == f"rank {rank}, simplex ETFs of 2 + 2 + 2 classes"
     close(best.logits[:, prob.labels], prob.logits(best.params), ulps=512, scale=10.0)
 
 
@@ -156,11 +160,17 @@ def test_closed_forms_of_unequal_counts(loss, hyper, regime, counts, x):
 
 
 def test_two_groups_have_a_closed_form_unless_their_means_vanish():
-    for x, closed in ((0.5, True), (1.1, True), (2.0, False)):
+    names = ("rank 6, simplex ETFs of 3 + 4 classes", "rank 3, simplex ETF of 3 classes, 1 group merged")
+    for x, closed, name in (
+        (0.5, True, names[0]),
+        (1.1, True, names[1]),
+        (1.5, False, names[1].replace("3,", "2,")),
+    ):
         prob = at(problem(counts=TWO), x * 2**0.5)
         found = theory.threshold(prob)
         assert (found.x < found.x_means) == closed
-        assert theory.global_optimum(prob).theorem.endswith("in closed form") == closed
+        best = theory.global_optimum(prob)
+        assert (best.theorem.endswith("in closed form"), best.structure) == (closed, name)
 
 
 # --- thresholds -----------------------------------------------------------------------------------

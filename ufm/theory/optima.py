@@ -230,15 +230,17 @@ def _unequal_optimum(s: Setting, counts: np.ndarray) -> Optimum:
 
 
 def _block_name(groups: Groups, factors: _frames.Factors, x: Block) -> str:
-    """In words, such as "rank 4: a simplex ETF inside the 3 classes of 7 samples; ..."."""
-    rows = zip(groups.counts, groups.sizes, x.t, strict=True)
-    least = 1e-11 * factors.sigma.max() * np.sqrt(groups.counts @ groups.sizes / groups.sizes.sum())
-    parts = [
-        f"a simplex ETF inside the {size} classes of {n}" if abs(t) > least else f"the {size} of {n} coincide"
-        for n, size, t in rows
-        if size > 1
-    ]
-    return f"rank {factors.rank}: {', '.join(parts) or 'classes of different counts'}"
+    """In few words: "rank 4, simplex ETFs of 3 + 2 classes, 1 group merged"."""
+    least = 1e-11 * factors.sigma.max() * np.sqrt(groups.samples.sum() / groups.sizes.sum())
+    several = groups.sizes > 1
+    apart = groups.sizes[several & (np.abs(x.t) > least)]
+    merged = int(several.sum()) - len(apart)
+    parts = [f"rank {factors.rank}"]
+    if len(apart):
+        parts.append(f"simplex ETF{'s' * (len(apart) > 1)} of {' + '.join(map(str, apart))} classes")
+    if merged:
+        parts.append(f"{merged} group{'s' * (merged > 1)} merged")
+    return ", ".join(parts)
 
 
 # --- the forms, asked in turn ---------------------------------------------------------------------
