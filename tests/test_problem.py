@@ -113,6 +113,33 @@ def test_labels_may_come_in_any_order_and_count() -> None:
     assert Problem("ce", [2, 0, 1, 1], d=3).K == 3
 
 
+def test_from_counts_takes_the_classes_in_order() -> None:
+    prob = Problem.from_counts("ls", counts=[2, 4, 1], d=5, lam_W=0.1, lam_H=0.2, lam_b=0.3, alpha=0.25)
+    assert prob.labels.tolist() == [0, 0, 1, 1, 1, 1, 2]
+    assert (prob.counts.tolist(), prob.N, prob.K, prob.d) == ([2, 4, 1], 7, 3, 5)
+    assert (prob.lam_W, prob.lam_H, prob.lam_b) == (0.1, 0.2, 0.3)
+    assert prob.loss.hyperparameters == {"alpha": 0.25}
+    assert not Problem.from_counts("mse", counts=np.array([3, 3]), bias=False).bias
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ([3, 0, 2], r"^counts: expected integers >= 1, got 0 of class 1; leave the class out"),
+        ([3, 2, -1], "^counts: expected integers >= 1, got -1 of class 2"),
+        ([3.0, 2.0], "^counts: expected integers, got dtype float64"),
+        ([True, True], "^counts: expected integers, got dtype bool"),
+        ([], r"^counts: expected a vector \(K,\) with K >= 2, got shape \(0,\)"),
+        (7, r"^counts: expected a vector \(K,\) with K >= 2, got shape \(\)"),
+        ([4], r"^counts: expected a vector \(K,\) with K >= 2, got shape \(1,\)"),
+        ([[1, 2], [3]], r"^counts: expected a vector \(K,\) of integers >= 1"),
+    ],
+)
+def test_wrong_counts_are_refused(counts: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Problem.from_counts("ce", counts=counts, d=4)
+
+
 def test_balanced_uses_the_papers_order() -> None:
     prob = Problem.balanced("ls", K=3, d=4, n=2, lam_W=0.1, lam_H=0.2, lam_b=0.3, alpha=0.25)
     assert prob.labels.tolist() == [0, 1, 2, 0, 1, 2]

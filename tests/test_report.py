@@ -108,7 +108,7 @@ def test_markup_in_a_name_stays_text():
 
 
 def test_a_sweep_without_a_closed_form_says_so(sweep):
-    header, _, row = str(replace(sweep, problem=ufm.Problem("ce", SHUFFLED, K, D))).splitlines()[1:4]
+    header, _, row = str(replace(sweep, problem=ufm.Problem("fl", SHUFFLED, K, D))).splitlines()[1:4]
     assert row[header.index("f - theory") :].split()[0] == "-"
 
 

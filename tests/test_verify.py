@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 import ufm
 from ufm import losses
 from ufm._pytree import replace
-from ufm.claims import STATEMENTS
+from ufm.claims import STATEMENTS, UNEQUAL, Facts
 
 SHUFFLED = np.random.default_rng(3).permutation(np.tile(np.arange(4), 3))
 NAMES = [row.name for row in STATEMENTS]
@@ -105,7 +105,28 @@ def test_a_broken_structure_fails_its_own_claim(name):
     assert not report.passed
 
 
+BALANCED = (
+    "row_norms",
+    "self_duality",
+    "zero_mean",
+    "etf",
+    "bias_constant",
+    "bias_zero",
+    "own_frame",
+    "own_bias",
+)
 STRUCTURE = ("row_norms", "self_duality", "zero_mean", "etf", "logits", "bias_constant", "bias_zero")
+
+
+@pytest.mark.parametrize("loss", ["ce", "fl", "mse"])
+def test_unequal_counts_keep_what_does_not_need_balance(loss):
+    report = ufm.verify(solution(loss, lam_b=2e-2, labels=[0, 0, 1, 2, 3, 3, 3]))
+    assert report.passed
+    for name in BALANCED:
+        assert report[name].verdict == "not applicable"
+        assert "equally many samples" in report[name].why
+    for name in ("objective", "logits"):
+        assert report[name].verdict == ("not applicable" if loss == "fl" else "holds")
 
 
 @pytest.mark.parametrize(
@@ -113,10 +134,9 @@ STRUCTURE = ("row_norms", "self_duality", "zero_mean", "etf", "logits", "bias_co
     [
         ({"d": 2}, "needs d >= 3"),
         ({"d": 3}, "assumes d >= K"),
-        ({"labels": [0, 0, 1, 2, 3, 3, 3]}, "equally many samples"),
         ({"lam_W": 0.4, "lam_H": 0.3}, "over-regularised"),
     ],
-    ids=["d = K - 2", "d = K - 1", "imbalanced", "over-regularised"],
+    ids=["d = K - 2", "d = K - 1", "over-regularised"],
 )
 @pytest.mark.parametrize("loss", ["ce", "fl"])
 def test_not_applicable_where_an_assumption_fails(loss, changes, reason):
@@ -199,3 +219,53 @@ def test_numbers_that_are_not_finite_fail_every_claim():
     assert {claim.verdict for claim in report.claims} == {"fails"}
     assert not report.passed
     assert "not finite" in repr(report)
+
+
+# --- unequal counts -------------------------------------------------------------------------------
+
+#: counts 3, 1, 3, 2, 1 of the classes: two groups of two classes, and a class alone
+UNEQUAL_LABELS = [2, 0, 1, 0, 2, 3, 4, 3, 2, 0]
+
+
+def unequal(loss="ce", **changes):
+    return solution(loss, K=5, lam_W=0.03, lam_H=0.01, labels=UNEQUAL_LABELS, **changes)
+
+
+@pytest.mark.parametrize("loss", ["ce", "ls", "mse"])
+def test_what_survives_of_collapse_with_unequal_counts(loss):
+    report = ufm.verify(unequal(loss))
+    assert report.passed
+    for row in UNEQUAL:
+        assert report[row.name].verdict == "holds"
+
+
+BROKEN_UNEQUAL = {
+    "within_class": lambda p: p._replace(H=p.H.at[:, 4].multiply(1 + 1e-6)),
+    "sample_mean": lambda p: p._replace(H=p.H + 1e-6),
+    "group_etf": lambda p: p._replace(W=p.W.at[0].multiply(1 + 1e-6)),
+    "group_duality": lambda p: p._replace(W=(1 + 1e-6) * p.W),
+    "groups_orthogonal": lambda p: p._replace(W=p.W.at[0].add(1e-6 * p.W[1])),
+}
+
+
+@pytest.mark.parametrize("row", UNEQUAL, ids=lambda row: row.name)
+def test_a_change_by_1e_6_fails_its_claim_about_unequal_counts(row):
+    sol = unequal()
+    facts = Facts(replace(sol, params=BROKEN_UNEQUAL[row.name](sol.params)))
+    assert row.measure(Facts(sol)) <= row.tolerance(Facts(sol)) < row.measure(facts)
+
+
+def test_claims_about_unequal_counts_say_why_they_do_not_apply():
+    report = ufm.verify(unequal("fl", lam_b=2e-2))
+    assert "not declared convex" in report["within_class"].why
+    assert "the bias is penalised" in report["sample_mean"].why
+    assert "known for convex losses" in report["group_etf"].why
+    report = ufm.verify(unequal(bias=False))
+    assert "no bias" in report["sample_mean"].why
+    report = ufm.verify(solution(labels=[0, 0, 0, 1, 2, 3, 3], lam_W=0.03, lam_H=0.01))
+    assert "only one group" in report["groups_orthogonal"].why
+    assert report["group_etf"].verdict == "holds"
+    report = ufm.verify(solution(labels=[0, 0, 0, 1, 2, 2, 3, 3, 3, 3], lam_W=0.3, lam_H=0.3))
+    assert report["trivial"].verdict == "holds"
+    assert "over-regularised" in report["group_etf"].why
+    assert "within_class" not in {claim.name for claim in ufm.verify(SOLVED["ce"]).claims}

@@ -129,6 +129,45 @@ class Problem:
             model=model,
         )
 
+    @classmethod
+    def from_counts(
+        cls,
+        loss: str | losses.Loss | Callable[..., Any] = "ce",
+        *,
+        counts: ArrayLike,
+        d: int = 64,
+        lam_W: ArrayLike = 5e-3,
+        lam_H: ArrayLike = 5e-3,
+        lam_b: ArrayLike = 0.0,
+        bias: bool = True,
+        model: str | Model = "free",
+        **hyperparameters: Any,
+    ) -> Problem:
+        """counts[k] samples of class k, with the labels in the order of the classes: 0 .. 0 1 .. 1 2 ..
+
+        Args:
+            counts: (K,) integers >= 1 in any order; K >= 2.  The rest as in `Problem`.
+
+        Raises:
+            ValueError: counts that are not integers, below 1, empty or no vector.
+
+        >>> import ufm
+        >>> ufm.Problem.from_counts("ce", counts=[2, 1, 3], d=4).labels.tolist()
+        [0, 0, 1, 2, 2, 2]
+        """
+        each = _check_counts(counts)
+        return cls(
+            loss=losses.get(loss, **hyperparameters),
+            labels=np.repeat(np.arange(len(each), dtype=np.int32), each),
+            K=len(each),
+            d=d,
+            lam_W=lam_W,
+            lam_H=lam_H,
+            lam_b=lam_b,
+            bias=bias,
+            model=model,
+        )
+
     def _flat(self) -> Problem:
         """With the loss as it is now: what is compiled must not outlive what a user's function reads."""
         loss = losses.frozen(self.loss, self.K)
@@ -374,6 +413,21 @@ def _check_samples(samples: Any, columns: int) -> np.ndarray | None:
     if not (np.isfinite(array).all() and (array >= 1).all() and (array == np.round(array)).all()):
         raise ValueError(f"samples: expected whole numbers >= 1, got {samples!r}")
     return array.astype(np.float64)
+
+
+def _check_counts(counts: Any) -> np.ndarray:
+    try:
+        array = np.asarray(_checks.unmasked("counts", counts))
+    except ValueError as error:
+        raise ValueError(f"counts: expected a vector (K,) of integers >= 1, got {counts!r}") from error
+    if array.ndim != 1 or array.size < 2:
+        raise ValueError(f"counts: expected a vector (K,) with K >= 2, got shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"counts: expected integers, got dtype {array.dtype}")
+    if array.min() < 1:
+        k = int(array.argmin())
+        raise ValueError(f"counts: expected integers >= 1, got {array[k]} of class {k}; leave the class out")
+    return array.astype(np.int64)
 
 
 def _check_labels(labels: Any) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from ufm._claim import Claim, Claims
 from ufm._sheet import digits
 from ufm._solution import Solution
-from ufm.claims import STATEMENTS, Facts
+from ufm.claims import Facts, statements
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -48,7 +48,11 @@ def verify(sol: Solution) -> Report:
     Raises:
         ValueError: no `Solution`, or a batch of them.  Where numbers are not finite every claim fails.
 
-    Source: Zhou et al. 2022, Theorem 1; the optimum from `theory.global_optimum`.
+    Unequal class counts: Theorem 1's structure is not applicable, and what survives of it is measured instead
+    (collapse within classes, simplexes inside the groups of classes of equal count, their orthogonality).
+
+    Source: Zhou et al. 2022, Theorem 1, and docs/theory.md, section 1.7; the optimum from
+    `theory.global_optimum`.
 
     >>> import ufm
     >>> report = ufm.verify(ufm.solve_ufm("ce", K=3, d=4, n=2))
@@ -59,8 +63,9 @@ def verify(sol: Solution) -> Report:
         raise ValueError(f"sol: expected a Solution of solve or solve_ufm, got {type(sol).__name__}")
     if np.ndim(sol.objective) != 0:
         raise ValueError("sol: expected one solution, got a batch; index it first")
+    rows = statements(sol.problem)
     if not all(np.isfinite(np.asarray(x)).all() for x in (sol.objective, *sol.params)):
         why = f"not finite: {sol.status.message}"
-        return Report(sol, tuple(Claim(r.name, r.statement, None, None, "fails", why) for r in STATEMENTS))
+        return Report(sol, tuple(Claim(r.name, r.statement, None, None, "fails", why) for r in rows))
     facts = Facts(sol)
-    return Report(sol, tuple(row.claim(facts) for row in STATEMENTS))
+    return Report(sol, tuple(row.claim(facts) for row in rows))

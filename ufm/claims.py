@@ -1,12 +1,14 @@
 """SHELF of statements that `verify` measures at a solution: Theorems 1 and 2 (Zhou et al. 2022).
 
-A statement is one row of `STATEMENTS`: what is measured, how far rounding and the solver's tolerance may
-move it, and what it assumes. Adding one is adding a row.
+A statement is one row of `STATEMENTS`, or of `UNEQUAL` where it is about unequal class counts: what is
+measured, how far rounding and the solver's tolerance may move it, and what it assumes. Adding one is adding a
+row.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -84,6 +86,20 @@ class Facts:
         K, n = self.prob.K, self.prob.n
         assert n is not None
         return self.H[:, order].reshape(-1, K, n).transpose(2, 0, 1)
+
+    @functools.cached_property
+    def groups(self) -> list[np.ndarray]:
+        """The classes of each group of at least two classes with equally many samples."""
+        counts = self.prob.counts
+        found = [np.flatnonzero(counts == n) for n in np.unique(counts)]
+        return [group for group in found if len(group) > 1]
+
+    @functools.cached_property
+    def apart(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each group: W and the class means H', less their means over the group; rows of classes."""
+        means = np.asarray(self.prob.class_means(self.H)).T
+        parts = [(self.W[group], means[group]) for group in self.groups]
+        return [(w - w.mean(axis=0), h - h.mean(axis=0)) for w, h in parts]
 
     @functools.cached_property
     def row_norm(self) -> float:
@@ -188,6 +204,38 @@ def _self_duality(f: Facts) -> float:
 def _round_means(f: Facts) -> float:
     means = np.linalg.norm(f.rounds.mean(axis=2), axis=1)
     return _ratio(np.max(means), np.linalg.norm(f.H, axis=0).mean())
+
+
+def _within_class(f: Facts) -> float:
+    means = np.asarray(f.prob.class_means(f.H))
+    spread = np.linalg.norm(f.H - means[:, np.asarray(f.prob.labels)], axis=0).max()
+    return _ratio(spread, np.linalg.norm(f.H, axis=0).mean())
+
+
+def _sample_mean(f: Facts) -> float:
+    mean = f.prob.class_means(f.H) @ f.prob.counts / f.prob.N
+    return _ratio(np.linalg.norm(mean), np.linalg.norm(f.H, axis=0).mean())
+
+
+def _group_etf(f: Facts) -> float:
+    worst, Z = 0.0, f.best.logits
+    for group, (w, _) in zip(f.groups, f.apart, strict=True):
+        i, j = group[:2]
+        size = math.sqrt(f.prob.counts[i] * f.lam_H / f.lam_W) * (Z[i, i] - Z[j, i])
+        expected = size * (np.eye(len(group)) - 1 / len(group))
+        worst = max(worst, float(np.linalg.norm(w @ w.T - expected)))
+    return _ratio(worst, np.linalg.norm(f.W @ f.W.T))
+
+
+def _group_duality(f: Facts) -> float:
+    scales = [math.sqrt(f.prob.counts[group[0]] * f.lam_H / f.lam_W) for group in f.groups]
+    errors = [np.linalg.norm(w - s * h, axis=1).max() for s, (w, h) in zip(scales, f.apart, strict=True)]
+    return _ratio(max(errors), f.row_norm)
+
+
+def _groups_orthogonal(f: Facts) -> float:
+    pairs = itertools.combinations([w for w, _ in f.apart], 2)
+    return _ratio(max(np.linalg.norm(v @ w.T) for v, w in pairs), np.linalg.norm(f.W @ f.W.T))
 
 
 def _bias_constant(f: Facts) -> float:
@@ -301,6 +349,22 @@ def _tol_zero(f: Facts) -> float:
     return max(10 * f.distance, f.structure_accuracy)
 
 
+def _relative_to_features(f: Facts, error: float) -> float:
+    return float(np.clip(error / np.linalg.norm(f.H, axis=0).mean(), f.structure_accuracy, COARSEST))
+
+
+def _tol_within_class(f: Facts) -> float:
+    """A column minimises a lam_H strongly convex function: |h - h'| <= |grad_h - grad_h'|/lam_H."""
+    return _relative_to_features(f, 2 * min(f.grad_norm, _tol_gradient(f)) / f.lam_H)
+
+
+def _tol_sample_mean(f: Facts) -> float:
+    """lam_H H 1 = grad_H 1 - W'grad_b exactly, where the bias is free."""
+    excused = min(f.grad_norm, _tol_gradient(f))
+    size = f.prob.N**0.5 + float(np.linalg.norm(f.W))
+    return _relative_to_features(f, size * excused / (f.lam_H * f.prob.N))
+
+
 # --- what it assumes: each returns the reason why not, or "" --------------------------------------
 
 
@@ -333,8 +397,20 @@ def _dual_bound(f: Facts) -> str:
     return f"d = {f.prob.d} < {rank}: {cert.why}" if f.prob.d < rank else ""
 
 
+def _balanced(f: Facts) -> str:
+    if f.prob.n is not None:
+        return ""
+    low, high = f.prob.counts.min(), f.prob.counts.max()
+    return f"Theorem 1 assumes equally many samples in every class, got {low} to {high}"
+
+
 def _theorem(f: Facts) -> str:
     """The assumptions of Theorem 1's structure."""
+    return _balanced(f) or _structured(f)
+
+
+def _structured(f: Facts) -> str:
+    """Why the structure of the optimum is not known, or is zero."""
     if f.optimum is None:
         return f.no_optimum
     if f.prob.d < f.prob.K:
@@ -345,6 +421,31 @@ def _theorem(f: Facts) -> str:
             "the global optimum is W = 0, H = 0"
         )
     return ""
+
+
+def _collapses(f: Facts) -> str:
+    """NC1 holds at every critical point of a convex loss, whatever counts and d."""
+    if not f.prob.collapses and not _free(f):
+        return f"{f.prob.loss!r} is not declared convex: features of a class may differ at a critical point"
+    return _active(f) or _critical(f)
+
+
+def _free_bias(f: Facts) -> str:
+    if _has_bias(f):
+        return _has_bias(f)
+    if f.lam_b != 0:
+        return f"the bias is penalised, lam_b = {f.lam_b:g}: sum_k n_k h_k = (lam_b/lam_H) W'b then"
+    return _active(f) or _critical(f)
+
+
+def _has_groups(f: Facts) -> str:
+    why = _structured(f)
+    return why or ("" if f.groups else "no two classes have equally many samples: each is a group of its own")
+
+
+def _has_two_groups(f: Facts) -> str:
+    why = _has_groups(f)
+    return why or ("" if len(f.groups) > 1 else "only one group has several classes")
 
 
 def _etf_theorem(f: Facts) -> str:
@@ -480,7 +581,7 @@ STATEMENTS = (
         "zero_mean", "the columns of each H_i have mean zero", _round_means, _tol_structure, _etf_theorem
     ),
     _Statement("etf", "W W' is a simplex ETF", _etf, _tol_structure, _etf_theorem),
-    _Statement("logits", "W H + b 1' is the optimum's", _class_logits, _tol_structure, _theorem),
+    _Statement("logits", "W H + b 1' is the optimum's", _class_logits, _tol_structure, _structured),
     _Statement(
         "bias_constant", "b = b 1", _bias_constant, _tol_structure, lambda f: _has_bias(f) or _theorem(f)
     ),
@@ -509,3 +610,48 @@ STATEMENTS = (
         "corollary_2", "p_k >= p_min, where focal loss is convex", _outside_region, _no_tolerance, _region
     ),
 )
+
+#: What unequal class counts leave of it (docs/theory.md, section 1.7); measured there beside the others.
+UNEQUAL = (
+    _Statement(
+        "within_class",
+        "the features of a class coincide (NC1), at every critical point",
+        _within_class,
+        _tol_within_class,
+        _collapses,
+    ),
+    _Statement(
+        "sample_mean",
+        "sum_k n_k h_k = 0 where the bias is free",
+        _sample_mean,
+        _tol_sample_mean,
+        _free_bias,
+    ),
+    _Statement(
+        "group_etf",
+        "classes of equal count n: W less its mean over them is a simplex ETF, "
+        "W W' = sqrt(n lam_H/lam_W) alpha (I - 11'/K_g)",
+        _group_etf,
+        _tol_structure,
+        _has_groups,
+    ),
+    _Statement(
+        "group_duality",
+        "classes of equal count n, less their mean: w^k = sqrt(n lam_H/lam_W) h_k",
+        _group_duality,
+        _tol_structure,
+        _has_groups,
+    ),
+    _Statement(
+        "groups_orthogonal",
+        "the ETFs of two groups are orthogonal",
+        _groups_orthogonal,
+        _tol_structure,
+        _has_two_groups,
+    ),
+)
+
+
+def statements(prob: Problem) -> tuple[Statement[Facts], ...]:
+    """The rows that are measured at a solution of a problem."""
+    return STATEMENTS if prob.n is not None else (*STATEMENTS, *UNEQUAL)

@@ -97,6 +97,18 @@ def labels_of(path: str) -> np.ndarray:
     return np.array([int(word) for word in words], dtype=np.int64)
 
 
+def counts(text: str) -> np.ndarray:
+    """Samples of each class: 100x5,10x5 are five classes of 100 samples and five of 10."""
+    parts = [re.fullmatch(r"\s*(\d{1,9})(?:x(\d{1,6}))?\s*", part) for part in text.split(",")]
+    pairs = [(int(part[1]), int(part[2] or 1)) for part in parts if part is not None]
+    if len(pairs) < len(parts) or any(0 in pair for pair in pairs):
+        raise ValueError(f"expected samples x classes such as 100x5,10x5, got {text!r}")
+    samples, classes = zip(*pairs, strict=True)
+    if sum(n * K for n, K in pairs) > MOST:
+        raise ValueError(f"expected at most {MOST:,} samples, got {text!r}")
+    return np.repeat(samples, classes)
+
+
 def _lines(path: str) -> list[str]:
     """The lines that are not empty, without the byte-order mark that Windows programs write."""
     raw = Path(path).read_bytes()
@@ -140,6 +152,8 @@ def shared_options(grids: bool, solving: bool = True) -> Callable[[Command], Com
         option("--d", type=int, help=help_of("Feature dimension.", "d")),
         option("--n", type=int, help="Samples per class.  [default: 10]"),
         option("--labels", type=file, callback=parsed(labels_of), help="Text file of integers, not --n."),
+        option("--counts", callback=parsed(counts), metavar="COUNTS",
+               help="Samples x classes, not --n: 100x5,10x5 are five classes of 100 and five of 10."),
         option("--lam", **real, help="Sets --lam-W and --lam-H to the same value."),
         option("--lam-W", "lam_W", **real, help=help_of("Penalty of W.", "lam_W")),
         option("--lam-H", "lam_H", **real, help=help_of("Penalty of H.", "lam_H")),
@@ -200,6 +214,8 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], Output]:
         _checks.folder("out", output.out)
     given = {name: value for name, value in options.items() if value is not None}
     given["bias"] = not given.pop("no_bias")
+    if "counts" in given:
+        given["labels"] = _labels_from(given.pop("counts"), given)
     lam = given.pop("lam", None)
     if lam is not None:
         for name in ("lam_W", "lam_H"):
@@ -207,6 +223,16 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], Output]:
                 raise ValueError(f"{name}: expected either --lam or --{name.replace('_', '-')}, got both")
         given |= {"lam_W": lam, "lam_H": lam}
     return given, output
+
+
+def _labels_from(counts: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    """The labels of `ufm.Problem.from_counts`, where nothing else in `given` fixes them."""
+    for name in ("labels", "n"):
+        if name in given:
+            raise ValueError(f"counts: expected either --counts or --{name}, got both; leave one out")
+    if given.get("K", len(counts)) != len(counts):
+        raise ValueError(f"counts: expected K={given['K']} classes, got {len(counts)}; --K is not needed")
+    return np.repeat(np.arange(len(counts)), counts)
 
 
 def base_problem(given: dict[str, Any]) -> ufm.Problem:

@@ -15,6 +15,7 @@ from ufm._problem import Problem
 from ufm.figures import _style
 from ufm.figures.panels import Curve
 from ufm.figures.records import LOSSES, Made
+from ufm.theory.thresholds import balanced_threshold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +62,7 @@ def profiles(measured: Sequence[Curve] = ()) -> Made:
     figure = _style.new_figure(_style.WIDTH, 2.3)
     axes = figure.subplots(1, len(LOSSES))
     for ax, (loss, (title, *_)) in zip(axes, LOSSES.items(), strict=True):
-        threshold = theory.threshold(Problem.balanced(loss, K=CLASSES, d=CLASSES, n=1)).C_thr
+        threshold = balanced_threshold(Problem.balanced(loss, K=CLASSES, d=CLASSES, n=1)).C_thr
         _profile(ax, loss, threshold)
         _points(ax, [curve for curve in measured if curve.panel == loss])
         ax.set(title=f"{title}, $C_{{thr}}$ = {threshold:.3g}", xlabel="margin $a$")

@@ -13,6 +13,7 @@ from ufm._figure import draw
 from ufm._problem import Problem
 from ufm._sweep import Sweep
 from ufm.figures._style import BLACK, BLUE, RED, SYMBOLS, WIDTH, legend_below, new_figure, style
+from ufm.theory.thresholds import balanced_threshold
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,7 +136,7 @@ def _optimum(prob: Problem) -> theory.Optimum | None:
 def _excess(problems: Sequence[Problem]) -> np.ndarray | None:
     """log of C = (K-1) c over its value at the tie of collapse and origin, None where it is not known."""
     try:
-        found = [theory.threshold(problem) for problem in problems]
+        found = [balanced_threshold(problem) for problem in problems]
     except theory.NoClosedForm:
         return None
     return np.log([t.C / t.C_tie for t in found])

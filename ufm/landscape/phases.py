@@ -21,6 +21,7 @@ from ufm._pytree import pytree_dataclass, static
 from ufm._sweep import solve_sweep
 from ufm.losses import Loss
 from ufm.solvers import Solver
+from ufm.theory.thresholds import balanced_threshold
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -271,7 +272,7 @@ def _row(prob: Problem, C: np.ndarray, lam: np.ndarray) -> _Row:
     cells = [_cell(prob.replace(lam_W=lam_W, lam_H=lam_H)) for lam_W, lam_H in lam.T]
     columns = {name: np.array([getattr(cell, name) for cell in cells]) for name in _Cell._fields}
     try:
-        t = theory.threshold(prob)
+        t = balanced_threshold(prob)
     except theory.NoClosedForm:
         nothing = np.zeros(C.size, dtype=bool)
         return _Row(**columns, may_trap=nothing, C_thr=np.nan, C_tie=np.nan, C_spin=np.nan, C_rank=np.nan)

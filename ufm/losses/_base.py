@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ufm.losses._closed import BallLoss, ConvexityRegion, Curvature, SymmetricPoint, ToBall
+from ufm.losses._closed import BallLoss, Block, ConvexityRegion, Curvature, Groups, SymmetricPoint, ToBall
 from ufm.losses._profile import ScalarProfile
 
 #: members that say nothing about the function, or follow from others
@@ -137,6 +137,15 @@ class Loss:
         from K to K-1 (None: its rank never is K)."""
         return None
 
+    def merging(self, bias: bool) -> float | None:
+        """s for which the classes with n samples each coincide at the optimum exactly where
+        N lam >= s sqrt(n), lam = sqrt(lam_W lam_H), whatever the counts of the other classes."""
+        return None
+
+    def block_optimum(self, setting: Setting, groups: Groups) -> Block | None:
+        """The global minimum where the class counts differ and W, H are not zero."""
+        return None
+
     def curvature(self, K: int, a: float, m: float, b0: float) -> Curvature | None:
         """Derivatives in z at the logits of a (I - 11^T/K) + m 11^T/K + b0 11^T."""
         return None
@@ -198,13 +207,13 @@ def _plain(value: Any) -> Any:
 
 
 class Setting(NamedTuple):
-    """A balanced problem as plain numbers."""
+    """A problem as plain numbers."""
 
     loss: Loss
     labels: np.ndarray  # (N,)
     K: int
     d: int
-    n: int  # samples per class
+    n: int | Fraction  # samples per class; their mean where the counts differ
     lam_W: float
     lam_H: float
     lam_b: float
@@ -224,7 +233,7 @@ class Setting(NamedTuple):
     @property
     def N(self) -> int:
         """Number of samples."""
-        return self.n * self.K
+        return int(self.n * self.K)
 
     def below(self, threshold: Fraction) -> float:
         """threshold - c in full relative accuracy, however close the two are.

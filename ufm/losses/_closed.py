@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from ufm.losses._profile import ScalarProfile
 
@@ -49,6 +50,32 @@ class SymmetricPoint(NamedTuple):
     theorem: str = THEOREM_1
     remark: str = ""
     lower_bound: float | None = None  # None: the objective is one
+
+
+class Groups(NamedTuple):
+    """Classes of equal count, the largest count first."""
+
+    counts: Int[np.ndarray, " G"]  # n_g
+    sizes: Int[np.ndarray, " G"]  # K_g
+    of_class: Int[np.ndarray, " K"]  # g of each class
+
+    @property
+    def samples(self) -> Int[np.ndarray, " G"]:
+        """N_g."""
+        return self.counts * self.sizes
+
+    @property
+    def mean_scale(self) -> Float[np.ndarray, "G G"]:
+        """sqrt(K_h N_g), the ratio of T to Theta."""
+        return np.sqrt(np.outer(self.sizes, self.samples).astype(float))
+
+
+class Block(NamedTuple):
+    """A point that the permutations of classes of equal count leave alone (docs/theory.md, section 1.7)."""
+
+    T: Any  # (G, G) the mean part
+    t: Any  # (G,) the spread inside each group, zero for groups of one class
+    b: Any  # (G,)
 
 
 class ConvexityRegion(NamedTuple):

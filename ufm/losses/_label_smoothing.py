@@ -17,7 +17,9 @@ from ufm.losses import _cross_entropy
 from ufm.losses._base import Loss, Setting
 from ufm.losses._closed import (
     BallLoss,
+    Block,
     Curvature,
+    Groups,
     SymmetricPoint,
     ToBall,
     along_margin,
@@ -74,6 +76,12 @@ class LabelSmoothing(Loss, pure=True):
 
     def threshold(self, setting: Setting) -> tuple[float, None]:
         return float((1 - Fraction(number("alpha", self.alpha))) / setting.K), None
+
+    def block_optimum(self, setting: Setting, groups: Groups) -> Block | None:
+        return _cross_entropy.two_groups(setting, groups, number("alpha", self.alpha))
+
+    def merging(self, bias: bool) -> float:
+        return 1 - number("alpha", self.alpha)
 
     def curvature(self, K: int, a: float, m: float, b0: float) -> Curvature:
         """The term that is linear in z does not bend: the rest is that of cross-entropy."""

@@ -21,7 +21,9 @@ from ufm.losses._base import Loss, Setting
 from ufm.losses._closed import (
     Ball,
     BallLoss,
+    Block,
     Curvature,
+    Groups,
     SymmetricPoint,
     ToBall,
     Vector,
@@ -96,6 +98,17 @@ class RescaledMSE(Loss, pure=True):
     def threshold(self, setting: Setting) -> tuple[float, float | None]:
         full, origin = phases(setting, *map(Fraction, self._numbers))
         return float(origin), float(full) if setting.bias and setting.lam_b > 0 else None
+
+    def block_optimum(self, setting: Setting, groups: Groups) -> Block | None:
+        kappa, beta = self._numbers
+        if not setting.bias:
+            return diagonal(setting, groups, kappa, beta)
+        return thresholded(setting, groups, beta) if kappa == 1 and setting.lam_b == 0 else None
+
+    def merging(self, bias: bool) -> float | None:
+        """Without a bias the logits are diagonal; with kappa = 1 the loss is a distance, which splits."""
+        kappa, beta = self._numbers
+        return 2 * kappa * beta if kappa == 1 or not bias else None
 
     def curvature(self, K: int, a: float, m: float, b0: float) -> Curvature:
         kappa, beta = self._numbers
@@ -200,3 +213,32 @@ def value(s: Setting, kappa: float, beta: float, a: float, m: float, b0: float) 
     target, other = ((K - 1) * a + m) / K + b0, (m - a) / K + b0
     fit = kappa * (target - beta) ** 2 + (K - 1) * other**2
     return fit + s.c * ((K - 1) * abs(a) + abs(m)) + s.lam_b * K * b0**2 / 2
+
+
+# --- unequal counts -------------------------------------------------------------------------------
+
+
+def diagonal(s: Setting, groups: Groups, kappa: float, beta: float) -> Block:
+    """Without a bias Zbar is diagonal: z_kk = (beta - N lam/(2 kappa sqrt n_k))_+, classes vanish one by one.
+
+    Source: docs/theory.md, section 1.7.
+    """
+    spread = np.maximum(0.0, beta * np.sqrt(groups.counts) - _lam_N(s) / (2 * kappa))
+    return Block(np.diag(spread), np.where(groups.sizes > 1, spread, 0.0), np.zeros(len(spread)))
+
+
+def thresholded(s: Setting, groups: Groups, beta: float) -> Block:
+    """kappa = 1, free bias: the singular values of beta D^(1/2) (I - s s') lose N lam/2, s = sqrt(n_k/N).
+
+    Source: docs/theory.md, section 1.7.
+    """
+    root, share, least = np.sqrt(groups.counts), groups.samples / s.N, _lam_N(s) / 2
+    U, sigma, Vt = np.linalg.svd(beta * root[:, None] * (np.eye(len(root)) - np.sqrt(np.outer(share, share))))
+    T = (U * np.maximum(0.0, sigma - least)) @ Vt
+    t = np.where(groups.sizes > 1, np.maximum(0.0, beta * root - least), 0.0)
+    return Block(T, t, beta * groups.counts / s.N - (T / groups.mean_scale) @ share)
+
+
+def _lam_N(s: Setting) -> float:
+    """N sqrt(lam_W lam_H)."""
+    return s.N * float(s.c_squared / s.n) ** 0.5

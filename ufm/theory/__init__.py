@@ -5,6 +5,7 @@ from ufm.losses._profile import ScalarProfile
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
+from ufm.theory.imbalance import GroupThresholds
 from ufm.theory.optima import Optimum, global_optimum
 from ufm.theory.profiles import scalar_profile
 from ufm.theory.spectra import Spectrum, hessian_spectrum
@@ -13,6 +14,7 @@ from ufm.theory.thresholds import Threshold, threshold
 __all__ = [
     "ContrastiveProperty",
     "ConvexityRegion",
+    "GroupThresholds",
     "NoClosedForm",
     "Optimum",
     "ScalarProfile",

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ufm._problem import Params
 from ufm.losses._base import Setting
 
 
 class Factors(NamedTuple):
-    """Zbar = U diag(sigma) V^T, the logits of the class means without bias."""
+    """Zbar = U diag(sigma) V^T diag(stretch), the logits of the class means without bias."""
 
     U: np.ndarray  # (K, r), orthonormal columns
     sigma: np.ndarray  # (r,), positive
     V: np.ndarray  # (K, r), orthonormal columns
+    stretch: Any = 1.0  # sqrt(n/n_k) (K,), n the mean count, where the counts differ
 
     @property
     def rank(self) -> int:
@@ -62,13 +63,41 @@ def partial(K: int, on: int, alpha: float, v: Float[np.ndarray, " 2"]) -> Factor
     return Factors(U, sigma, V)
 
 
-def minimiser(s: Setting, factors: Factors, b: Float[np.ndarray, " K"]) -> Params:
-    """W = (n lam_H/lam_W)^(1/4) U sqrt(sigma), h_j = (n lam_H/lam_W)^(-1/4) sqrt(sigma) V[y_j]: the balanced
-    factorisation of Zbar, padded with zeros to d and with the column of H that each label asks for.
+def blocks(
+    of_class: Int[np.ndarray, " K"],
+    counts: Float[np.ndarray, " K"],
+    T: Float[np.ndarray, "G G"],
+    t: Float[np.ndarray, " G"],
+) -> Factors:
+    """Zbar diag(sqrt n_k) = E T E^T + t_g (I - 11^T/K_g) in each group g, E the normalised indicators.
+
+    What is below 1e-11 of the largest singular value is the rounding of a zero.
     """
-    U, sigma, V = factors
+    K, member = len(of_class), np.eye(len(t))[of_class]
+    E = member / np.sqrt(member.sum(axis=0))
+    P, sigma, Qt = np.linalg.svd(T)
+    U, V, sizes = [E @ P], [E @ Qt.T], [sigma]
+    for g, spread in enumerate(t):
+        inside = np.flatnonzero(of_class == g)
+        basis = np.zeros((K, len(inside) - 1))
+        basis[inside] = helmert(len(inside))
+        U, V = [*U, basis], [*V, np.sign(spread) * basis]
+        sizes = [*sizes, np.full(len(inside) - 1, abs(spread))]
+    sigma = np.concatenate(sizes)
+    keep = sigma > 1e-11 * sigma.max()
+    n = counts.mean()
+    size, stretch = sigma[keep] / np.sqrt(n), np.sqrt(n / counts)
+    return Factors(np.hstack(U)[:, keep], size, np.hstack(V)[:, keep], stretch)
+
+
+def minimiser(s: Setting, factors: Factors, b: Float[np.ndarray, " K"]) -> Params:
+    """W = (n lam_H/lam_W)^(1/4) U sqrt(sigma), h_j = (n lam_H/lam_W)^(-1/4) sqrt(sigma) V[y_j] stretch[y_j]:
+    the balanced factorisation of Zbar diag(sqrt n_k), padded with zeros to d and with the column of H that
+    each label asks for.
+    """
+    U, sigma, V, stretch = factors
     scale = (s.n * s.lam_H / s.lam_W) ** 0.25
     W, means = np.zeros((s.K, s.d)), np.zeros((s.d, s.K))
     W[:, : factors.rank] = scale * U * np.sqrt(sigma)
-    means[: factors.rank] = (V * np.sqrt(sigma)).T / scale
+    means[: factors.rank] = (V * np.sqrt(sigma)).T / scale * stretch
     return Params(jnp.asarray(W), jnp.asarray(means[:, s.labels]), jnp.asarray(b))

@@ -19,14 +19,30 @@ def setting(prob: Problem) -> Setting:
         ValueError: a batch of problems, or a problem inside `jit` or `vmap`.
         NoClosedForm: the classes are not balanced.
     """
-    if not prob.model.bilinear:
-        raise NoClosedForm(f"model: closed forms are known for two free factors, got model={prob.model!r}")
+    _need_free_factors(prob)
     if prob.n is None:
         counts = prob.counts
         raise NoClosedForm(
             f"labels: the theorems assume equally many samples in every class, got {counts.min()} to "
-            f"{counts.max()}; the certificate and the solvers work for any counts"
+            f"{counts.max()}; global_optimum, threshold, the certificate and the solvers take any counts"
         )
+    return any_counts(prob)
+
+
+def _need_free_factors(prob: Problem) -> None:
+    if not prob.model.bilinear:
+        raise NoClosedForm(f"model: closed forms are known for two free factors, got model={prob.model!r}")
+
+
+def any_counts(prob: Problem) -> Setting:
+    """The numbers of one problem, with the mean count N/K as `n` where the classes are not balanced.
+
+    Raises:
+        ValueError: a batch of problems, or a problem inside `jit` or `vmap`.
+        NoClosedForm: the model is not that of two free factors, or the penalties overflow.
+    """
+    _need_free_factors(prob)
+    n = prob.n or Fraction(prob.N, prob.K)
     lam_W, lam_H, lam_b = (number(name, getattr(prob, name)) for name in ("lam_W", "lam_H", "lam_b"))
     if max(lam_W, lam_H) > 1e150:
         raise NoClosedForm(
@@ -37,12 +53,12 @@ def setting(prob: Problem) -> Setting:
         labels=np.asarray(prob.labels),
         K=int(prob.K),
         d=int(prob.d),
-        n=prob.n,
+        n=n,
         lam_W=lam_W,
         lam_H=lam_H,
         lam_b=lam_b if prob.bias else 0.0,
         bias=bool(prob.bias),
-        c_squared=prob.n * Fraction(lam_W) * Fraction(lam_H),
+        c_squared=n * Fraction(lam_W) * Fraction(lam_H),
     )
 
 

@@ -18,10 +18,10 @@ from scipy.optimize import brentq
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem
 from ufm.losses._base import Setting
-from ufm.losses._closed import THEOREM_1, NoClosedForm, Proof, SymmetricPoint
+from ufm.losses._closed import THEOREM_1, Block, Groups, NoClosedForm, Proof, SymmetricPoint
 from ufm.losses._profile import ScalarProfile
-from ufm.theory import _convex, _frames, _partial
-from ufm.theory._setting import need_rank, setting
+from ufm.theory import _blocks, _convex, _frames, _partial
+from ufm.theory._setting import any_counts, need_rank, setting
 from ufm.theory.profiles import facts_of, is_of_p, profile_of
 from ufm.theory.thresholds import first_order_margins
 
@@ -32,18 +32,18 @@ class Optimum(NamedTuple):
     """The global minimum and a point that attains it."""
 
     objective: float
-    margin: float  # a: the target logit of a class mean above the others (partial: within the group)
+    margin: float  # a: the target logit above the others (partial: in the group; unequal counts: at least)
     regime: Regime  # trivial: the features carry no class
     structure: str  # the geometry in words
     proved: Proof
     theorem: str  # what is used
     remark: str  # where the statement departs from the paper; empty where it does not
-    mean_eigenvalue: float  # m: Zbar = a (I - 11^T/K) + m 11^T/K; 0 wherever the frame is a simplex ETF
+    mean_eigenvalue: float  # m: Zbar = a (I - 11^T/K) + m 11^T/K; 0: simplex ETF; nan: unequal counts
     bias: float  # the mean of b
     b: np.ndarray  # (K,)
     trivial: float  # the objective at the best point with Z = 0
     lower_bound: float  # no parameters go below, at any d (for a user's loss: by the declared infimum)
-    factors: _frames.Factors  # Zbar = U diag(sigma) V^T
+    factors: _frames.Factors  # Zbar = U diag(sigma) V^T diag(stretch)
     setting: Setting
 
     @property
@@ -64,8 +64,8 @@ class Optimum(NamedTuple):
     @property
     def logits(self) -> np.ndarray:
         """Zbar + b 1^T (K, K): column k holds the logits of every sample of class k."""
-        U, sigma, V = self.factors
-        return np.asarray((U * sigma) @ V.T + self.b[:, None])
+        U, sigma, V, stretch = self.factors
+        return np.asarray((U * sigma) @ V.T * stretch + self.b[:, None])
 
 
 @in_float64
@@ -79,6 +79,9 @@ def global_optimum(prob: Problem) -> Optimum:
     MSE: simplex ETF only where the bias absorbs the mean (`mean_eigenvalue` = 0); without a bias an
     orthogonal frame, a = m = beta - cK/(2 kappa); with lam_b > 0 small c gives rank K in between.
     Any shift-invariant loss: min over a >= 0 of l(a) + C a, `theory.scalar_profile`.
+    Unequal counts n_k: min over (Zbar, b) of sum_k n_k/N L(Zbar e_k + b, k) + lam ||Zbar diag(sqrt n_k)||_*
+    + lam_b/2 |b|^2 for convex smooth losses with class symmetry, lam = sqrt(lam_W lam_H): a program in O(G^2)
+    numbers for G different counts, solved to rounding by Newton's method.
 
     Departures from the paper, told in `remark` and `proved`: Definition 1 asks for t* < 0, which holds below
     the threshold only; for focal loss with a bias and C > 1, Theorem 1 is false in a window of c for K >= 18
@@ -87,13 +90,17 @@ def global_optimum(prob: Problem) -> Optimum:
     Returns: an `Optimum`; W (K, d), H (d, N), b (K,) in `.params`.
 
     Raises:
-        NoClosedForm: imbalanced classes; d smaller than the rank of the optimum; a user's loss without class
-            symmetry, without the averaging property, or neither shift-invariant nor convex.
+        NoClosedForm: d smaller than the rank of the optimum; a user's loss without class symmetry, without
+            the averaging property, or neither shift-invariant nor convex; with unequal counts, a loss that is
+            not convex or not smooth.
         ValueError: a batch of problems.
 
     Source: Zhou et al. 2022, Theorem 1 and Appendix C; docs/theory.md, sections 1.5 and 2.1, which proves it
-    without Lemma 8: ||Z||_* >= (1/K) sum_k |sum_j (z_jk - z_kk)|, so f >= (1/K) sum_k phi(t_k) + c |t_k|.
+    without Lemma 8: ||Z||_* >= (1/K) sum_k |sum_j (z_jk - z_kk)|, so f >= (1/K) sum_k phi(t_k) + c |t_k|. For
+    unequal counts: docs/theory.md, section 1.7.
     """
+    if prob.n is None:
+        return _unequal_optimum(any_counts(prob), prob.counts)
     best = collapsed_optimum(setting(prob))
     partial = None if best.proved == "proved" else _partial_optimum(best)
     return partial or best
@@ -182,6 +189,58 @@ def _partial_optimum(best: Optimum) -> Optimum | None:
         b=found.b,
         factors=factors,
     )
+
+
+# --- unequal counts -------------------------------------------------------------------------------
+
+
+def _unequal_optimum(s: Setting, counts: np.ndarray) -> Optimum:
+    """The minimiser of the block program of `theory._blocks`.
+
+    Raises:
+        NoClosedForm: the loss has no class symmetry, is not convex or not smooth; d is smaller than the rank.
+    """
+    groups = _blocks.groups_of(counts)
+    program = _blocks.program(s, groups)
+    x, zero, closed = _blocks.minimiser(program, s, groups)
+    b, value = x.b[groups.of_class], _blocks.objective(program, x)
+    trivial = not np.any(x.T) and not np.any(x.t)
+    factors = _frames.blocks(groups.of_class, counts.astype(float), x.T, x.t)
+    structure = "zero" if trivial else _block_name(groups, factors, x)
+    need_rank(s, factors.rank, structure)
+    optimum = Optimum(
+        objective=value,
+        margin=0.0,
+        regime="trivial" if trivial else "non-trivial",
+        structure=structure,
+        proved="proved",
+        theorem="averaging over the permutations of classes of equal count (loss declared convex)"
+        + (", in closed form" if closed else ""),
+        remark="the classes are not balanced: no simplex ETF",
+        mean_eigenvalue=np.nan,
+        bias=float(b.mean()),
+        b=b,
+        trivial=_blocks.objective(program, zero),
+        lower_bound=value,
+        factors=factors,
+        setting=s,
+    )
+    others = optimum.logits - np.diag(np.full(s.K, np.inf))
+    return optimum._replace(margin=float((np.diag(optimum.logits) - others.max(axis=0)).min()))
+
+
+def _block_name(groups: Groups, factors: _frames.Factors, x: Block) -> str:
+    """In few words: "rank 4, simplex ETFs of 3 + 2 classes, 1 group merged"."""
+    least = 1e-11 * factors.sigma.max() * np.sqrt(groups.samples.sum() / groups.sizes.sum())
+    several = groups.sizes > 1
+    apart = groups.sizes[several & (np.abs(x.t) > least)]
+    merged = int(several.sum()) - len(apart)
+    parts = [f"rank {factors.rank}"]
+    if len(apart):
+        parts.append(f"simplex ETF{'s' * (len(apart) > 1)} of {' + '.join(map(str, apart))} classes")
+    if merged:
+        parts.append(f"{merged} group{'s' * (merged > 1)} merged")
+    return ", ".join(parts)
 
 
 # --- the forms, asked in turn ---------------------------------------------------------------------

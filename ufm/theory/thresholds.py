@@ -16,7 +16,8 @@ from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
 from ufm.losses._profile import ScalarProfile, margin_of
 from ufm.theory import _convex
-from ufm.theory._setting import setting
+from ufm.theory._setting import any_counts, setting
+from ufm.theory.imbalance import GroupThresholds, group_thresholds
 from ufm.theory.profiles import facts_of, profile_of
 
 Kind = Literal["second order", "first order"]
@@ -43,7 +44,7 @@ class Threshold(NamedTuple):
 
 
 @in_float64
-def threshold(prob: Problem) -> Threshold:
+def threshold(prob: Problem) -> Threshold | GroupThresholds:
     """Where the point with Z = 0 turns stable, ties with neural collapse, and is the only one left.
 
     The three differ only where the profile l(a) is concave at 0 (focal loss with K > 1/p_infl(gamma)):
@@ -55,13 +56,32 @@ def threshold(prob: Problem) -> Threshold:
     C_tie compares neural collapse with the origin; with a bias and a first-order transition partial collapse
     is below both in a window around it (`global_optimum`).
 
+    Unequal counts: where the classes of each group of equal count merge, where the means of the groups, each
+    group and everything vanish, in x = N sqrt(lam_W lam_H). For cross-entropy and label smoothing the classes
+    with n_k samples merge at x = (1 - alpha) sqrt(n_k), whatever the other counts.
+
+    Returns: a `Threshold`, or `GroupThresholds` where the counts differ.
+
     Raises:
-        NoClosedForm: imbalanced classes, or a user's loss without class symmetry, or one that is neither
-            shift-invariant nor declared convex.
+        NoClosedForm: a user's loss without class symmetry, or one that is neither shift-invariant nor
+            declared convex; with unequal counts, one that is not convex or not smooth.
         ValueError: a batch of problems.
 
-    Source: docs/theory.md, section 2.3, from Zhou et al. 2022, equation (10). Their K sqrt(n lam_W lam_H) in
-    Appendix C.1 and figure 10 in place of (K-1) c would put the threshold of cross-entropy at 1/K^2.
+    Source: docs/theory.md, sections 1.7 and 2.3, from Zhou et al. 2022, equation (10). Their Appendix C.1 and
+    figure 10 have K sqrt(n lam_W lam_H) in place of (K-1) c, which would put the threshold of cross-entropy
+    at 1/K^2.
+    """
+    if prob.n is None:
+        return group_thresholds(any_counts(prob), prob.counts)
+    return balanced_threshold(prob)
+
+
+@in_float64
+def balanced_threshold(prob: Problem) -> Threshold:
+    """`threshold` of a problem with equal counts.
+
+    Raises:
+        NoClosedForm: as `threshold`, and for unequal counts.
     """
     s = setting(prob)
     known = s.loss.threshold(s)

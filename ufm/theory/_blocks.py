@@ -1,0 +1,243 @@
+"""Unequal class counts: convex losses with class symmetry in the block form, O(G^2) numbers for G groups.
+
+Classes with equally many samples form a group: group g has K_g classes of n_g samples, N_g = K_g n_g. The
+average over the permutations inside the groups loses nothing, so that the logits of a sample of group g are
+
+    target  Theta_gg + alpha_g (1 - 1/K_g) + b_g,   other classes of g  Theta_gg - alpha_g/K_g + b_g,
+    classes of group h  Theta_hg + b_h,
+
+and with lam = sqrt(lam_W lam_H), the mean part T_hg = sqrt(K_h N_g) Theta_hg and the spread
+t_g = sqrt(n_g) alpha_g inside each group
+
+    f = sum_g N_g/N L_g + lam (sum_g (K_g - 1) |t_g| + ||T||_*) + lam_b/2 sum_g K_g b_g^2.
+
+With T = A B and t = u v the norms become squares, lam/2 (|A|^2 + |B|^2 + sum_g (K_g - 1) (u_g^2 + v_g^2));
+for factors of full width every local minimum is global (Theorem 2), so that Newton steps find it.
+
+Source: docs/theory.md, section 1.7.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int
+from scipy.linalg import eigh
+
+from ufm import _compile
+from ufm.losses import Loss
+from ufm.losses._base import Setting
+from ufm.losses._closed import Block, Groups, NoClosedForm
+from ufm.theory.profiles import is_symmetric
+
+
+def groups_of(counts: Int[np.ndarray, " K"]) -> Groups:
+    """The groups of any class counts, in any order."""
+    distinct, place, sizes = np.unique(-counts, return_inverse=True, return_counts=True)
+    return Groups(-distinct, sizes, place)
+
+
+class Program(NamedTuple):
+    """A block program as leaves, so that new counts and penalties of equal shape compile nothing."""
+
+    loss: Loss
+    slot: Any  # (G, K) where the logits of each group's sample stand among its G + 1 different ones
+    owner: Any  # (G,) a class of each group
+    samples: Any  # (G,) N_g
+    sizes: Any  # (G,) K_g
+    counts: Any  # (G,) n_g
+    lam: Any
+    lam_b: Any
+
+
+def program(s: Setting, groups: Groups) -> Program:
+    """The program of a problem whose classes form these groups.
+
+    Raises:
+        NoClosedForm: the loss has no class symmetry, is not convex or not smooth.
+    """
+    why_not = _why_not(s.loss, s.K)
+    if why_not:
+        raise NoClosedForm(f"loss: with unequal counts {why_not}; solvers and certificate take any loss")
+    G, of_class = len(groups.counts), groups.of_class
+    owner = np.array([int(np.argmax(of_class == g)) for g in range(G)])
+    slot = np.tile(of_class, (G, 1))
+    slot[np.arange(G), owner] = G
+    leaves = (groups.samples, groups.sizes, groups.counts, math.sqrt(s.c_squared / s.n), s.lam_b)
+    return Program(s.loss, slot, owner, *(np.asarray(x, float) for x in leaves))
+
+
+def _why_not(loss: Loss, K: int) -> str:
+    if not is_symmetric(loss, K):
+        return f"the optimum is known for losses with class symmetry, and {loss!r} treats classes differently"
+    if not loss.convex:
+        return f"the optimum is known for convex losses, and {loss!r} is not declared convex"
+    return "" if loss.smooth else f"Newton's method needs a smooth loss, and {loss!r} is not smooth"
+
+
+def logits(p: Program, x: Block) -> Float[Array, "G slots"]:
+    """Row g: the logits of a sample of group g for the other classes of each group, and for its own class."""
+    G = p.sizes.shape[0]
+    alpha = x.t / jnp.sqrt(p.counts)
+    others = x.T.T / jnp.sqrt(jnp.outer(p.samples, p.sizes)) + x.b - jnp.diag(alpha / p.sizes)
+    return jnp.column_stack([others, jnp.diagonal(others) + alpha]).reshape(G, G + 1)
+
+
+def fit(p: Program, x: Block) -> Array:
+    """The mean loss and the penalty of the bias, the part of f that is differentiable in T, t and b."""
+    z = jnp.take_along_axis(logits(p, x), jnp.asarray(p.slot), axis=1)
+    each = jax.vmap(p.loss)(z, jnp.asarray(p.owner))
+    return jnp.vdot(p.samples / jnp.sum(p.samples), each) + p.lam_b / 2 * jnp.vdot(p.sizes, x.b**2)
+
+
+def from_zero(p: Program, bias: bool) -> Block:
+    """The best point with T = 0 and t = 0."""
+    G = p.sizes.shape[0]
+    nothing = Block(np.zeros((G, G)), np.zeros(G), np.zeros(G))
+    return solve(p, Parts(mean=False, spread=False)) if bias else nothing
+
+
+def minimiser(p: Program, s: Setting, groups: Groups) -> tuple[Block, Block, bool]:
+    """The minimiser, the best point with T = 0 and t = 0, and whether the minimiser is a closed form.
+
+    The two are the same where no slope at the second exceeds lam.
+
+    Raises:
+        NoClosedForm: the infimum is not attained, as far as Newton's method can tell.
+    """
+    zero = from_zero(p, s.bias)
+    trivial = slopes(p, zero).largest <= float(p.lam)
+    known = None if trivial else s.loss.block_optimum(s, groups)
+    x = zero if trivial else known or solve(p, Parts(bias=s.bias))
+    if s.loss.shift_invariant and s.bias and s.lam_b == 0:
+        x, zero = (y._replace(b=y.b - np.average(y.b, weights=p.sizes)) for y in (x, zero))
+    return x, zero, known is not None
+
+
+def norms(p: Program, x: Block) -> float:
+    """sum_g (K_g - 1) |t_g| + ||T||_*."""
+    spread = float(np.sum((p.sizes - 1) * np.abs(x.t)))
+    return spread + float(np.linalg.svd(np.asarray(x.T), compute_uv=False).sum())
+
+
+def _from_factors(p: Program, y: Array) -> tuple[Block, Array]:
+    """The block of y = (A, B, u, v, b), and the squares that stand for its norms."""
+    G = p.sizes.shape[0]
+    A, B, (u, v, b) = y[: G * G], y[G * G : 2 * G * G], y[2 * G * G :].reshape(3, G)
+    squares = jnp.vdot(A, A) + jnp.vdot(B, B) + jnp.vdot(p.sizes - 1, u**2 + v**2)
+    return Block(A.reshape(G, G) @ B.reshape(G, G), u * v, b), squares
+
+
+def _factored(p: Program, y: Array) -> Array:
+    x, squares = _from_factors(p, y)
+    return fit(p, x) + p.lam / 2 * squares
+
+
+def _both(p: Program, y: Array) -> tuple[Array, Array, Array]:
+    value, gradient = jax.value_and_grad(_factored, argnums=1)(p, y)
+    return value, gradient, jax.hessian(_factored, argnums=1)(p, y)
+
+
+_derivatives = _compile.jit(_both, options=_compile.INSTANT)
+_fit = _compile.jit(fit, options=_compile.INSTANT)
+_slopes = _compile.jit(jax.grad(fit, argnums=1), options=_compile.INSTANT)
+
+
+class Parts(NamedTuple):
+    """Which parts of a block may leave zero."""
+
+    mean: bool = True
+    spread: Any = True  # or (G,)
+    bias: bool = True
+
+
+def solve(p: Program, parts: Parts) -> Block:
+    """The minimiser, by Newton steps along the eigenvectors of the Hessian with |curvature| in place of it.
+
+    Raises:
+        NoClosedForm: the steps do not arrive at a point whose gradient is zero up to rounding.
+    """
+    G = p.sizes.shape[0]
+    free = np.concatenate(
+        [np.full(2 * G * G, parts.mean), np.tile((p.sizes > 1) & parts.spread, 2), np.full(G, parts.bias)]
+    )
+    y = np.where(free, _start(G), 0.0)
+    value, gradient, hessian = _at(p, y, free)
+    radius = 1.0
+    for _ in range(500):
+        size = float(np.linalg.norm(gradient))
+        if size <= 1e-15 * (1 + abs(value)):
+            break
+        step = _step(gradient, hessian, radius)
+        new = y.copy()
+        new[free] += step
+        there = _at(p, new, free)
+        promised = -float(gradient @ step + step @ hessian @ step / 2)
+        noise = 1e-14 * (1 + abs(value))
+        better = there[0] < value if promised > noise else float(np.linalg.norm(there[1])) < size / 2
+        if better and all(np.isfinite(part).all() for part in there):
+            radius = max(radius, 2 * float(np.linalg.norm(step)))
+            y, (value, gradient, hessian) = new, there
+        elif promised <= noise:
+            break
+        else:
+            radius = float(np.linalg.norm(step)) / 4
+    # f is quartic at a threshold, where its rounding hides gradients below the power 3/4 of it
+    if not float(np.linalg.norm(gradient)) <= 1e-7 * (1 + abs(value)):
+        raise NoClosedForm(
+            f"loss: the block program of {p.loss!r} stops at |gradient| = {np.linalg.norm(gradient):.1e}; "
+            "its infimum may not be attained (try lam_b > 0); solvers and certificate take it"
+        )
+    x, _ = _from_factors(p, jnp.asarray(y))
+    return Block(*(np.asarray(part) for part in x))
+
+
+def _start(G: int) -> Float[np.ndarray, " unknowns"]:
+    """No saddle: generic factors of the mean part, and classes that are apart."""
+    random = np.random.default_rng(0).normal(size=2 * G * G)
+    return np.concatenate([random, np.ones(2 * G), np.zeros(G)])
+
+
+def _at(p: Program, y: np.ndarray, free: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    value, gradient, hessian = map(np.asarray, _derivatives(p, y))
+    return float(value), gradient[free], hessian[np.ix_(free, free)]
+
+
+def _step(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> np.ndarray:
+    """-|H|^-1 gradient without the directions in which f does not change, no longer than the radius."""
+    curvature, vectors = eigh(hessian, driver="evd", check_finite=False)  # numpy's waits for busy threads
+    size = np.abs(curvature)
+    flat = size <= 1e-13 * size.max(initial=1e-300)
+    along = np.where(flat, 0.0, -(vectors.T @ gradient) / np.where(flat, 1.0, size))
+    step = vectors @ along
+    return np.asarray(step * min(1.0, radius / max(float(np.linalg.norm(step)), 1e-300)))
+
+
+def objective(p: Program, x: Block) -> float:
+    """f."""
+    return float(_fit(p, x)) + float(p.lam) * norms(p, x)
+
+
+class Slopes(NamedTuple):
+    """The dual norms of the gradient of the mean loss; at the minimum none is above lam."""
+
+    mean: float  # the largest singular value of the gradient in T
+    spread: Float[np.ndarray, " G"]  # -gradient in t_g over K_g - 1; nan for groups of one class
+
+    @property
+    def largest(self) -> float:
+        """Of all parts."""
+        return float(np.nanmax(np.append(np.abs(self.spread), self.mean)))
+
+
+def slopes(p: Program, x: Block) -> Slopes:
+    """At x."""
+    g = _slopes(p, Block(*(np.asarray(part, float) for part in x)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = np.where(p.sizes > 1, -np.asarray(g.t) / (p.sizes - 1), np.nan)
+    return Slopes(float(np.linalg.norm(np.asarray(g.T), 2)), spread)
