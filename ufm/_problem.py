@@ -72,12 +72,13 @@ class Problem:
         K = int(labels.max()) + 1 if self.K is None else _checks.integer("K", self.K, least=2)
         if self.d is None:
             raise ValueError("d: expected an integer >= 1 (the feature dimension), got nothing")
+        K, d = _checks.integer("K", K, least=2), _checks.integer("d", self.d, least=1)
         checked = {
             "loss": loss,
-            "K": _checks.integer("K", K, least=2),
-            "d": _checks.integer("d", self.d, least=1),
+            "K": K,
+            "d": d,
             "bias": _checks.boolean("bias", self.bias),
-            "model": models.get(self.model),
+            "model": models.get(self.model).fitted(K, d),
             "samples": _check_samples(self.samples, len(labels)),
         }
         checked["labels"] = _check_classes(labels, K)

@@ -320,13 +320,18 @@ def _has_bias(f: Facts) -> str:
 
 
 def _has_optimum(f: Facts) -> str:
-    return f.no_optimum
+    best = f.optimum
+    if best is None or f.prob.model.bilinear or best.proved != "upper bound":
+        return f.no_optimum
+    return f"f* is only known to be at most {best.objective:.15g}: {best.structure}"
 
 
 def _dual_bound(f: Facts) -> str:
     cert = f.certificate
     if cert.is_global:
         return ""
+    if not (f.prob.model.bilinear or f.prob.model.convex):
+        return str(cert.why)
     if not f.prob.loss.convex:
         return f"not a convex loss, and {cert.why}"
     rank = f.prob.full_rank
@@ -335,6 +340,8 @@ def _dual_bound(f: Facts) -> str:
 
 def _theorem(f: Facts) -> str:
     """The assumptions of Theorem 1's structure."""
+    if _free(f):
+        return _free(f)
     if f.optimum is None:
         return f.no_optimum
     if f.prob.d < f.prob.K:
@@ -387,6 +394,8 @@ def _critical(f: Facts) -> str:
 
 
 def _theorem_2(f: Facts) -> str:
+    if _free(f):
+        return _free(f)
     full = f.prob.full_rank
     if f.prob.d < full:
         return f"d = {f.prob.d} < {full}: spurious minima may exist"
@@ -397,12 +406,16 @@ def _region(f: Facts) -> str:
     region = f.prob.loss.region()
     if region is None or region.paper is None:
         return "about focal loss"
+    if _free(f):
+        return _free(f)
     if f.optimum is not None and f.optimum.regime == "trivial":
         return "past the threshold p_k = 1/K"
     return _critical(f)
 
 
 def _trivial(f: Facts) -> str:
+    if _free(f):
+        return _free(f)
     if f.optimum is None:
         return f.no_optimum
     return "" if f.optimum.regime == "trivial" else "the penalties are below the threshold"

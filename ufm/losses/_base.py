@@ -198,13 +198,13 @@ def _plain(value: Any) -> Any:
 
 
 class Setting(NamedTuple):
-    """A balanced problem as plain numbers."""
+    """A problem as plain numbers."""
 
     loss: Loss
     labels: np.ndarray  # (N,)
     K: int
     d: int
-    n: int  # samples per class
+    n: int | Fraction  # samples per class; their mean where the counts differ
     lam_W: float
     lam_H: float
     lam_b: float
@@ -224,7 +224,7 @@ class Setting(NamedTuple):
     @property
     def N(self) -> int:
         """Number of samples."""
-        return self.n * self.K
+        return int(self.n * self.K)
 
     def below(self, threshold: Fraction) -> float:
         """threshold - c in full relative accuracy, however close the two are.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ufm import _checks
 from ufm.models._base import Model, Params, Sizes, Variables
+from ufm.models._fixed import Fixed, fixed
 from ufm.models.free import Free
 
 #: The shelf: tests and the command line iterate it.
@@ -27,4 +28,4 @@ def get(model: str | Model) -> Model:
     return MODELS[_checks.choice("model", model, MODELS)]()
 
 
-__all__ = ["MODELS", "Free", "Model", "Params", "Sizes", "Variables", "get"]
+__all__ = ["MODELS", "Fixed", "Free", "Model", "Params", "Sizes", "Variables", "fixed", "get"]

@@ -76,12 +76,23 @@ class Model:
         variables: the named tuple of its variables, with a field `b` for the bias.
         bilinear: the logits are W H + b 1', with W and H free and penalised by their Frobenius norms alone.
         isotropic: f(W Q, Q'H, b) = f(W, H, b) for every orthogonal Q (d, d).
+        convex: the logits are affine in the variables, which are penalised by lam_H samples_j |h_j|^2 and
+            lam_b |b|^2, so that f is convex wherever the loss is.
     """
 
     name = "model"
     variables: ClassVar[type[Any]] = Params
     bilinear = False
     isotropic = False
+    convex = False
+
+    def fitted(self, K: int, d: int) -> Model:
+        """The model in a problem of these sizes.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        return self
 
     def shapes(self, prob: Sizes) -> dict[str, tuple[int, ...]]:
         """The shape of each variable, by the name of its field."""

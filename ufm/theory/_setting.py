@@ -27,6 +27,17 @@ def setting(prob: Problem) -> Setting:
             f"labels: the theorems assume equally many samples in every class, got {counts.min()} to "
             f"{counts.max()}; the certificate and the solvers work for any counts"
         )
+    return any_counts(prob)
+
+
+def any_counts(prob: Problem) -> Setting:
+    """The numbers of a problem of any model, with the mean count N/K as `n` where the counts differ.
+
+    Raises:
+        ValueError: a batch of problems, or a problem inside `jit` or `vmap`.
+        NoClosedForm: the penalties overflow.
+    """
+    n = prob.n or Fraction(prob.N, prob.K)
     lam_W, lam_H, lam_b = (number(name, getattr(prob, name)) for name in ("lam_W", "lam_H", "lam_b"))
     if max(lam_W, lam_H) > 1e150:
         raise NoClosedForm(
@@ -37,12 +48,12 @@ def setting(prob: Problem) -> Setting:
         labels=np.asarray(prob.labels),
         K=int(prob.K),
         d=int(prob.d),
-        n=prob.n,
+        n=n,
         lam_W=lam_W,
         lam_H=lam_H,
         lam_b=lam_b if prob.bias else 0.0,
         bias=bool(prob.bias),
-        c_squared=prob.n * Fraction(lam_W) * Fraction(lam_H),
+        c_squared=n * Fraction(lam_W) * Fraction(lam_H),
     )
 
 

@@ -177,7 +177,7 @@ def _unused(s: Setting, opt: Optimum, curve: Curvature) -> list[Part]:
 def _within(s: Setting, opt: Optimum, curve: Curvature) -> list[Part]:
     """Samples of a class against each other: lam_H + eigenvalues of W^T Hess W/N in the row space of W."""
     K, scale = s.K, s.lam_H / (s.K * s.c)
-    name, copies = "within the classes", (s.n - 1) * K
+    name, copies = "within the classes", s.N - K
     a, m = abs(opt.margin), abs(opt.mean_eigenvalue)
     parts = [(name, s.lam_H + scale * a * curve.rest, copies * (K - 2))]
     if opt.rank < K:
