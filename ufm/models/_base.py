@@ -110,6 +110,14 @@ class Model:
         """The classifier, features and bias that the variables amount to."""
         raise NotImplementedError
 
+    def chain(self, prob: Sizes, params: Variables) -> tuple[tuple[Any, Array], ...]:
+        """The free factors of W H, from H on, each with its penalty; () if one of them is not free."""
+        return ()
+
+    def inner(self, prob: Sizes) -> tuple[int, ...]:
+        """The dimensions between two factors that may be rotated without a change of f."""
+        return (prob.d,) if self.isotropic else ()
+
     def zeros(self, prob: Sizes) -> Variables:
         """All variables zero."""
         return self.variables(**{name: jnp.zeros(shape) for name, shape in self.shapes(prob).items()})
