@@ -194,6 +194,25 @@ def test_where_no_closed_form_is_known_the_reason_is_named(prob, reason):
         theory.global_optimum(prob)
 
 
+@pytest.mark.parametrize("prob", PROVED[1:4:2])
+def test_a_proved_optimum_is_certified(prob):
+    best = theory.global_optimum(prob)
+    cert = landscape.certificate(prob, best.params)
+    assert cert.is_global
+    moved = best.params._replace(W1=1.1 * best.params.W1 + 0.1)
+    gap = landscape.certificate(prob, moved).gap
+    np.testing.assert_allclose(gap, float(prob(moved)) - best.objective, rtol=1e-9)
+    assert gap > 1e-3
+
+
+def test_elsewhere_the_certificate_is_the_lower_bound(solved):
+    best = theory.global_optimum(solved.problem)
+    assert solved.certificate.verdict == "not certified"
+    assert "between the two nothing is proved" in solved.certificate.why
+    np.testing.assert_allclose(solved.certificate.lower_bound, best.lower_bound, rtol=1e-12)
+    assert float(solved.objective) <= best.objective + 1e-12
+
+
 # --- misuse ---------------------------------------------------------------------------------------
 
 

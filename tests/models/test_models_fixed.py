@@ -97,6 +97,7 @@ def test_the_optimum_without_a_bias_is_the_solvers_for_any_counts(loss, labels):
     np.testing.assert_allclose(sol.H, best.params.H, atol=1e-8 * np.abs(sol.H).max())
     np.testing.assert_allclose(prob.logits(best.params), best.logits[:, labels], atol=1e-12 * best.margin)
     assert best.proved == "proved"
+    assert sol.certificate.is_global
 
 
 def test_the_optimum_depends_on_the_number_of_samples_alone():

@@ -112,8 +112,8 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     order |grad f|) or with its singular values clipped to lam (Cert B, of order |grad f|^2), the better of
     the two.  Valid for every d; it closes where an optimum of full rank fits, d >= K - 1 (d >= K for losses
     that are not shift-invariant).  A given classifier: strong convexity, or the dual of the problem in
-    (H, b), of order |grad f|^2 for every d.  Focal loss: the scalar bound `theory.focal_lower_bound`.  Any
-    other loss: f - `loss.infimum`.
+    (H, b), of order |grad f|^2 for every d.  Focal loss: the scalar bound `theory.focal_lower_bound`.  A deep
+    classifier: the lower bound of `theory.global_optimum`.  Any other loss: f - `loss.infimum`.
 
     Args:
         prob: the problem.
@@ -286,7 +286,7 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
         )
     gap = max(float(found.gap), 0.0)
     if not prob.model.bilinear:
-        return (gap, _CONVEX, "") if found.dual else (gap, infimum, _no_dual(prob))
+        return (gap, _CONVEX, "") if found.dual else _of_theory(prob, found, gap)
     if loss.convex:
         if not found.dual:
             return gap, infimum, "the dual bound is no better than the loss's infimum at this point"
@@ -309,6 +309,23 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
     C = (prob.K - 1) * math.sqrt(prob.N / prob.K) * found.lam
     why = "the bound is not known to be attained with a bias and C > 1" if prob.bias and C > 1 else ""
     return min(gap, scalar), f"scalar lower bound of {loss.title}", why
+
+
+def _of_theory(prob: Problem, found: Bounds, gap: float) -> tuple[float, str, str]:
+    """What `_lower_bound` says of another model, from the bound that theory proves for it."""
+    from ufm import theory
+
+    try:
+        best = theory.global_optimum(prob)
+    except theory.NoClosedForm as error:
+        return gap, "infimum of the loss", f"{_no_dual(prob)} ({error})"
+    above = float(found.objective) - best.lower_bound
+    if above < -found.rounding - 1e-12 * abs(best.lower_bound):
+        raise RuntimeError(
+            f"the objective {found.objective!r} is below the proved lower bound {best.lower_bound!r} of the "
+            f"model {prob.model!r}; please report it with the problem and the params"
+        )
+    return min(gap, max(above, 0.0)), "lower bound of theory.global_optimum", best.remark
 
 
 def _no_dual(prob: Problem) -> str:

@@ -49,19 +49,20 @@ def optimum(prob: Problem) -> Optimum:
     a = lowest(lambda a: profile.value(a) + theta * a**2 / 2, lambda a: profile.slope(a) + theta * a, reach)
     value = float(profile.value(a)) + theta * a**2 / 2
     H = (a / square) * W.T[:, s.labels]
+    sure = s.loss.convex or s.loss.of_p
     return Optimum(
         objective=value,
         margin=a,
         regime="non-trivial" if a else "trivial",
         structure="features along the rows of the given simplex ETF",
-        proved="proved" if s.loss.convex or s.loss.of_p else "numerical",
+        proved="proved" if sure else "numerical",
         theorem="each sample by itself, and averaging over the other classes",
-        remark="",
+        remark="" if sure else "that averaging the other logits does not raise the loss was tested at random",
         mean_eigenvalue=0.0,
         bias=0.0,
         b=np.zeros(s.K),
         trivial=trivial,
-        lower_bound=value,
+        lower_bound=value if sure else float(s.loss.infimum),
         factors=_frames.symmetric(s.K, a, 0.0),
         setting=s,
         point=Features(jnp.asarray(H), jnp.zeros(s.K)),
