@@ -289,7 +289,8 @@ class Problem:
         if self.n is None:
             data["counts"] = self.counts.tolist()
         penalties = {name: finite(getattr(self, name)) for name in ("lam_W", "lam_H", "lam_b")}
-        return data | penalties | {"bias": self.bias}
+        model = {} if self.model.bilinear else {"model": self.model.name}
+        return data | penalties | {"bias": self.bias} | model
 
     def replace(self, **changes: Any) -> Problem:
         """A copy with other penalties, loss or labels (leaves), or another K, d or bias."""
@@ -325,7 +326,8 @@ class Problem:
             n = f"n={counts[0]}" if (counts == counts[0]).all() else f"n_k={counts.min()}..{counts.max()}"
         penalties = f"lam_W={_short(self.lam_W)}, lam_H={_short(self.lam_H)}"
         bias = f"lam_b={_short(self.lam_b)}" if self.bias else "no bias"
-        return f"Problem({self.loss!r}, K={self.K}, d={self.d}, {n}, {penalties}, {bias})"
+        model = "" if self.model.bilinear else f", model={self.model!r}"
+        return f"Problem({self.loss!r}, K={self.K}, d={self.d}, {n}, {penalties}, {bias}{model})"
 
 
 def _short(value: Any) -> str:

@@ -64,6 +64,8 @@ def test_one_layer_is_the_free_model():
     best = theory.global_optimum(prob)
     assert best.objective == theory.global_optimum(free).objective
     assert best.params._fields == ("W1", "H", "b")
+    assert repr(prob).endswith(", lam_b=0, model=deep)")
+    assert repr(free).endswith(", lam_b=0)")
 
 
 def test_the_problems_penalty_is_that_of_each_layer_unless_given():

@@ -200,7 +200,10 @@ def test_a_sweep_over_penalties_is_as_many_solves():
     values = np.array([0.003, 0.05])
     sweep = ufm.solve_sweep(prob, lam_H=values)
     wanted = [theory.global_optimum(prob.replace(lam_H=value)).objective for value in values]
-    np.testing.assert_allclose(np.sort(np.ravel(sweep.objective)), np.sort(wanted), rtol=1e-11)
+    np.testing.assert_allclose(sweep.objective, [wanted], rtol=1e-11)
+    assert (sweep.W.shape, sweep.H.shape, sweep.b.shape) == ((1, 2, K, D), (1, 2, D, 9), (1, 2, K))
+    np.testing.assert_array_equal(sweep.W[0, 1], prob.model.classifier)
+    np.testing.assert_array_equal(sweep.H[0, 1], sweep[0, 1].H)
 
 
 # --- misuse ---------------------------------------------------------------------------------------
