@@ -85,13 +85,14 @@ class Problem:
         K = int(labels.max()) + 1 if K is None else _checks.integer("K", K, least=2)
         if d is None:
             raise ValueError("d: expected an integer >= 1 (the feature dimension), got nothing")
+        K, d = _checks.integer("K", K, least=2), _checks.integer("d", d, least=1)
         function = losses.get(loss)
         checked: dict[str, Any] = {
             "loss": function,
-            "K": _checks.integer("K", K, least=2),
-            "d": _checks.integer("d", d, least=1),
+            "K": K,
+            "d": d,
             "bias": _checks.boolean("bias", bias),
-            "model": models.get(model),
+            "model": models.get(model).fitted(K, d),
             "samples": _check_samples(samples, len(labels)),
         }
         checked["labels"] = _check_classes(labels, K)
@@ -341,7 +342,8 @@ class Problem:
         if self.n is None:
             data["counts"] = self.counts.tolist()
         penalties = {name: finite(getattr(self, name)) for name in ("lam_W", "lam_H", "lam_b")}
-        return data | penalties | {"bias": self.bias}
+        model = {} if self.model.bilinear else {"model": self.model.name}
+        return data | penalties | {"bias": self.bias} | model
 
     def replace(self, **changes: Any) -> Problem:
         """A copy with other penalties, loss or labels (leaves), or another K, d or bias."""
@@ -377,7 +379,8 @@ class Problem:
             n = f"n={counts[0]}" if (counts == counts[0]).all() else f"n_k={counts.min()}..{counts.max()}"
         penalties = f"lam_W={_short(self.lam_W)}, lam_H={_short(self.lam_H)}"
         bias = f"lam_b={_short(self.lam_b)}" if self.bias else "no bias"
-        return f"Problem({self.loss!r}, K={self.K}, d={self.d}, {n}, {penalties}, {bias})"
+        model = "" if self.model.bilinear else f", model={self.model!r}"
+        return f"Problem({self.loss!r}, K={self.K}, d={self.d}, {n}, {penalties}, {bias}{model})"
 
 
 def _short(value: Any) -> str:

@@ -29,8 +29,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from ufm._problem import Params, Problem
-from ufm.solvers import noise
+from ufm._problem import Params, Problem, Variables
+from ufm.solvers import axpy, noise
 
 #: curvature above -RELATIVE lam counts as zero: what float64 resolves of |G|_op - lam at a converged point
 RELATIVE = 1e-6
@@ -67,7 +67,7 @@ def may_be_saddle(evidence: Evidence, lam: ArrayLike, grad_norm: ArrayLike) -> n
     return ~np.asarray(evidence.convex) | (excess > resolution(lam, grad_norm))
 
 
-def way_down(prob: Problem, params: Params, grad_norm: ArrayLike) -> Params | None:
+def way_down(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variables | None:
     """A point below a strict saddle, reached along directions of negative curvature; None where none is.
 
     Unused feature directions are tried first, all the singular vectors of G with sigma_i > lam at once, so
@@ -84,7 +84,7 @@ def way_down(prob: Problem, params: Params, grad_norm: ArrayLike) -> Params | No
 
 
 @jax.jit
-def _logit_gradient(prob: Problem, params: Params) -> Array:
+def _logit_gradient(prob: Problem, params: Variables) -> Array:
     return prob.logit_gradient(params)
 
 
@@ -114,7 +114,7 @@ def _unused(W: np.ndarray, H: np.ndarray) -> np.ndarray:
     return basis[:, square <= cut]
 
 
-def _lowest_eigenvector(prob: Problem, params: Params, floor: float) -> Params | None:
+def _lowest_eigenvector(prob: Problem, params: Variables, floor: float) -> Variables | None:
     """A unit eigenvector of the Hessian's smallest eigenvalue if that is below -`floor`."""
     from ufm.hessian.point import Analysis  # here, because it needs scipy, which `import ufm` does not
     from ufm.hessian.product import NotFinite
@@ -127,30 +127,31 @@ def _lowest_eigenvector(prob: Problem, params: Params, floor: float) -> Params |
 
 
 @jax.jit
-def heights(prob: Problem, params: Params, direction: Params, ts: Array) -> Array:
+def heights(prob: Problem, params: Variables, direction: Variables, ts: Array) -> Array:
     """f at params + t direction for each t."""
 
     def height(t: Array) -> Array:
-        return prob(Params(*(x + t * y for x, y in zip(params, direction, strict=True))))
+        return prob(axpy(t, direction, params))
 
     return jax.lax.map(height, ts)
 
 
-def steps_along(params: Params) -> np.ndarray:
+def steps_along(params: Variables) -> np.ndarray:
     """Step lengths of both signs on a geometric grid around zero, for a direction of norm 1."""
     size = 1.0 + float(np.sqrt(sum(np.vdot(x, x) for x in params)))
     grid = size * 2.0 ** -np.arange(0.0, 16.0, 0.5)
     return np.concatenate([-grid, [0.0], grid[::-1]])
 
 
-def _lowest(prob: Problem, params: Params, direction: Params) -> Params | None:
+def _lowest(prob: Problem, params: Variables, direction: Variables) -> Variables | None:
     """The lowest point of a geometric grid on the line, if it lies below `params` by more than rounding."""
     size = float(np.sqrt(sum(np.vdot(x, x) for x in direction)))
-    direction = Params(*(jnp.asarray(x, params.W.dtype) / size for x in direction))
+    dtype = params.b.dtype
+    direction = jax.tree.map(lambda x: jnp.asarray(x, dtype) / size, direction)
     ts = steps_along(params)
-    at = np.asarray(heights(prob, params, direction, jnp.asarray(ts, params.W.dtype)))
+    at = np.asarray(heights(prob, params, direction, jnp.asarray(ts, dtype)))
     lowest = int(np.nanargmin(at))
     here = at[ts == 0.0][0]
     if not at[lowest] < here - float(noise(jnp.asarray(here))):
         return None
-    return Params(*(x + ts[lowest] * y for x, y in zip(params, direction, strict=True)))
+    return axpy(ts[lowest], direction, params)

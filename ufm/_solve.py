@@ -182,7 +182,9 @@ def _evidence(prob: Problem, params: Variables) -> Evidence:
     if prob.samples is not None:  # by sample instead of by column: G G' is the sum over all samples
         G = G / jnp.sqrt(prob.samples)
     convex = jnp.all(jax.vmap(prob.loss.convex_at)(prob.logits(params).T, prob.labels))
-    return Evidence(G @ G.T, convex & prob.model.bilinear)
+    model = prob.model
+    gram = jnp.zeros((prob.K, prob.K), G.dtype) if model.convex else G @ G.T  # no curvature of a product
+    return Evidence(gram, convex & (model.bilinear or model.convex))
 
 
 compiled_run = _compile.jit(_run, static_argnames=("options",))

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from ufm import _checks, _compile, losses, solvers
 from ufm._figure import plot
 from ufm._precision import is_double
-from ufm._problem import Params, Problem, check_penalties, init
+from ufm._problem import Params, Problem, Variables, check_penalties, init
 from ufm._progress import Progress
 from ufm._pytree import pytree_dataclass, static
 from ufm._second_order import may_be_saddle
@@ -47,7 +47,7 @@ class Sweep(Printed):
     """
 
     problem: Problem  # before its swept leaves are exchanged
-    params: Params
+    params: Variables  # of the problem's model
     objective: Any
     grad_norm: Any
     code: Any
@@ -64,19 +64,29 @@ class Sweep(Printed):
         return tuple(np.shape(self.code))
 
     @property
+    def effective(self) -> Params:
+        """Classifiers, features and biases; where both factors are free, the variables themselves."""
+        if self.problem.model.bilinear:
+            return self.params
+        effective = partial(self.problem.model.effective, self.problem)
+        for _ in self.shape:
+            effective = jax.vmap(effective)
+        return effective(self.params)
+
+    @property
     def W(self) -> Float[Array, "*sweep K d"]:
         """Classifiers."""
-        return self.params.W
+        return self.effective.W
 
     @property
     def H(self) -> Float[Array, "*sweep d N"]:
         """Features."""
-        return self.params.H
+        return self.effective.H
 
     @property
     def b(self) -> Float[Array, "*sweep K"]:
         """Biases."""
-        return self.params.b
+        return self.effective.b
 
     @property
     def status(self) -> np.ndarray:

@@ -75,6 +75,12 @@ class Facts:
         return self.optimum
 
     @functools.cached_property
+    def chain(self) -> list[tuple[float, np.ndarray]]:
+        """The free factors from H on, each with its penalty; empty where the model has no such product."""
+        chain = self.prob.model.chain(self.prob, self.sol.params)
+        return [(float(lam), np.asarray(factor)) for lam, factor in chain]
+
+    @functools.cached_property
     def grad_norm(self) -> float:
         """|grad f|."""
         return math.hypot(*(float(np.linalg.norm(part)) for part in self.gradient))
@@ -176,8 +182,12 @@ def _singular_pairs(f: Facts) -> float:
 
 
 def _balance(f: Facts) -> float:
-    left = f.lam_W * f.W.T @ f.W
-    return _ratio(np.linalg.norm(left - f.lam_H * f.H @ f.H.T), np.linalg.norm(left))
+    """lam_W W'W against lam_H H H', and so for each pair of adjacent factors of a chain."""
+    deviations = []
+    for (low, H), (high, W) in itertools.pairwise(f.chain):
+        left = high * W.T @ W
+        deviations.append(_ratio(np.linalg.norm(left - low * H @ H.T), np.linalg.norm(left)))
+    return max(deviations)
 
 
 def _objective(f: Facts) -> float:
@@ -322,10 +332,11 @@ def _tol_structure(f: Facts) -> float:
 
 def _tol_balance(f: Facts) -> float:
     """W'grad_W - grad_H H' = lam_W W'W - lam_H H H' exactly: the gradient bounds it without any theory."""
-    sizes = float(np.linalg.norm(f.W)) + float(np.linalg.norm(f.H))
-    left = f.lam_W * float(np.linalg.norm(f.W.T @ f.W))
-    excused = min(f.grad_norm, _tol_gradient(f))
-    return float(np.clip(sizes * excused / max(left, 1e-300), f.structure_accuracy, COARSEST))
+    excused, relative = min(f.grad_norm, _tol_gradient(f)), []
+    for (_, H), (high, W) in itertools.pairwise(f.chain):
+        sizes = float(np.linalg.norm(W)) + float(np.linalg.norm(H))
+        relative.append(sizes * excused / max(high * float(np.linalg.norm(W.T @ W)), 1e-300))
+    return float(np.clip(max(relative), f.structure_accuracy, COARSEST))
 
 
 def tol_objective(f: Facts) -> float:
@@ -373,8 +384,14 @@ def _free(f: Facts) -> str:
 
 
 def _active(f: Facts) -> str:
-    if _free(f):
-        return _free(f)
+    return _free(f) or _not_zero(f)
+
+
+def _chained(f: Facts) -> str:
+    return _not_zero(f) if f.chain else f"about a product of free factors, not the model {f.prob.model!r}"
+
+
+def _not_zero(f: Facts) -> str:
     noise = 1e-6 + 100 * f.distance
     return "" if f.row_norm > noise else "Z = W H is zero up to the solver's tolerance: no active direction"
 
@@ -384,13 +401,18 @@ def _has_bias(f: Facts) -> str:
 
 
 def _has_optimum(f: Facts) -> str:
-    return f.no_optimum
+    best = f.optimum
+    if best is None or f.prob.model.bilinear or best.proved != "upper bound":
+        return f.no_optimum
+    return f"f* is only known to be at most {best.objective:.15g}: {best.structure}"
 
 
 def _dual_bound(f: Facts) -> str:
     cert = f.certificate
     if cert.is_global:
         return ""
+    if not (f.prob.model.bilinear or f.prob.model.convex):
+        return str(cert.why)
     if not f.prob.loss.convex:
         return f"not a convex loss, and {cert.why}"
     rank = f.prob.full_rank
@@ -406,11 +428,13 @@ def _balanced(f: Facts) -> str:
 
 def _theorem(f: Facts) -> str:
     """The assumptions of Theorem 1's structure."""
-    return _balanced(f) or _structured(f)
+    return _free(f) or _balanced(f) or _structured(f)
 
 
 def _structured(f: Facts) -> str:
     """Why the structure of the optimum is not known, or is zero."""
+    if _free(f):
+        return _free(f)
     if f.optimum is None:
         return f.no_optimum
     if f.prob.d < f.prob.K:
@@ -488,6 +512,8 @@ def _critical(f: Facts) -> str:
 
 
 def _theorem_2(f: Facts) -> str:
+    if _free(f):
+        return _free(f)
     full = f.prob.full_rank
     if f.prob.d < full:
         return f"d = {f.prob.d} < {full}: spurious minima may exist"
@@ -498,12 +524,16 @@ def _region(f: Facts) -> str:
     region = f.prob.loss.region()
     if region is None or region.paper is None:
         return "about focal loss"
+    if _free(f):
+        return _free(f)
     if f.optimum is not None and f.optimum.regime == "trivial":
         return "past the threshold p_k = 1/K"
     return _critical(f)
 
 
 def _trivial(f: Facts) -> str:
+    if _free(f):
+        return _free(f)
     if f.optimum is None:
         return f.no_optimum
     return "" if f.optimum.regime == "trivial" else "the penalties are below the threshold"
@@ -556,7 +586,9 @@ STATEMENTS = (
         _tol_pairs,
         _active,
     ),
-    _Statement("balance", "lam_W W'W = lam_H H H' (Lemma 5)", _balance, _tol_balance, _active),
+    _Statement(
+        "balance", "adjacent factors: lam_W W'W = lam_H H H' (Lemma 5)", _balance, _tol_balance, _chained
+    ),
     _Statement(
         "objective", "f equals the global minimum f*", _objective, tol_objective, _has_optimum, _optimum
     ),

@@ -82,6 +82,14 @@ def test_solve_prints_a_table_with_the_certificate():
     assert "\x1b" not in result.stdout
 
 
+def test_another_model_is_swept():
+    args = ("--K", 3, "--d", 4, "--n", 2, "--lam", "0.01,0.02", "--max-steps", 60)
+    found = answer(run("sweep", "--model", "deep", *args, "--json"))
+    wanted = ufm.solve_ufm(K=3, d=4, n=2, lam_W=0.01, lam_H=0.01, model="deep").objective
+    assert found["problem"]["model"] == "deep"
+    assert found["records"][0]["objective"] == pytest.approx(float(wanted), rel=1e-10)
+
+
 def test_labels_come_from_a_file(tmp_path):
     file = tmp_path / "labels.txt"
     file.write_text("2 0 1\n1 1\t0 2 2 0 1 3 0\n")
@@ -325,6 +333,7 @@ MISUSE = [
     (("solve", "--alpha", "0.1"), "alpha: expected a hyperparameter of loss 'ce'"),
     (("solve", "--loss", "fl", "--reduced"), "reduced: expected a loss that is convex"),
     (("solve", "--no-bias", "--lam-b", "1"), "lam_b: expected 0"),
+    (("solve", "--model", "dep"), "did you mean 'deep'"),
     (("solve", "--tol", "0"), "tol: expected"),
     (("solve", "--seed", "-1"), "seed: expected"),
     (("solve", "--labels", "nowhere.txt"), "nowhere.txt"),

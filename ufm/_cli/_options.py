@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 import ufm
-from ufm import _checks, losses, solvers
+from ufm import _checks, losses, models, solvers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -159,6 +159,7 @@ def shared_options(grids: bool, solving: bool = True) -> Callable[[Command], Com
         option("--lam-H", "lam_H", **real, help=help_of("Penalty of H.", "lam_H")),
         option("--lam-b", "lam_b", **real, help=help_of("Penalty of b, 0: free.", "lam_b")),
         option("--no-bias", is_flag=True, help="Leave the bias out."),
+        option("--model", help=help_of(f"One of {', '.join(models.MODELS)}.", "model")),
         *(option(f"--{name}", **real, help=users_of(name)) for name in HYPERPARAMETERS),
     ]  # fmt: skip
     solver = [
@@ -237,7 +238,7 @@ def _labels_from(counts: np.ndarray, given: dict[str, Any]) -> np.ndarray:
 
 def base_problem(given: dict[str, Any]) -> ufm.Problem:
     """Takes what makes a problem out of `given`; a swept value is represented by its first."""
-    names = ("loss", "labels", "K", "d", "n", "bias", *SWEPT)
+    names = ("loss", "labels", "K", "d", "n", "bias", "model", *SWEPT)
     taken = {name: given.pop(name) for name in names if name in given}
     for name in SWEPT:
         if name in taken and np.size(taken[name]) == 0:

@@ -111,8 +111,9 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     Convex losses: the Fenchel dual at a point made from the gradient G = grad_Z g, scaled (Cert A, a gap of
     order |grad f|) or with its singular values clipped to lam (Cert B, of order |grad f|^2), the better of
     the two.  Valid for every d; it closes where an optimum of full rank fits, d >= K - 1 (d >= K for losses
-    that are not shift-invariant).  Focal loss: the scalar bound `theory.focal_lower_bound`.  Any other loss:
-    f - `loss.infimum`.
+    that are not shift-invariant).  A given classifier: strong convexity, or the dual of the problem in
+    (H, b), of order |grad f|^2 for every d.  Focal loss: the scalar bound `theory.focal_lower_bound`.  A deep
+    classifier: the lower bound of `theory.global_optimum`.  Any other loss: f - `loss.infimum`.
 
     Args:
         prob: the problem.
@@ -123,7 +124,8 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     Raises:
         ValueError: params of a wrong shape, an integer dtype or a value that is not finite; tol <= 0.
 
-    Source: docs/theory.md, section 5.1, the Fenchel dual of the nuclear-norm problem.
+    Source: docs/theory.md, section 5.1, the Fenchel dual of the nuclear-norm problem; for a given classifier
+    docs/theory.md, section 6.1.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced("ce", K=3, d=4, n=2)
@@ -187,20 +189,24 @@ def bounds(prob: Problem, params: Params) -> Bounds:
 
 
 def _generic_bounds(prob: Problem, params: Variables) -> Bounds:
-    """For a model without a dual bound: the loss is at least its infimum, and the penalty at least zero."""
+    """For another model: the dual where f is convex; the loss is at least its infimum, the penalty zero."""
     objective, gradient = jax.value_and_grad(prob)(params)
-    G = prob.logit_gradient(params)
-    gap, nothing = objective - prob.loss.infimum, jnp.full_like(objective, jnp.nan)
+    G, logits = prob.logit_gradient(params), prob.logits(params)
+    gap = trivial = objective - prob.loss.infimum
+    if prob.model.convex and prob.loss.convex and prob.samples is None:
+        dual_gap = dual.gap_of_features(prob, prob.model.effective(prob, params))
+        gap = jnp.where(dual_gap < trivial, dual_gap, trivial)
+    size = jnp.abs(objective) + jnp.sum(jnp.linalg.norm(G, axis=0) * jnp.linalg.norm(logits, axis=0))
     return Bounds(
         objective=objective,
         gap=gap,
-        linear_gap=gap,
+        linear_gap=trivial,
         operator_norm=jnp.linalg.norm(G, 2),
         lam=jnp.asarray(prob.lam, objective.dtype),
         grad_norm=norm(gradient),
-        curvature=nothing,
-        rounding=4 * prob.K * float(np.finfo(objective.dtype).eps) * jnp.abs(objective),
-        dual=jnp.asarray(False),
+        curvature=jnp.full_like(objective, jnp.nan),
+        rounding=4 * prob.K * float(np.finfo(objective.dtype).eps) * size,
+        dual=gap < trivial,
     )
 
 
@@ -265,6 +271,7 @@ def _escape_curvature(prob: Problem, point: Point, operator_norm: Array, left: A
 # --- the verdict ----------------------------------------------------------------------------------
 
 _DUAL = "Fenchel dual of the nuclear-norm problem"
+_CONVEX = "Fenchel dual of the problem in features and bias"
 
 
 def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
@@ -279,7 +286,7 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
         )
     gap = max(float(found.gap), 0.0)
     if not prob.model.bilinear:
-        return gap, infimum, f"no better bound is known for the model {prob.model!r}"
+        return (gap, _CONVEX, "") if found.dual else _of_theory(prob, found, gap)
     if loss.convex:
         if not found.dual:
             return gap, infimum, "the dual bound is no better than the loss's infimum at this point"
@@ -304,6 +311,35 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
     return min(gap, scalar), f"scalar lower bound of {loss.title}", why
 
 
+def _of_theory(prob: Problem, found: Bounds, gap: float) -> tuple[float, str, str]:
+    """What `_lower_bound` says of another model, from the bound that theory proves for it."""
+    from ufm import theory
+
+    try:
+        best = theory.global_optimum(prob)
+    except theory.NoClosedForm as error:
+        return gap, "infimum of the loss", f"{_no_dual(prob)} ({error})"
+    above = float(found.objective) - best.lower_bound
+    if above < -found.rounding - 1e-12 * abs(best.lower_bound):
+        raise RuntimeError(
+            f"the objective {found.objective!r} is below the proved lower bound {best.lower_bound!r} of the "
+            f"model {prob.model!r}; please report it with the problem and the params"
+        )
+    return min(gap, max(above, 0.0)), "lower bound of theory.global_optimum", best.remark
+
+
+def _no_dual(prob: Problem) -> str:
+    """Why a model has no better bound than the loss's infimum."""
+    if not prob.model.convex:
+        return f"no better bound is known for the model {prob.model!r}"
+    if not prob.loss.convex:
+        return "the loss is not declared convex: no bound but its infimum"
+    why = "the dual bound is no better than the loss's infimum at this point"
+    if not prob.bias or prob.lam_b > 0 or prob.loss.has_conjugate:
+        return why
+    return f"{why}: with lam_b = 0 and a loss without a conjugate it needs grad_b f = 0 to rounding"
+
+
 def _verdict(prob: Problem, found: Bounds, gap: float, tol: float, why: str) -> tuple[str, str]:
     """The verdict and its reason."""
     allowed = tol * (1 + abs(found.objective))
@@ -319,7 +355,7 @@ def _verdict(prob: Problem, found: Bounds, gap: float, tol: float, why: str) -> 
         )
     reasons = [f"gap {gap:.1e}, not below {tol:g} (1 + |f|)", f"|grad f| = {found.grad_norm:.1e}"]
     full = prob.full_rank
-    if prob.d < full:
+    if prob.d < full and prob.model.bilinear:
         reasons.append(
             f"d = {prob.d} < {full}: the bound holds but an optimum of rank {full} is out of reach"
         )
@@ -327,7 +363,7 @@ def _verdict(prob: Problem, found: Bounds, gap: float, tol: float, why: str) -> 
         reasons.append(f"rounding {found.rounding:.1e} alone exceeds that")
     if not math.isfinite(found.grad_norm) and math.isfinite(found.objective):
         reasons.append(f"{prob.loss!r} has no finite gradient here")
-    elif not math.isfinite(found.curvature) and math.isfinite(found.objective):
+    elif prob.model.bilinear and not math.isfinite(found.curvature) and math.isfinite(found.objective):
         reasons.append(f"{prob.loss!r} has no finite second derivative here")
     if why:
         reasons.append(why)

@@ -192,6 +192,36 @@ def _per_lam_b(prob: Problem, rest: Array) -> Array:
     return jnp.sum(jnp.where(rest == 0, 0.0, jnp.where(lam_b > 0, finite, jnp.inf)))
 
 
+# --- a classifier that is given ---------------------------------------------------------------------
+
+
+def gap_of_features(prob: Problem, params: Params) -> Array:
+    """f - D of the problem in (H, b) alone, W given, for a convex loss: of order |grad f|^2.
+
+        D(Y) = -g*(Y) - |W'Y|^2/(2 lam_H) - |Y 1|^2/(2 lam_b)      (lam_b = 0: for Y 1 = 0)
+
+    At Y = G the gap is |grad_H f|^2/(2 lam_H) + |grad_b f|^2/(2 lam_b), which is strong convexity. It is
+    infinite where lam_b = 0 and the bias is not stationary to rounding; there a loss that carries its
+    conjugate gives a Y that obeys Y 1 = 0, and the smaller of the two gaps is taken.
+    """
+    point = evaluate(prob, params)
+    U = point.member.T @ point.slope / point.counts[:, None]
+    gap = _feature_gap(prob, point, point.slope, U)
+    if not (prob.bias and prob.loss.has_conjugate):
+        return gap
+    V = _stationary(prob, point, U, prob.loss.targets(prob.K))
+    fit = jax.vmap(lambda z, k: prob.loss.fenchel_young(z, V[k], k))(point.logits, prob.labels)
+    moved = jnp.mean(fit) + _feature_gap(prob, point, V[prob.labels], V)
+    return jnp.where(moved < gap, moved, gap)  # also where `moved` is not a number
+
+
+def _feature_gap(prob: Problem, point: Point, rows: Array, U: Array) -> Array:
+    """The part of f - D that the penalties make, at N Y' = `rows` (N, K) with the class means U (K, K)."""
+    match = prob.lam_H * point.features + rows @ point.W / prob.N
+    gap = jnp.vdot(match, match) / (2 * prob.lam_H)
+    return gap + (_per_lam_b(prob, _bias_residual(prob, point, U)) if prob.bias else 0.0)
+
+
 # --- convex losses that do not carry their conjugate ----------------------------------------------
 # All that is known of L* is L*(grad L(x)) = <grad L(x), x> - L(x), so a dual point is the gradient at some
 # logits x_k of each class. Scaled by theta it obeys L*(theta u) <= theta L*(u) - (1 - theta) L_min.

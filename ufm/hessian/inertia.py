@@ -133,13 +133,16 @@ def _of_dense(
 
 
 def _symmetries(prob: Problem, params: Variables, critical: bool) -> int:
-    """The dimension of the orbit under rotations (r d - r(r+1)/2 at rank r) and shifts of the bias."""
-    rotations = 0
-    if critical and prob.model.isotropic:
+    """The dimension of the orbit under rotations (r d - r(r+1)/2 at rank r) and shifts of the bias.
+
+    At a critical point of a deep model all factors have the same rank, and each inner dimension counts.
+    """
+    rotations, inner = 0, prob.model.inner(prob)
+    if critical and inner:
         at = prob.model.effective(prob, params)
         rows = np.concatenate([np.asarray(at.W), np.asarray(at.H).T])
         r = int(np.linalg.matrix_rank(rows, tol=1e-10 * max(float(np.linalg.norm(rows)), 1.0)))
-        rotations = r * prob.d - r * (r + 1) // 2
+        rotations = sum(r * d - r * (r + 1) // 2 for d in inner)
     return rotations + int(prob.shift_is_free)
 
 

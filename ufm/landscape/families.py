@@ -28,8 +28,9 @@ from jax import Array
 from ufm import _compile
 from ufm._problem import Params, Problem
 from ufm.losses._base import Setting
+from ufm.models._fixed import helmert
 from ufm.theory import NoClosedForm, global_optimum
-from ufm.theory._frames import Factors, helmert, minimiser
+from ufm.theory._frames import Factors, minimiser
 from ufm.theory._setting import setting
 from ufm.theory.profiles import is_symmetric
 

@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 from ufm import _checks
 from ufm.models._base import Model, Params, Sizes, Variables
+from ufm.models._deep import Deep, deep
+from ufm.models._fixed import Fixed, fixed
 from ufm.models.free import Free
 
 #: The shelf: tests and the command line iterate it.
-MODELS: dict[str, Callable[[], Model]] = {"free": Free}
+MODELS: dict[str, Callable[[], Model]] = {"free": Free, "deep": Deep}
 
 
 def get(model: str | Model) -> Model:
@@ -27,4 +29,4 @@ def get(model: str | Model) -> Model:
     return MODELS[_checks.choice("model", model, MODELS)]()
 
 
-__all__ = ["MODELS", "Free", "Model", "Params", "Sizes", "Variables", "get"]
+__all__ = ["MODELS", "Deep", "Fixed", "Free", "Model", "Params", "Sizes", "Variables", "deep", "fixed", "get"]

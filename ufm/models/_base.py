@@ -76,12 +76,23 @@ class Model:
         variables: the named tuple of its variables, with a field `b` for the bias.
         bilinear: the logits are W H + b 1', with W and H free and penalised by their Frobenius norms alone.
         isotropic: f(W Q, Q'H, b) = f(W, H, b) for every orthogonal Q (d, d).
+        convex: the logits are affine in the variables, which are penalised by lam_H samples_j |h_j|^2 and
+            lam_b |b|^2, so that f is convex wherever the loss is.
     """
 
     name = "model"
     variables: ClassVar[type[Any]] = Params
     bilinear = False
     isotropic = False
+    convex = False
+
+    def fitted(self, K: int, d: int) -> Model:
+        """The model in a problem of these sizes.
+
+        Raises:
+            ValueError: it does not fit.
+        """
+        return self
 
     def shapes(self, prob: Sizes) -> dict[str, tuple[int, ...]]:
         """The shape of each variable, by the name of its field."""
@@ -98,6 +109,14 @@ class Model:
     def effective(self, prob: Sizes, params: Variables) -> Params:
         """The classifier, features and bias that the variables amount to."""
         raise NotImplementedError
+
+    def chain(self, prob: Sizes, params: Variables) -> tuple[tuple[Any, Array], ...]:
+        """The free factors of W H, from H on, each with its penalty; () if one of them is not free."""
+        return ()
+
+    def inner(self, prob: Sizes) -> tuple[int, ...]:
+        """The dimensions between two factors that may be rotated without a change of f."""
+        return (prob.d,) if self.isotropic else ()
 
     def zeros(self, prob: Sizes) -> Variables:
         """All variables zero."""

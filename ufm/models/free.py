@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
@@ -34,6 +36,10 @@ class Free(Model):
         square = H * H if prob.samples is None else prob.samples * (H * H)
         total = prob.lam_W * jnp.sum(W * W) + prob.lam_H * jnp.sum(square)
         return jnp.asarray(total + prob.lam_b * jnp.sum(b * b) if prob.bias else total)
+
+    def chain(self, prob: Sizes, params: Params) -> tuple[tuple[Any, Array], ...]:
+        """H and W."""
+        return (prob.lam_H, params.H), (prob.lam_W, params.W)
 
     def effective(self, prob: Sizes, params: Params) -> Params:
         """The variables themselves."""

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from ufm._problem import Params
 from ufm.losses._base import Setting
+from ufm.models._fixed import helmert
 
 
 class Factors(NamedTuple):
@@ -24,14 +25,6 @@ class Factors(NamedTuple):
     def rank(self) -> int:
         """r."""
         return int(self.sigma.size)
-
-
-def helmert(K: int) -> Float[np.ndarray, "K r"]:
-    """Orthonormal basis (K, K-1) of the complement of 1: column j is (1, .., 1, -j, 0, ..)/sqrt(j(j+1))."""
-    j = np.arange(1.0, K)
-    upper = np.triu(np.ones((K, K - 1)))
-    upper[np.arange(1, K), np.arange(K - 1)] = -j
-    return upper / np.sqrt(j * (j + 1.0))
 
 
 def symmetric(K: int, a: float, m: float) -> Factors:

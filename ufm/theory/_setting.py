@@ -19,7 +19,7 @@ def setting(prob: Problem) -> Setting:
         ValueError: a batch of problems, or a problem inside `jit` or `vmap`.
         NoClosedForm: the classes are not balanced.
     """
-    _need_free_factors(prob)
+    need_free_factors(prob)
     if prob.n is None:
         counts = prob.counts
         raise NoClosedForm(
@@ -29,19 +29,23 @@ def setting(prob: Problem) -> Setting:
     return any_counts(prob)
 
 
-def _need_free_factors(prob: Problem) -> None:
+def need_free_factors(prob: Problem) -> None:
+    """Refuse a model for which a closed form is not known.
+
+    Raises:
+        NoClosedForm: it is not that of two free factors.
+    """
     if not prob.model.bilinear:
         raise NoClosedForm(f"model: closed forms are known for two free factors, got model={prob.model!r}")
 
 
 def any_counts(prob: Problem) -> Setting:
-    """The numbers of one problem, with the mean count N/K as `n` where the classes are not balanced.
+    """The numbers of a problem of any model, with the mean count N/K as `n` where the counts differ.
 
     Raises:
         ValueError: a batch of problems, or a problem inside `jit` or `vmap`.
-        NoClosedForm: the model is not that of two free factors, or the penalties overflow.
+        NoClosedForm: the penalties overflow.
     """
-    _need_free_factors(prob)
     n = prob.n or Fraction(prob.N, prob.K)
     lam_W, lam_H, lam_b = (number(name, getattr(prob, name)) for name in ("lam_W", "lam_H", "lam_b"))
     if max(lam_W, lam_H) > 1e150:

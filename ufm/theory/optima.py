@@ -16,12 +16,12 @@ import numpy as np
 from scipy.optimize import brentq
 
 from ufm._precision import in_float64
-from ufm._problem import Params, Problem
+from ufm._problem import Problem, Variables
 from ufm.losses._base import Setting
 from ufm.losses._closed import THEOREM_1, Block, Groups, NoClosedForm, Proof, SymmetricPoint
 from ufm.losses._profile import ScalarProfile
 from ufm.theory import _blocks, _convex, _frames, _partial
-from ufm.theory._setting import any_counts, need_rank, setting
+from ufm.theory._setting import any_counts, need_free_factors, need_rank, setting
 from ufm.theory.profiles import facts_of, is_of_p, profile_of
 from ufm.theory.thresholds import first_order_margins
 
@@ -45,10 +45,13 @@ class Optimum(NamedTuple):
     lower_bound: float  # no parameters go below, at any d (for a user's loss: by the declared infimum)
     factors: _frames.Factors  # Zbar = U diag(sigma) V^T diag(stretch)
     setting: Setting
+    point: Variables = None  # a minimiser in the variables of another model than two free factors
 
     @property
-    def params(self) -> Params:
+    def params(self) -> Variables:
         """A minimiser, lam_W W^T W = lam_H H H^T, with the columns of H in the order of the labels."""
+        if self.point is not None:
+            return self.point
         return _frames.minimiser(self.setting, self.factors, self.b)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,6 +92,8 @@ def global_optimum(prob: Problem) -> Optimum:
 
     Returns: an `Optimum`; W (K, d), H (d, N), b (K,) in `.params`.
 
+    Other models: docs/theory.md, section 6.
+
     Raises:
         NoClosedForm: d smaller than the rank of the optimum; a user's loss without class symmetry, without
             the averaging property, or neither shift-invariant nor convex; with unequal counts, a loss that is
@@ -99,6 +104,11 @@ def global_optimum(prob: Problem) -> Optimum:
     without Lemma 8: ||Z||_* >= (1/K) sum_k |sum_j (z_jk - z_kk)|, so f >= (1/K) sum_k phi(t_k) + c |t_k|. For
     unequal counts: docs/theory.md, section 1.7.
     """
+    from ufm.theory import _models  # here, because its rows make the records of this module
+
+    if type(prob.model) in _models.OPTIMA:
+        return _models.OPTIMA[type(prob.model)](prob)
+    need_free_factors(prob)
     if prob.n is None:
         return _unequal_optimum(any_counts(prob), prob.counts)
     best = collapsed_optimum(setting(prob))
@@ -333,22 +343,35 @@ def scalar_minimum(profile: ScalarProfile, C: float, infimum: float) -> float:
         NoClosedForm: l + C a still falls at the end of the grid.
     """
     reach = max((float(profile.value(0.0)) - infimum) / C, 1.0)
+    return lowest(lambda a: profile.value(a) + C * a, lambda a: profile.slope(a) + C, reach)
+
+
+def lowest(value: Callable[[Any], Any], slope: Callable[[Any], Any], reach: float) -> float:
+    """argmin over 0 <= a <= reach of a function of arrays that rises at `reach`, from its slope on a grid.
+
+    Raises:
+        NoClosedForm: it still falls at the end of the grid.
+    """
     grid = np.append(0.0, np.geomspace(1e-9, 1.0, 4000) * reach)
-    rises = np.asarray(profile.slope(grid)) + C >= 0
+    rises = np.asarray(slope(grid)) >= 0
     if not rises[-1]:
         raise NoClosedForm("loss: l(a) + C a still falls where the declared infimum says it cannot; check it")
-
-    def slope(a: float) -> float:
-        return float(profile.slope(a)) + C
 
     minima = [0.0] if rises[0] else []
     for cell in np.flatnonzero(~rises[:-1] & rises[1:]).tolist():
         minima.append(
             float(
-                brentq(slope, float(grid[cell]), float(grid[cell + 1]), xtol=1e-18, rtol=1e-15, maxiter=500)
+                brentq(
+                    lambda a: float(slope(a)),
+                    float(grid[cell]),
+                    float(grid[cell + 1]),
+                    xtol=1e-18,
+                    rtol=1e-15,
+                    maxiter=500,
+                )
             )
         )
-    values = np.asarray(profile.value(np.array(minima))) + C * np.array(minima)
+    values = np.asarray(value(np.array(minima)))
     return minima[int(np.argmin(values))]
 
 

@@ -53,18 +53,23 @@ def profile_of(loss: Loss, K: int) -> ScalarProfile:
     return by_autodiff(loss, K)
 
 
-def by_autodiff(loss: Loss, K: int) -> ScalarProfile:
-    """l, l', l'' of any shift-invariant loss; new values of its hyperparameters compile nothing."""
-    value, slope, curvature = (partial(_host, partial(_derivative, order, loss, K)) for order in range(3))
+def by_autodiff(loss: Loss, K: int, centred: bool = False) -> ScalarProfile:
+    """l, l', l'' of any shift-invariant loss; new values of its hyperparameters compile nothing.
+
+    `centred`: of any loss, at the logits a (e_k - 1/K).
+    """
+    at = partial(_derivative, loss=loss, K=K, centred=centred)
+    value, slope, curvature = (partial(_host, partial(at, order)) for order in range(3))
     return ScalarProfile(value, slope, curvature, K)
 
 
-@partial(_compile.jit, static_argnames=("order", "K"), options=_compile.INSTANT)
-def _derivative(order: int, loss: Loss, K: int, a: Array) -> Array:
+@partial(_compile.jit, static_argnames=("order", "K", "centred"), options=_compile.INSTANT)
+def _derivative(order: int, a: Array, loss: Loss, K: int, centred: bool) -> Array:
     """The derivative of that order of l, at each of the margins a."""
 
     def l(a: Array) -> Array:  # noqa: E743
-        return loss(jnp.where(jnp.arange(K) == 0, a, 0.0), 0)
+        z = jnp.where(jnp.arange(K) == 0, a, 0.0)
+        return loss(z - a / K if centred else z, 0)
 
     for _ in range(order):
         l = jax.grad(l)  # noqa: E741

@@ -1,0 +1,128 @@
+"""A classifier that is given, as a simplex ETF or any other matrix: only features and bias are free."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float
+
+from ufm import _checks
+from ufm._pytree import pytree_dataclass
+from ufm.models._base import Model, Params, Sizes
+
+
+class Features(NamedTuple):
+    """Features and bias, where the classifier is given."""
+
+    H: Float[Array, "d N"]  # features, one column a sample
+    b: Float[Array, " K"]  # bias; zeros where the problem has none
+
+
+@pytree_dataclass
+class Fixed(Model):
+    """W given, H and b free, Z = W H + b 1', with the penalties lam_H |H|^2 + lam_b |b|^2; see `fixed`."""
+
+    W: Any = "etf"  # (K, d); "etf" until a problem gives the sizes
+    scale: Any = 1.0
+
+    name = "fixed"
+    variables: ClassVar[type[Any]] = Features
+    convex = True
+
+    def fitted(self, K: int, d: int) -> Fixed:
+        """With a W of shape (K, d)."""
+        scale = _checks.real("scale", self.scale, above=0.0)
+        W = simplex(K, d) if isinstance(self.W, str) else _classifier(self.W, (K, d))
+        return Fixed(W, scale)
+
+    @property
+    def classifier(self) -> Float[Array, "K d"]:
+        """scale W."""
+        return jnp.asarray(self.scale * jnp.asarray(self.W))
+
+    def shapes(self, prob: Sizes) -> dict[str, tuple[int, ...]]:
+        """H (d, columns), b (K,)."""
+        return {"H": (prob.d, prob.columns), "b": (prob.K,)}
+
+    def logits(self, prob: Sizes, params: Features) -> Float[Array, "N K"]:
+        """H'W' + 1 b'."""
+        Z = params.H.T @ self.classifier.T
+        return Z + params.b if prob.bias else Z
+
+    def penalty(self, prob: Sizes, params: Features) -> Float[Array, ""]:
+        """lam_H sum_j samples_j |h_j|^2 + lam_b |b|^2."""
+        H, b = params
+        square = H * H if prob.samples is None else prob.samples * (H * H)
+        total = prob.lam_H * jnp.sum(square)
+        return jnp.asarray(total + prob.lam_b * jnp.sum(b * b) if prob.bias else total)
+
+    def effective(self, prob: Sizes, params: Features) -> Params:
+        """The given classifier with the features and the bias."""
+        return Params(self.classifier, params.H, params.b)
+
+
+def fixed(W: Any = "etf", *, scale: Any = 1.0) -> Fixed:
+    """The model with a given classifier: Z = scale W H + b 1', variables H and b.
+
+        f(H, b) = (1/N) sum_j L(scale W h_j + b, y_j) + lam_H/2 |H|^2 + lam_b/2 |b|^2
+
+    It is convex for every loss that is convex in the logits. The problem's lam_W is not used, and W has no
+    part in f's variables. `W` and `scale` are leaves: new values compile nothing.
+
+    Args:
+        W: (K, d), or "etf": the simplex ETF W W' = I - 11'/K, which needs d >= K - 1.
+        scale: a number > 0 that multiplies W.
+
+    Raises:
+        ValueError: another word; a scale <= 0.  Once a problem gives K and d: a W of another shape, not of
+            numbers or with NaN; an ETF that does not fit.
+
+    Source: docs/theory.md, section 6.1.
+
+    >>> import ufm
+    >>> sol = ufm.solve_ufm("ce", K=4, d=6, n=3, bias=False, model=ufm.models.fixed("etf", scale=2.0))
+    >>> sol.params._fields, sol.converged, bool(sol.metrics.nc1 < 1e-12)
+    (('H', 'b'), True, True)
+    """
+    if isinstance(W, str):
+        _checks.choice("W", W, ("etf",))
+    return Fixed(W, _checks.real("scale", scale, above=0.0))
+
+
+def simplex(K: int, d: int) -> Float[np.ndarray, "K d"]:
+    """A simplex ETF, W W' = I - 11'/K: a basis of the complement of 1, padded with zeros to d columns.
+
+    Raises:
+        ValueError: d < K - 1.
+    """
+    if d < K - 1:
+        raise ValueError(
+            f"W: expected d >= K - 1 = {K - 1} for the simplex ETF of K={K} classes, got d={d}; raise d, or "
+            "give a W (K, d)"
+        )
+    return np.pad(helmert(K), ((0, 0), (0, d - K + 1))).astype(jnp.result_type(float))
+
+
+def helmert(K: int) -> Float[np.ndarray, "K r"]:
+    """Orthonormal basis (K, K-1) of the complement of 1: column j is (1, .., 1, -j, 0, ..)/sqrt(j(j+1))."""
+    j = np.arange(1.0, K)
+    upper = np.triu(np.ones((K, K - 1)))
+    upper[np.arange(1, K), np.arange(K - 1)] = -j
+    return upper / np.sqrt(j * (j + 1.0))
+
+
+def _classifier(W: Any, shape: tuple[int, int]) -> Any:
+    array = _checks.array_like("W", W)
+    if array.shape != shape:
+        raise ValueError(f"W: expected the shape (K, d) = {shape}, got {array.shape}; give one row a class")
+    if isinstance(array, jax.core.Tracer):
+        return array
+    array = np.asarray(array)
+    if array.dtype.kind not in "iuf" or not np.isfinite(array).all():
+        what = "NaN or infinity" if array.dtype.kind in "iuf" else f"the dtype {array.dtype}"
+        raise ValueError(f"W: expected finite real numbers, got {what}; give another classifier")
+    return array.astype(jnp.result_type(float))

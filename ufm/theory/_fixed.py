@@ -1,0 +1,113 @@
+"""The optimum for a given simplex ETF, W W' = omega^2 (I - 11'/K).
+
+Without a bias each sample has a problem of its own. Among the features with given logits W h, the shortest
+has |h| = |W h|/omega, and averaging over the permutations that keep the sample's class leaves the logits
+a (e_k - 1/K), h = (a/omega^2) w_k, so that for any counts
+
+    f* = min over a >= 0 of l(a) + theta a^2/2,    theta = N lam_H (K - 1)/(K omega^2).
+
+l' < 0 at a = 0: there is no threshold beyond which the features vanish. With equal counts a convex loss has
+an optimal bias that is the same for all classes, and one that is shift-invariant then needs none. A loss
+that is not convex needs only that averaging the other logits does not raise it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from ufm._problem import Problem
+from ufm.losses._base import Setting
+from ufm.losses._closed import NoClosedForm
+from ufm.losses._profile import ScalarProfile
+from ufm.models._fixed import Features, Fixed
+from ufm.theory import _frames
+from ufm.theory._setting import any_counts
+from ufm.theory.optima import Optimum, lowest
+from ufm.theory.profiles import by_autodiff, facts_of, profile_of
+
+
+def optimum(prob: Problem) -> Optimum:
+    """The global minimum and its minimiser.
+
+    Raises:
+        NoClosedForm: W is no simplex ETF; a bias with unequal counts or with a loss that is not convex and
+            shift-invariant; a loss that tells classes apart, or, where it is not convex, the logits of other
+            classes.
+
+    Source: docs/theory.md, section 6.1.
+    """
+    assert isinstance(prob.model, Fixed)
+    s, W = any_counts(prob), np.asarray(prob.model.classifier, np.float64)
+    square = _scale_of_simplex(W)
+    _need_decoupled(s, prob.n is not None)
+    profile = _profile(s)
+    theta = s.lam_H * s.N * (s.K - 1) / (s.K * square)
+    trivial = float(profile.value(0.0))
+    reach = max(math.sqrt(2 * (trivial - float(s.loss.infimum)) / theta), 1.0)
+    a = lowest(lambda a: profile.value(a) + theta * a**2 / 2, lambda a: profile.slope(a) + theta * a, reach)
+    value = float(profile.value(a)) + theta * a**2 / 2
+    H = (a / square) * W.T[:, s.labels]
+    sure = s.loss.convex or s.loss.of_p
+    return Optimum(
+        objective=value,
+        margin=a,
+        regime="non-trivial" if a else "trivial",
+        structure="features along the rows of the given simplex ETF",
+        proved="proved" if sure else "numerical",
+        theorem="each sample by itself, and averaging over the other classes",
+        remark="" if sure else "that averaging the other logits does not raise the loss was tested at random",
+        mean_eigenvalue=0.0,
+        bias=0.0,
+        b=np.zeros(s.K),
+        trivial=trivial,
+        lower_bound=value if sure else float(s.loss.infimum),
+        factors=_frames.symmetric(s.K, a, 0.0),
+        setting=s,
+        point=Features(jnp.asarray(H), jnp.zeros(s.K)),
+    )
+
+
+def _scale_of_simplex(W: np.ndarray) -> float:
+    """omega^2 of W W' = omega^2 (I - 11'/K)."""
+    K = len(W)
+    gram = W @ W.T
+    square = float(np.trace(gram)) / (K - 1)
+    error = np.abs(gram - square * (np.eye(K) - 1 / K)).max()
+    if not (square > 0 and error <= 16 * K * np.finfo(np.float64).eps * square):
+        raise NoClosedForm(
+            f"W: the optimum is known for a simplex ETF, W W' = s^2 (I - 11'/K), got a W that is off by "
+            f"{error:.1e}; ufm.solve finds the optimum and ufm.landscape.certificate proves it"
+        )
+    return square
+
+
+def _need_decoupled(s: Setting, balanced: bool) -> None:
+    """Refuse a bias that couples the samples."""
+    if not s.bias or (balanced and s.loss.convex and s.loss.shift_invariant):
+        return
+    if not balanced:
+        why = "equal counts, because a bias couples the classes"
+    else:
+        why = f"a convex and shift-invariant loss, got {s.loss!r}"
+    raise NoClosedForm(
+        f"bias: with a given classifier and a bias the optimum is known for {why}; use bias=False, or "
+        "ufm.solve with ufm.landscape.certificate"
+    )
+
+
+def _profile(s: Setting) -> ScalarProfile:
+    """l(a), the loss at the logits a (e_k - 1/K)."""
+    facts = facts_of(s.loss, s.K)
+    if not facts.symmetric or not (s.loss.convex or (facts.shift_invariant and facts.averages)):
+        raise NoClosedForm(
+            f"loss: expected one that treats the classes alike and is convex, or that averaging the other "
+            f"logits does not raise, got {s.loss!r}"
+        )
+    invariant = facts.shift_invariant
+    profile = profile_of(s.loss, s.K) if invariant else by_autodiff(s.loss, s.K, centred=True)
+    if float(profile.slope(0.0)) > 0:
+        raise NoClosedForm(f"loss: {s.loss!r} falls with the target logit, against the given W")
+    return profile
