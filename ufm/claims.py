@@ -383,6 +383,15 @@ def _free(f: Facts) -> str:
     return "" if f.prob.model.bilinear else f"about two free factors, not the model {f.prob.model!r}"
 
 
+def _own_features(f: Facts) -> str:
+    """Features and bias are variables, penalised as in equation (7)."""
+    return "" if f.chain or f.prob.model.convex else f"not about the model {f.prob.model!r}"
+
+
+def _own_bias_term(f: Facts) -> str:
+    return _own_features(f) or ("" if f.prob.bias else "the problem has no bias")
+
+
 def _active(f: Facts) -> str:
     return _free(f) or _not_zero(f)
 
@@ -577,8 +586,8 @@ _Statement = functools.partial(Statement[Facts], failure=_failure)
 #: Theorem 1 of Zhou et al. 2022 (with its Lemmas 5 and 7), statement by statement.
 STATEMENTS = (
     _Statement("stationary_W", "G H' + lam_W W = 0", _stationary_W, _tol_gradient, _free),
-    _Statement("stationary_H", "W' G + lam_H H = 0", _stationary_H, _tol_gradient, _free),
-    _Statement("stationary_b", "G 1 + lam_b b = 0", _stationary_b, _tol_gradient, _has_bias),
+    _Statement("stationary_H", "W' G + lam_H H = 0", _stationary_H, _tol_gradient, _own_features),
+    _Statement("stationary_b", "G 1 + lam_b b = 0", _stationary_b, _tol_gradient, _own_bias_term),
     _Statement(
         "singular_pairs",
         "G V = -lam U and U' G = -lam V' where Z = U S V'",

@@ -17,6 +17,7 @@ import click
 MODULES = (
     "ufm",
     "ufm.losses",
+    "ufm.models",
     "ufm.solvers",
     "ufm.theory",
     "ufm.landscape",

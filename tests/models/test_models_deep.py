@@ -96,7 +96,8 @@ def test_factors_are_balanced_and_the_penalty_is_the_schatten_sum(solved):
     np.testing.assert_allclose(penalty, schatten, rtol=1e-6)
     report = ufm.verify(solved)
     assert report.passed
-    assert report["balance"].verdict == "holds"
+    for name in ("stationary_H", "stationary_b", "balance", "second_order"):
+        assert report[name].verdict == "holds"
     assert report["objective"].verdict == "not applicable"
 
 
@@ -104,6 +105,8 @@ def test_a_point_out_of_balance_fails(solved):
     moved = solved.params._replace(W1=1.001 * solved.params.W1, W2=solved.params.W2 / 1.001)
     report = ufm.verify(dataclasses.replace(solved, params=moved))
     assert report["balance"].verdict == "fails"
+    lower = dataclasses.replace(solved, params=solved.params._replace(H=1.001 * solved.params.H))
+    assert ufm.verify(lower)["stationary_H"].verdict == "fails"
 
 
 def test_the_zeros_of_the_hessian_are_those_of_the_rotations(solved):

@@ -190,7 +190,7 @@ def test_the_certificate_with_a_penalised_bias_is_strong_convexity():
 def test_verify_measures_what_is_about_any_model():
     report = ufm.verify(ufm.solve(problem(bias=False)))
     assert report.passed
-    for name in ("objective", "certificate", "second_order"):
+    for name in ("stationary_H", "objective", "certificate", "second_order"):
         assert report[name].verdict == "holds"
     assert report["etf"].verdict == report["balance"].verdict == "not applicable"
 
