@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ufm._claim import Claim, Claims
+from ufm._pytree import replace
 from ufm._sheet import digits
 from ufm._solution import Solution
 from ufm.claims import Facts, statements
@@ -67,5 +68,13 @@ def verify(sol: Solution) -> Report:
     if not all(np.isfinite(np.asarray(x)).all() for x in (sol.objective, *sol.params)):
         why = f"not finite: {sol.status.message}"
         return Report(sol, tuple(Claim(r.name, r.statement, None, None, "fails", why) for r in rows))
-    facts = Facts(sol)
+    facts = Facts(_of_all_samples(sol))
     return Report(sol, tuple(row.claim(facts) for row in rows))
+
+
+def _of_all_samples(sol: Solution) -> Solution:
+    """The solution with one column for each sample, which is what the statements are about."""
+    if sol.problem.samples is None:
+        return sol
+    prob, params = sol.problem.expanded(sol.params)
+    return replace(sol, problem=prob, params=params)

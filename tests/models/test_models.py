@@ -90,6 +90,9 @@ def test_a_reduction_is_itself_a_problem_that_is_solved_expanded_and_certified()
     np.testing.assert_array_equal(np.sort(LABELS), every.labels)
     np.testing.assert_allclose(every(params), ufm.solve(prob).objective, rtol=1e-12)
     assert sol.certificate.is_global
+    report = ufm.verify(sol)
+    assert report.passed
+    assert report["balance"].verdict == report["singular_pairs"].verdict == "holds"
 
 
 @pytest.mark.parametrize("k", [1, 4])
