@@ -61,7 +61,7 @@ def keep_compiled_programs() -> None:
 def keep_small_programs() -> None:
     """Keep programs of every size: many compile in less than JAX's threshold of a second, and they add up.
 
-    What goes wrong with a file of the cache is then told once, in a line.
+    If a file of the cache cannot be used, one line says so, once.
     """
     folder = _folder()
     done = any(isinstance(pattern, _Complaints) for _, pattern, *_ in warnings.filters)
@@ -89,7 +89,7 @@ def _update(name: str, value: Any) -> None:
 class _Complaints:
     """JAX's warnings about files of the cache, one for every program, in the place of a filter's pattern.
 
-    JAX works on without the file. The first one is told in a line of our own, all are taken out.
+    JAX works on without the file. The first such warning becomes one line of our own, and all are suppressed.
     """
 
     def __init__(self, folder: Path) -> None:

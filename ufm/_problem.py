@@ -501,7 +501,7 @@ def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Varia
     scale = _checks.real("scale", scale, above=0.0)
     sizes = _Sizes(prob.K, prob.d, prob.columns)
     if isinstance(seed, jax.core.Tracer) or isinstance(scale, jax.core.Tracer):
-        return _normal(prob.model, seed, scale, sizes=sizes)  # part of a program that somebody else compiles
+        return _normal(prob.model, seed, scale, sizes=sizes)  # part of a program that the caller compiles
     with jax.ensure_compile_time_eval():  # a start may be drawn inside a function that JAX traces
         if prob.size <= _SMALL_START and _threefry.available():
             seed = operator.index(np.asarray(seed).item())

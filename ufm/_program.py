@@ -105,7 +105,7 @@ def _own_traces(jaxpr: core.Jaxpr) -> Iterator[tuple[int, str]]:
 
 
 def _are_kept(function: Callable[..., Any], arguments: Sequence[Any], found: core.ClosedJaxpr) -> bool:
-    """Whether JAX hands out an inner trace that it has made before; that of a function made anew is new.
+    """Whether JAX hands out an inner trace that it has made before; that of a function defined again is new.
 
     It is worth a second trace, because what is traced in a new context stays in JAX's memory.
     """

@@ -62,8 +62,8 @@ class Progress:
         title: what is done.
         total: steps; 0: not known.
         show: True shows it, False does not; None: in a terminal, a notebook, and in a command.
-        even: the steps cost about the same, so that the time left is told. It is counted from the end of the
-            first step, which compiles.
+        even: the steps cost about the same, so that the time left can be estimated. It is counted
+            from the end of the first step, which compiles.
         at_once: do not wait for those seconds.
         background: leave the place to others while there are any.
     """
@@ -187,7 +187,7 @@ class _View(Protocol):
 
 
 def _view_for(show: bool | None) -> Callable[[str, int, float], _View] | None:
-    """A bar, lines, or None where nobody looks."""
+    """A bar, lines, or None in a session that is not interactive."""
     if show is False or (_command is not None and _command.quiet):
         return None
     if _is_terminal() or hasattr(builtins, "get_ipython"):  # IPython's mark
@@ -219,7 +219,7 @@ class _Lines:
             return
         self._last = now
         of = f" {done}/{self._total}" if self._total else ""
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # nobody reads it any more
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # its reader is gone
             print(
                 f"ufm: {self._title}{of}, {seconds:.0f} s: {words or 'running'}", file=sys.stderr, flush=True
             )

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def static(default: Any = dataclasses.MISSING) -> Any:
-    """A field that is part of the tree's structure: changing it compiles anew."""
+    """A field that is part of the tree's structure: changing it causes a new compilation."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 

@@ -21,7 +21,7 @@ from ufm._view import View, basis, expanded, first_point, view_of
 from ufm.models import Model
 from ufm.solvers import Point, Solver, dot, noise
 
-#: rows that a recorded trajectory holds at most; longer ones are recorded every so many steps
+#: rows that a recorded trajectory holds at most; longer ones are recorded at a stride
 HISTORY_ROWS = 10_000
 #: strict saddles that one solve leaves at most; each is lower than the one before
 MAX_ESCAPES = 100
@@ -236,10 +236,10 @@ def solve(
             Exact where the loss is convex in z: f is then strictly convex in each h_j, so that all samples
             of a class coincide at every critical point.  The answer is checked on the full problem.
         escape: leave strict saddles. With False the solver stops at one, with the status STRICT_SADDLE.
-        progress: True shows a bar, False none, None one after two seconds where somebody looks.
+        progress: True shows a bar, False does not; None shows one after two seconds in a terminal or notebook.
 
     The labels' order, penalties, hyperparameters, start, `tol` and `max_steps` (unless recorded) compile
-    nothing anew. Failure is a `status` of the result, with the last finite iterate kept.
+    nothing new. Failure is a `status` of the result, with the last finite iterate kept.
 
     Raises:
         ValueError: an unknown solver, a start of wrong shape, dtype or with NaN, tol or max_steps out of
@@ -346,7 +346,7 @@ def _loss_per_step(prob: Problem, options: Options) -> float:
 
 
 def _compiled_for(prob: Problem, options: Options) -> Hashable:
-    """What tells one compiled program from another, as far as the choice between the two needs it."""
+    """What identifies a compiled program, to the extent that the choice between the two needs."""
     return type(prob.loss), type(prob.model), prob.K, prob.d, prob.columns, prob.bias, options
 
 

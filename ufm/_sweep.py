@@ -315,8 +315,8 @@ def solve_sweep(
     slowest member and loses the matrix products' speed.
 
     Raises:
-        ValueError: an unknown axis, one without values or with what is no number, a value outside its range,
-            axes that do not broadcast, or no seeds.
+        ValueError: an unknown axis, one without values or with something that is not a number, a value
+            outside its range, axes that do not broadcast, or no seeds.
 
     >>> import numpy as np, ufm
     >>> prob = ufm.Problem.balanced("ce", K=3, d=4, n=2)

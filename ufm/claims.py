@@ -114,7 +114,7 @@ class Facts:
 
     @functools.cached_property
     def distance(self) -> float:
-        """How far the nearest minimiser may be: |grad f|, as far as the solver's tolerance excuses it, over
+        """How far the nearest minimiser may be: |grad f|, up to what the solver's tolerance allows, over
         the smallest positive curvature there.
         """
         try:
@@ -154,7 +154,7 @@ def _derivatives(prob: Problem, params: Params) -> tuple[Array, Array, Params]:
 
 
 def _ratio(error: Any, size: Any) -> float:
-    """error / size; 1 where there is nothing to compare with (W = 0 is no frame)."""
+    """error / size; 1 where there is nothing to compare with (W = 0 is not a frame)."""
     return float(error / size) if size > 0 else 1.0
 
 
@@ -636,7 +636,7 @@ STATEMENTS = (
     ),
     _Statement("own_bias", "b = b0 1 with theory's b0", _bias_value, _tol_structure, _own_bias),
     _Statement("trivial", "W = 0 and H = 0 past the threshold", _zero, _tol_zero, _trivial),
-    # Theorem 2 and Corollary 2, as far as one point can tell; `ufm.landscape.theorems` has many
+    # Theorem 2 and Corollary 2 at one point; `ufm.landscape.theorems` measures them over many
     _Statement(
         "second_order",
         "the Hessian has no negative eigenvalue",

@@ -52,7 +52,7 @@ class Solver(Protocol):
 
     @property
     def rotate(self) -> bool:
-        """Drop the features' parts that W does not see, and turn the rest into min(d, K) coordinates."""
+        """Keep only the feature components in the row space of W, in min(d, K) coordinates."""
 
     @property
     def polish(self) -> bool:
@@ -125,7 +125,7 @@ def _steihaug(hvp: Callable[[Tree], Tree], g: Tree, radius: Array, stop: Array, 
     """Conjugate gradients to |r| <= stop, or to the trust region's boundary or a negative curvature.
 
     Steihaug, SIAM J. Numer. Anal. 20 (1983); recurrences of Conn, Gould & Toint (2000), section 7.5.1.
-    The gradient is orthogonal to the O(d) null space, hence so is every iterate: singular H is no obstacle.
+    The gradient is orthogonal to the O(d) null space, and so is every iterate: a singular H does no harm.
     """
     r = scale(-1.0, g)
     rr = dot(r, r)
@@ -394,8 +394,8 @@ class FirstOrder:
 
     The step is -rate * transform(gradient). The rate is `learning_rate`, or 1 / sharpness at the start;
     a step that lifts the objective (for methods that are not monotone: above where it started) is taken
-    back, the transform starts afresh and the rate halves. `half_life`: the rate also halves every so many
-    steps, which Adam needs, as its steps do not shrink with the gradient.
+    back, the transform starts afresh and the rate halves. `half_life`: the number of
+    steps in which the rate also halves, which Adam needs because its steps do not shrink with the gradient.
     """
 
     name: str

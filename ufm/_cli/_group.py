@@ -17,7 +17,8 @@ from ufm import _progress
 class OneLine(click.Group):
     """A group whose commands return their exit status, and which tells misuse in one line, status 2.
 
-    Commands are named as "module:attribute" and imported when they run: nobody waits for what is not used.
+    Commands are named as "module:attribute" and imported when they run, so that a
+    command does not wait for what it does not use.
     """
 
     def __init__(self, *args: Any, commands_of: Mapping[str, str] | None = None, **kwargs: Any) -> None:

@@ -218,7 +218,7 @@ _SMALL = 20_000  # logits
 
 
 def _as_leaves(tree: Any) -> Any:
-    """Leaves of one float type (float64 where enabled): a Python number in a leaf would compile anew."""
+    """Leaves of one float type (float64 where enabled): a Python number would compile again."""
     real = jnp.result_type(float)
 
     def leaf(x: Any) -> Any:

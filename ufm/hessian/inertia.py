@@ -213,7 +213,7 @@ def _eliminate(at: Structure, orbit: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def _off_null(S: np.ndarray, null: np.ndarray, ratio: np.ndarray) -> np.ndarray:
     """Eigenvalues of S but those of its known null vectors, the small ones over 1 + |ratio x|^2."""
     known = null.shape[1]
-    if known:  # lifted to the top, where they are told from the others by their number
+    if known:  # lifted to the top of the spectrum, where they are identified by count
         T = np.linalg.qr(null)[0]
         S = S + 2 * (1 + np.linalg.norm(S)) * T @ T.T
     values = np.linalg.eigvalsh(S)[: len(S) - known]

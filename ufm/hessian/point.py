@@ -14,7 +14,7 @@ from ufm.hessian.structure import Structure, structure
 
 
 class Analysis:
-    """The derivatives of f at a point of a problem, as far as they are asked for.
+    """The derivatives of f at a point of a problem; each is computed when it is first asked for.
 
     Attributes:
         prob, params: the problem and the point, as `Problem.check_params` returns it.

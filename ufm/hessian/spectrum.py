@@ -163,7 +163,7 @@ def _chosen(values: np.ndarray, weights: np.ndarray, k: int, which: Which) -> tu
 
 
 def _couplings_fit(at: Structure) -> bool:
-    """Whether the couplings of the clusters to (W, b) are no burden: a quarter of a gigabyte."""
+    """Whether the couplings of the clusters to (W, b) fit into a quarter of a gigabyte."""
     return at.M * at.r * at.prob.K * (at.r + 1) <= 2**25
 
 

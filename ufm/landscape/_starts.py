@@ -1,8 +1,8 @@
 """Where a search for critical points begins: kinds of starts, all in the reduced unknowns of `_levenberg`.
 
 A root search from Gaussian points finds the origin most of the time. Rows and columns that are exactly zero,
-equal or permuted stay so under every step (the objective does not see the symmetry), so starts of low rank
-or with a symmetry search a smaller problem, in which a saddle is often a minimum.
+equal or permuted stay so under every step (the objective has this symmetry), so starts of low
+rank or with a symmetry search a smaller problem, in which a saddle is often a minimum.
 """
 
 from __future__ import annotations

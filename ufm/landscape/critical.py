@@ -275,7 +275,7 @@ class Collection:
         return tuple(sorted(records, key=lambda record: record.objective))
 
 
-#: inequivalent points of one fingerprint that are told apart; more lie on a manifold of critical points
+#: inequivalent points with one fingerprint that are kept; more of them lie on a manifold of critical points
 MEMBERS = 4
 
 
@@ -321,7 +321,7 @@ def critical_points(
 
 
 def one_problem(prob: Problem) -> Problem:
-    """The problem with leaves of one type: a Python number in a leaf would compile anew."""
+    """The problem with leaves of one type: a Python number in a leaf would cause a new compilation."""
     prob.need_free_factors("the collection of critical points")
     if any(np.ndim(x) for x in (prob.lam_W, prob.lam_H, prob.lam_b)):
         raise ValueError("prob: expected one problem, got a batch; take one of its penalties")

@@ -1,8 +1,8 @@
 """SHELF of critical points that are known analytically: each family solves a few scalar equations.
 
-Let a group permute the classes, and turn the features by a representation of it. Equation (7) does not see
-such a motion if the classes are balanced and the loss treats them alike, so a point that is critical among
-those which the group leaves alone is critical (principle of symmetric criticality). With M groups of m
+Let a group permute the classes, and turn the features by a representation of it. Equation (7) is invariant
+under such a motion if the classes are balanced and the loss treats them alike, so a point that is critical
+among those which the group leaves alone is critical (principle of symmetric criticality). With M groups of m
 classes *on*, K - M m classes *off*, E the groups' indicators and c = sqrt(n lam_W lam_H), what is left is
 
     Zbar = a (E E' - 11'/M on the classes on) + u v',    b, u, v constant on the classes on and off,

@@ -180,7 +180,7 @@ def phase_diagram(
         hyperparameters: of the loss; at most one of them an array (R,), increasing: the rows.
 
     Raises:
-        ValueError: C or a hyperparameter that is no increasing vector or outside its range, two arrays.
+        ValueError: C or a hyperparameter that does not increase or is outside its range, or two arrays.
 
     >>> import numpy as np, ufm
     >>> diagram = ufm.landscape.phase_diagram("ce", K=4, C=np.array([0.3, 0.9]), starts=2)

@@ -164,7 +164,7 @@ def descend(
         params: a critical point.
         tol: |grad f| at the stops.
         max_stops: at most that many.
-        progress: True shows a bar, False none, None one after two seconds where somebody looks.
+        progress: True shows a bar, False does not, None shows one after two seconds if it is seen.
 
     Returns: a `Descent`; it ends where no eigenvalue is negative, and the certificate says whether globally.
 

@@ -142,7 +142,7 @@ def _convexity(f: Facts) -> float:
 
 
 def _region(f: Facts) -> float:
-    """|p_min - the p_k at which the smallest curvature over random logits changes sign|, found anew."""
+    """|p_min - p|, p the target probability where the smallest curvature over random logits changes sign."""
     loss, K = losses.frozen(f.prob.loss, f.prob.K), f.prob.K
     root = float(brentq(lambda p: _at_probability(loss, K, p), 1e-3 * f.p_min, 0.5, xtol=1e-13))
     return abs(root - f.p_min)

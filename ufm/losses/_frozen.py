@@ -92,7 +92,7 @@ def frozen(loss: T, K: int, dtype: DTypeLike | None = None) -> T | Frozen:
     A loss whose leaves are a batch, which `vmap` will take apart, cannot be traced and is returned as it is.
 
     Raises:
-        ValueError: it cannot be traced, or is no real scalar.
+        ValueError: it cannot be traced, or does not return a real scalar.
     """
     if isinstance(loss, Frozen) or not isinstance(loss, Loss) or type(loss).pure:
         return loss
@@ -105,7 +105,7 @@ def frozen(loss: T, K: int, dtype: DTypeLike | None = None) -> T | Frozen:
 
 
 class _NoScalarError(ValueError):
-    """Raised while JAX traces, so that it can be told apart from what the function itself raises."""
+    """Raised while JAX traces, so that it can be distinguished from what the function itself raises."""
 
 
 class _UntraceableError(ValueError):

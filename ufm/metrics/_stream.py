@@ -18,7 +18,7 @@ from ufm.metrics import _core, _inputs
 from ufm.metrics._core import ClassMeans, NeuralCollapse
 from ufm.metrics.conventions import Facts, dot
 
-#: rows of one product for the scatter, whose d x d sum is written once for so many
+#: rows of one product for the scatter: its d x d sum is written once for this many rows
 BLOCK = 4096
 
 

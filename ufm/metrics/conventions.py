@@ -84,7 +84,7 @@ _PAPER = Convention(
     nc3=lambda f: distance_from_etf(f.W, f.M, f),
 )
 
-#: The shelf: one row a source, told as its differences from the paper.
+#: The shelf: one row for each source, described by its differences from the paper.
 CONVENTIONS: dict[str, Convention] = {
     "paper": _PAPER,
     "nc_loss": _PAPER._replace(

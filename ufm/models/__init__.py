@@ -22,7 +22,7 @@ def get(model: str | Model) -> Model:
     """A `Model` from a name of the shelf or a `Model`.
 
     Raises:
-        ValueError: an unknown name (the nearest is suggested), or something that is no model.
+        ValueError: an unknown name (the nearest is suggested), or something that is not a model.
     """
     if isinstance(model, Model):
         return model

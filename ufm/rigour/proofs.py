@@ -114,7 +114,7 @@ def _precision(digits: int) -> Any:
 def prove_critical_point(prob: Problem, params: Params, *, eps: float = 1e-8, digits: int = 50) -> Proof:
     """Prove that f has a critical point within `eps` of `params`, in the Euclidean norm of all unknowns.
 
-    The problem is first reduced, as far as `eps` allows: the features of a class count as one if they lie
+    The problem is first reduced within the tolerance `eps`: the features of a class count as one if they lie
     within eps/(4 sqrt K) of their mean, singular values of [W; H'] below eps/4 count as zero. Critical points
     of the reduced problem are critical for f (both reductions are fixed points of symmetries of f). Then the
     point is polished to `digits` digits and Krawczyk's test proves one zero of the gradient in a small cube,

@@ -108,7 +108,7 @@ def minimiser(p: Program, s: Setting, groups: Groups) -> tuple[Block, Block, boo
     The two are the same where no slope at the second exceeds lam.
 
     Raises:
-        NoClosedForm: the infimum is not attained, as far as Newton's method can tell.
+        NoClosedForm: Newton's method finds no minimiser, so the infimum appears not to be attained.
     """
     zero = from_zero(p, s.bias)
     trivial = slopes(p, zero).largest <= float(p.lam)

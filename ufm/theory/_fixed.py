@@ -33,7 +33,7 @@ def optimum(prob: Problem) -> Optimum:
     """The global minimum and its minimiser.
 
     Raises:
-        NoClosedForm: W is no simplex ETF; a bias with unequal counts or with a loss that is not convex and
+        NoClosedForm: W is not a simplex ETF; a bias with unequal counts or with a loss that is not convex and
             shift-invariant; a loss that tells classes apart, or, where it is not convex, the logits of other
             classes.
 

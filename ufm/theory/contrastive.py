@@ -80,15 +80,15 @@ def contrastive_property(loss: str | Loss | Callable[..., Any], K: int) -> Contr
     T5  argmin of phi(t) + c |t| is unique, attained and t* <= 0, for (K-1) c in [1e-4, 10].
     T6  the convex hull of phi on the whole line touches phi at every t*(c).
 
-    `holds` is T1-T5. T1, T2 and T6 are ours: the paper uses the first two in silence, and its Theorem 1 with
-    a bias is proved by T6 and false for some losses that fail it (focal, K >= 18). Read to the letter,
-    "t* < 0 for any c > 0" holds for no loss: t* = 0 above the threshold.
+    `holds` is T1-T5. T1, T2 and T6 are ours: the paper uses the first two without stating them, and its
+    Theorem 1 with a bias is proved by T6 and false for some losses that fail it (focal, K >= 18). Read to the
+    letter, "t* < 0 for any c > 0" holds for no loss: t* = 0 above the threshold.
 
     Returns: a `ContrastiveProperty`. The tests are numerical: a pass is evidence, a failure comes with a
     counterexample. Deterministic.
 
     Raises:
-        ValueError: a name or function that is no loss; K < 2.
+        ValueError: a name or function that is not a loss; K < 2.
 
     Source: docs/theory.md, section 1.4; Zhou et al. 2022, Definition 1, equation (10) and Appendix B.
     """

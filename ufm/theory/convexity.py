@@ -27,7 +27,7 @@ def convexity_region(loss: str | Loss | Callable[..., Any], K: int) -> Convexity
 
     Raises:
         NoClosedForm: a user's loss that is neither declared convex nor a function of p_k alone.
-        ValueError: a name or function that is no loss; K < 2.
+        ValueError: a name or function that is not a loss; K < 2.
 
     Source: Zhou et al. 2022, Corollary 2 and Appendix D; their 0.21 is sufficient only: they drop a positive
     term and round 0.203187869980 up.

@@ -86,9 +86,9 @@ def global_optimum(prob: Problem) -> Optimum:
     + lam_b/2 |b|^2 for convex smooth losses with class symmetry, lam = sqrt(lam_W lam_H): a program in O(G^2)
     numbers for G different counts, solved to rounding by Newton's method.
 
-    Departures from the paper, told in `remark` and `proved`: Definition 1 asks for t* < 0, which holds below
-    the threshold only; for focal loss with a bias and C > 1, Theorem 1 is false in a window of c for K >= 18
-    ("upper bound": the lowest point known, partial collapse) and open outside ("numerical").
+    Departures from the paper, which `remark` and `proved` state: Definition 1 asks for t* < 0, which holds
+    below the threshold only; for focal loss with a bias and C > 1, Theorem 1 is false in a window of c for K
+    >= 18 ("upper bound": the lowest point known, partial collapse) and open outside ("numerical").
 
     Returns: an `Optimum`; W (K, d), H (d, N), b (K,) in `.params`.
 

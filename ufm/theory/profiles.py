@@ -30,7 +30,7 @@ def scalar_profile(loss: str | Loss | Callable[..., Any], K: int) -> ScalarProfi
 
     Raises:
         NoClosedForm: a user's loss that is not shift-invariant.
-        ValueError: a name or function that is no loss; K < 2.
+        ValueError: a name or function that is not a loss; K < 2.
 
     Source: Zhou et al. 2022, Definition 1 and Appendix B.
     """

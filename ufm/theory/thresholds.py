@@ -29,7 +29,7 @@ class Threshold(NamedTuple):
     c_thr: float  # c at and above which the point with Z = 0 is stable
     C_thr: float  # (K-1) c_thr
     C_tie: float  # above it the point with Z = 0 has a lower objective than neural collapse
-    C_spin: float  # above it there is no neural-collapse critical point
+    C_spin: float  # above it no critical point has neural collapse
     c: float  # of the problem
     C: float
     kind: Kind
