@@ -236,7 +236,7 @@ def solve(
             Exact where the loss is convex in z: f is then strictly convex in each h_j, so that all samples
             of a class coincide at every critical point.  The answer is checked on the full problem.
         escape: leave strict saddles. With False the solver stops at one, with the status STRICT_SADDLE.
-        progress: True shows a bar, False does not; None shows one after two seconds in a terminal or notebook.
+        progress: True shows a bar, False none; None shows one after two seconds in a terminal or notebook.
 
     The labels' order, penalties, hyperparameters, start, `tol` and `max_steps` (unless recorded) compile
     nothing new. Failure is a `status` of the result, with the last finite iterate kept.
