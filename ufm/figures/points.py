@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from ufm._figure import draw
-from ufm._problem import Params, Problem
+from ufm._problem import Params, Problem, Variables
 from ufm.figures._style import BLACK, BLUE, GREEN, ORANGE, RED, WIDTH, new_figure, style
 from ufm.hessian.spectrum import Eigenvalues, merge
 from ufm.hessian.structure import as_params
@@ -114,7 +114,7 @@ def _grid(prob: Problem, origin: Params, u: Params, v: Params, s: Array, t: Arra
     return jax.lax.map(row, s)
 
 
-def plot_slice(prob: Problem, saddle: Any, minimum: Any, *, points: int = 81) -> Figure:
+def plot_slice(prob: Problem, saddle: Variables, minimum: Variables, *, points: int = 81) -> Figure:
     """f on the plane through a saddle and a minimum, with the saddle's direction of smallest curvature.
 
     The minimum is turned in feature space so that it is as near to the saddle as its orbit comes.

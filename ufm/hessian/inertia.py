@@ -8,7 +8,7 @@ S = B - sum C_m' D_m^{-1} C_m of size K r + K. Directions in which a D_m is near
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import eigh
@@ -69,7 +69,7 @@ class InertiaWarning(UserWarning):
 
 
 @in_float64
-def inertia(prob: Problem, params: Any, *, tol: float | None = None) -> Inertia:
+def inertia(prob: Problem, params: Variables, *, tol: float | None = None) -> Inertia:
     """Negative, zero and positive eigenvalues of the Hessian of f in (W, H, b).
 
     Exact up to the decision of what is zero. At a critical point the zeros of the symmetries are counted by

@@ -68,7 +68,7 @@ def _many_products(prob: Problem, params: Params, directions: Params) -> Params:
     return jax.lax.map(product(prob, params), directions)
 
 
-def hvp(prob: Problem, params: Any, direction: Any) -> Params:
+def hvp(prob: Problem, params: Variables, direction: Variables) -> Params:
     """The Hessian of f at `params` times `direction`, without ever forming the Hessian.
 
     Args:
@@ -103,7 +103,7 @@ def _is_batch(prob: Problem, direction: Any) -> bool:
 
 
 @in_float64
-def dense(prob: Problem, params: Any) -> Float[np.ndarray, "size size"]:
+def dense(prob: Problem, params: Variables) -> Float[np.ndarray, "size size"]:
     """The whole Hessian by automatic differentiation, in the order of `ravel_pytree(Params)`.
 
     Without a bias the last K coordinates are left out. The witness of every faster routine; it is refused

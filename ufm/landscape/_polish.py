@@ -21,7 +21,7 @@ from scipy.sparse.linalg import LinearOperator, minres
 
 from ufm import _checks
 from ufm._precision import in_float64
-from ufm._problem import Params, Problem
+from ufm._problem import Params, Problem, Variables
 from ufm.hessian.certificate import _as_leaves
 from ufm.hessian.structure import Structure, _derivatives, decompose
 
@@ -55,7 +55,7 @@ class Polished(NamedTuple):
 
 
 @in_float64
-def polish(prob: Problem, params: Any, *, tol: float = 1e-12, max_steps: int = 100) -> Polished:
+def polish(prob: Problem, params: Variables, *, tol: float = 1e-12, max_steps: int = 100) -> Polished:
     """The critical point nearest in Newton's sense, saddles and degenerate ones included.
 
     For convex losses the features of a class are replaced by their mean, which is where they are at every

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ufm import _checks
 from ufm._figure import plot
 from ufm._precision import in_float64
-from ufm._problem import Params, Problem
+from ufm._problem import Params, Problem, Variables
 from ufm._progress import Progress
 from ufm._second_order import heights, steps_along
 from ufm._solve import solve
@@ -52,7 +52,7 @@ class Escape(NamedTuple):
 
 
 @in_float64
-def escape_direction(prob: Problem, params: Any) -> Escape:
+def escape_direction(prob: Problem, params: Variables) -> Escape:
     """The direction of the smallest curvature at a critical point, and the explicit one of Theorem 2.
 
     With G = grad_Z g, G v = |G|_op u and a unit x with W x = 0 and x'H = 0 (it exists where rank W < d),
@@ -151,7 +151,12 @@ class Descent(NamedTuple):
 
 @in_float64
 def descend(
-    prob: Problem, params: Any, *, tol: float = 1e-10, max_stops: int = 1000, progress: bool | None = None
+    prob: Problem,
+    params: Variables,
+    *,
+    tol: float = 1e-10,
+    max_stops: int = 1000,
+    progress: bool | None = None,
 ) -> Descent:
     """From a critical point to a minimum, by escaping from one saddle to a lower one.
 

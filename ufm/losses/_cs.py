@@ -38,7 +38,7 @@ class CrammerSinger(Loss, pure=True):
         return jnp.max(hinges(z, k, self.margin))
 
 
-def crammer_singer(margin: Any = 1.0) -> CrammerSinger:
+def crammer_singer(margin: ArrayLike = 1.0) -> CrammerSinger:
     """Crammer and Singer's hinge, L = max_{j != k} max(0, m + z_j - z_k); `margin` m > 0.
 
     Crammer and Singer, JMLR 2, 2001.

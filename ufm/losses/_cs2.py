@@ -39,7 +39,7 @@ class SquaredCrammerSinger(Loss, pure=True):
         return jnp.max(hinges(z, k, self.margin)) ** 2
 
 
-def squared_crammer_singer(margin: Any = 1.0) -> SquaredCrammerSinger:
+def squared_crammer_singer(margin: ArrayLike = 1.0) -> SquaredCrammerSinger:
     """Crammer and Singer's hinge, squared, L = max_{j != k} max(0, m + z_j - z_k)^2; `margin` m > 0.
 
     Lee and Lin, Neural Computation 25, 2013.

@@ -138,6 +138,6 @@ class Focal(Loss, pure=True):
         return of_odds(Odds(lambda o: power(o, 0) * o.log1p(), eta, eta_slope), ball(0), ball)
 
 
-def focal(gamma: Any = 3.0) -> Focal:
+def focal(gamma: ArrayLike = 3.0) -> Focal:
     """Focal loss, L = -(1 - p_k)^gamma log p_k; `gamma` >= 0, zero is cross-entropy.  Paper, equation (5)."""
     return Focal(gamma)

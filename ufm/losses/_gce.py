@@ -66,6 +66,6 @@ class GeneralisedCrossEntropy(Loss, pure=True):
         return of_odds(odds, ball(0), ball)
 
 
-def generalised_cross_entropy(q: Any = 0.7) -> GeneralisedCrossEntropy:
+def generalised_cross_entropy(q: ArrayLike = 0.7) -> GeneralisedCrossEntropy:
     """Generalised cross-entropy, L = (1 - p_k^q)/q; `q` > 0.  Zhang and Sabuncu, NeurIPS 2018."""
     return GeneralisedCrossEntropy(q)

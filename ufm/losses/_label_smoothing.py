@@ -91,7 +91,7 @@ class LabelSmoothing(Loss, pure=True):
         return of_odds(_cross_entropy.odds(ball), ball(number("alpha", self.alpha)), ball)
 
 
-def label_smoothing(alpha: Any = 0.1) -> LabelSmoothing:
+def label_smoothing(alpha: ArrayLike = 0.1) -> LabelSmoothing:
     """Cross-entropy with smoothed targets, L = -(1 - alpha) log p_k - (alpha/K) sum_j log p_j.
 
     `alpha` in [0, 1).  Paper, equation (4).

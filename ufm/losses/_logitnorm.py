@@ -41,7 +41,7 @@ class LogitNorm(Loss, pure=True):
         return softplus(log_odds(z / (norm * jnp.asarray(self.temperature, z.dtype)), k))
 
 
-def logit_norm(temperature: Any = 1.0) -> LogitNorm:
+def logit_norm(temperature: ArrayLike = 1.0) -> LogitNorm:
     """Cross-entropy of normalised logits, L = -log p_k(z/(T |z|)); `temperature` T > 0.
 
     Wei et al., ICML 2022.

@@ -64,7 +64,7 @@ class AdditiveMargin(Loss, pure=True):
         )
 
 
-def additive_margin(margin: Any = 1.0) -> AdditiveMargin:
+def additive_margin(margin: ArrayLike = 1.0) -> AdditiveMargin:
     """Cross-entropy of logits whose target is lowered by `margin`, L = -log p_k(z - margin e_k).
 
     Wang, Cheng, Liu and Liu, IEEE Signal Processing Letters 2018.

@@ -144,7 +144,7 @@ class RescaledMSE(Loss, pure=True):
         return beta if kappa == 1.0 else None
 
 
-def mse(kappa: Any = 1.0, beta: Any = 15.0) -> RescaledMSE:
+def mse(kappa: ArrayLike = 1.0, beta: ArrayLike = 15.0) -> RescaledMSE:
     """Rescaled mean squared error, L = kappa (z_k - beta)^2 + sum_{j != k} z_j^2.
 
     Target `beta` > 0, weight of the target `kappa` > 0.  Paper, equation (6).

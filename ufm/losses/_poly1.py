@@ -53,6 +53,6 @@ class Poly1(Loss, pure=True):
         return of_odds(odds, ball(0), ball)
 
 
-def poly1(epsilon: Any = 1.0) -> Poly1:
+def poly1(epsilon: ArrayLike = 1.0) -> Poly1:
     """Poly-1, L = -log p_k + epsilon (1 - p_k); `epsilon` >= -1.  Leng et al., ICLR 2022."""
     return Poly1(epsilon)

@@ -69,7 +69,7 @@ class SymmetricCrossEntropy(Loss, pure=True):
         return of_odds(odds, ball(0), ball)
 
 
-def symmetric_cross_entropy(alpha: Any = 0.1, beta: Any = 1.0) -> SymmetricCrossEntropy:
+def symmetric_cross_entropy(alpha: ArrayLike = 0.1, beta: ArrayLike = 1.0) -> SymmetricCrossEntropy:
     """Symmetric cross-entropy, L = -alpha log p_k + 4 beta (1 - p_k); `alpha` > 0, `beta` >= 0.
 
     Wang, Ma, Chen, Luo, Yi and Bailey, ICCV 2019.

@@ -66,7 +66,7 @@ class TaylorCrossEntropy(Loss, pure=True):
         return of_odds(odds, ball(0), ball)
 
 
-def taylor_cross_entropy(terms: Any = 2) -> TaylorCrossEntropy:
+def taylor_cross_entropy(terms: ArrayLike = 2) -> TaylorCrossEntropy:
     """Taylor cross-entropy, L = sum_{i <= t} (1 - p_k)^i/i; `terms` t from 1 to 10.
 
     Feng et al., IJCAI 2020.

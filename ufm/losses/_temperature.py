@@ -47,7 +47,7 @@ class Temperature(Loss, pure=True):
         )
 
 
-def temperature_cross_entropy(temperature: Any = 0.5) -> Temperature:
+def temperature_cross_entropy(temperature: ArrayLike = 0.5) -> Temperature:
     """Cross-entropy at a temperature, L = -log p_k(z/T); `temperature` T > 0.
 
     Hinton, Vinyals and Dean 2015.

@@ -39,7 +39,7 @@ class SquaredWestonWatkins(Loss, pure=True):
         return jnp.sum(hinges(z, k, self.margin) ** 2)
 
 
-def weston_watkins(margin: Any = 1.0) -> SquaredWestonWatkins:
+def weston_watkins(margin: ArrayLike = 1.0) -> SquaredWestonWatkins:
     """Weston and Watkins' hinges, squared, L = sum_{j != k} max(0, m + z_j - z_k)^2; `margin` m > 0.
 
     Weston and Watkins, ESANN 1999.
