@@ -217,7 +217,7 @@ def test_a_solution_s_figure_shows_its_matrices_and_its_trajectory(sol):
 
 
 def test_a_trajectory_without_a_closed_form_is_measured_from_its_lowest_point():
-    sol = ufm.solve(ufm.Problem("ce", SHUFFLED, K, D), record=True)
+    sol = ufm.solve(ufm.Problem("fl", SHUFFLED, K, D), record=True)
     drawn = lines(sol.plot().axes[3])
     assert drawn[r"$f - \min f$"][1].min() < 1e-15
 

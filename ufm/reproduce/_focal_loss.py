@@ -13,7 +13,6 @@ from ufm.figures import Curve
 from ufm.reproduce import _witness as witness
 from ufm.reproduce._records import Job, Level, Outcome, Table, compared
 from ufm.reproduce._witness import Shape
-from ufm.theory.thresholds import balanced_threshold
 
 # --- partial collapse: Theorem 1 is false for focal loss with a bias -------------------------------
 
@@ -28,7 +27,7 @@ def _focal(gamma: float, K: int, C: float, *, bias: bool = True, lam_b: float = 
 
 @lru_cache(maxsize=64)
 def _tie(gamma: float, K: int) -> theory.Threshold:
-    return balanced_threshold(_focal(gamma, K, 1.0))
+    return witness.threshold(_focal(gamma, K, 1.0))
 
 
 def partial_collapse(level: Level) -> Iterator[Job]:

@@ -15,11 +15,10 @@ from jax.flatten_util import ravel_pytree
 from numpy.typing import ArrayLike
 
 import ufm
-from ufm import _compile, losses
+from ufm import _compile, losses, theory
 from ufm._problem import Params, Problem
 from ufm._solution import Solution
 from ufm.losses import Loss
-from ufm.theory.thresholds import balanced_threshold
 
 #: A witness runs a few times at one shape, so the time to compile it is nearly all of its time.
 _instant = partial(_compile.jit, options=_compile.INSTANT)
@@ -202,6 +201,13 @@ def solve(
     return [found[i] for i in range(len(points))]
 
 
+def threshold(prob: Problem) -> theory.Threshold:
+    """`theory.threshold` of a balanced problem."""
+    found = theory.threshold(prob)
+    assert isinstance(found, theory.Threshold)
+    return found
+
+
 def collapse_threshold(loss: str | Loss, shape: Shape, *, lam_b: float = 0.0, bias: bool = True) -> float:
     """c at which neural collapse ties with the origin, by theory."""
-    return balanced_threshold(problem(loss, shape, 1e-2, lam_b=lam_b, bias=bias)).C_tie / (shape.K - 1)
+    return threshold(problem(loss, shape, 1e-2, lam_b=lam_b, bias=bias)).C_tie / (shape.K - 1)
