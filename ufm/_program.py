@@ -12,11 +12,14 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jax.extend import core
+
+if TYPE_CHECKING:
+    from jax.extend import core
 
 #: JAX keeps the trace of a jitted function, and of the body of a loop or branch, for as long as that function
 #: lives. Under a new value of this context it traces them again.
@@ -24,6 +27,13 @@ _anew = jax.make_user_context(None)  # type: ignore[no-untyped-call]
 _count = itertools.count()
 _JAX = f" at {os.path.dirname(jax.__file__)}"
 _JITTED = type(jax.jit(lambda: None))
+
+
+def _core() -> ModuleType:
+    """`jax.extend.core`, imported when a user's function is first read, because it imports much else."""
+    from jax.extend import core
+
+    return core
 
 
 class Program:
@@ -49,6 +59,7 @@ class Program:
     def __call__(self, constants: Sequence[Any], *arguments: Any) -> Any:
         """The value at arguments of the traced shapes; they are converted to the traced dtypes."""
         cast = [_as(x, aval.dtype) for x, aval in zip(arguments, self._inputs, strict=True)]
+        core = _core()
         (value,) = core.jaxpr_as_fun(core.ClosedJaxpr(self.jaxpr, list(constants)))(*cast)
         return value
 
@@ -98,7 +109,7 @@ def _traced(function: Callable[..., Any], arguments: Sequence[Any]) -> core.Clos
 def _own_traces(jaxpr: core.Jaxpr) -> Iterator[tuple[int, str]]:
     """Inner traces of functions not of JAX's own: identity of trace or operation, name of the caller."""
     for eqn in jaxpr.eqns:
-        for inner in core.jaxprs_in_params(eqn.params):
+        for inner in _core().jaxprs_in_params(eqn.params):
             if _JAX not in str(getattr(inner.debug_info, "func_src_info", "")):
                 yield from ((id(part), eqn.primitive.name) for part in (inner, *inner.eqns))
             yield from _own_traces(inner)
@@ -128,7 +139,7 @@ def _inner_constants(jaxpr: core.Jaxpr) -> Iterator[Any]:
         for value in eqn.params.values():
             for part in value if isinstance(value, tuple | list) else (value,):
                 yield from getattr(part, "consts", ())
-        for inner in core.jaxprs_in_params(eqn.params):
+        for inner in _core().jaxprs_in_params(eqn.params):
             yield from _inner_constants(inner)
 
 
