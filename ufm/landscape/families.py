@@ -323,8 +323,14 @@ def rank_one_beside(prob: Problem, m: int) -> Iterator[Params]:
             yield params
 
 
+def _isotropic_target(prob: Problem) -> float | None:
+    """beta where the loss is |z - beta e_k|^2, whose critical points are all known."""
+    kappa, beta = prob.loss.squares() or (0.0, 0.0)
+    return beta if kappa == 1.0 else None
+
+
 def _not_quadratic(prob: Problem) -> str:
-    if prob.loss.quadratic_target() is None:
+    if _isotropic_target(prob) is None:
         return f"its spectrum is known for rescaled MSE with kappa = 1, not for {prob.loss!r}"
     return _symmetric(prob)
 
@@ -335,7 +341,7 @@ def _truncated(prob: Problem) -> Iterator[tuple[str, Params]]:
     Without a bias P_r is any projector of rank r < K; with one, any orthogonal to 1, and the mean's own
     direction is on (m = beta - cK/2 - K b0, b0 = c/lam_b) or left to the bias (b0 = 2 beta/(K (2 + lam_b))).
     """
-    s, beta = setting(prob), prob.loss.quadratic_target()
+    s, beta = setting(prob), _isotropic_target(prob)
     assert beta is not None  # `_not_quadratic` was asked
     K = s.K
     top = beta - s.c * K / 2

@@ -167,8 +167,8 @@ class Loss:
         """A margin beyond which searches for critical points need not start."""
         return 30.0
 
-    def quadratic_target(self) -> float | None:
-        """beta where the loss is |z - beta e_k|^2, whose critical points are all known."""
+    def squares(self) -> tuple[float, float] | None:
+        """(kappa, beta) where the loss is kappa (z_k - beta)^2 + sum_{j != k} z_j^2."""
         return None
 
     @property

@@ -139,9 +139,8 @@ class RescaledMSE(Loss, pure=True):
     def typical_margin(self) -> float:
         return self._numbers[1]
 
-    def quadratic_target(self) -> float | None:
-        kappa, beta = self._numbers
-        return beta if kappa == 1.0 else None
+    def squares(self) -> tuple[float, float] | None:
+        return self._numbers
 
 
 def mse(kappa: ArrayLike = 1.0, beta: ArrayLike = 15.0) -> RescaledMSE:

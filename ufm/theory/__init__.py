@@ -2,6 +2,7 @@
 
 from ufm.losses._closed import ConvexityRegion, NoClosedForm
 from ufm.losses._profile import ScalarProfile
+from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit

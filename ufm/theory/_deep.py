@@ -29,7 +29,7 @@ from ufm.losses._closed import NoClosedForm
 from ufm.models import Deep, Free
 from ufm.theory import _frames, optima
 from ufm.theory._setting import any_counts
-from ufm.theory.optima import Optimum, lowest
+from ufm.theory.optima import OF_MODELS, Optimum, lowest
 from ufm.theory.profiles import _host, facts_of, profile_of
 
 
@@ -201,8 +201,7 @@ def _of_mse(s: Setting, depth: Depth) -> tuple[Found, float, str]:
     Without a bias and for kappa <= 1: L >= kappa |z - beta e_k|^2, with equality at Z = t I. For a free bias
     and kappa = 1 the same in the complement of 1.
     """
-    K, mse = s.K, s.loss.name == "mse"
-    kappa, beta = (float(s.loss.hyperparameters[name]) if mse else np.inf for name in ("kappa", "beta"))
+    K, (kappa, beta) = s.K, s.loss.squares() or (np.inf, np.inf)
     free = s.bias and s.lam_b == 0 and kappa == 1
     if not free and (s.bias or kappa > 1):
         raise NoClosedForm(
@@ -269,3 +268,6 @@ def _point(s: Setting, depth: Depth, factors: _frames.Factors, b: np.ndarray, sh
         for x, shape in zip(blocks, shapes, strict=False)
     ]
     return [*map(jnp.asarray, padded), jnp.asarray(b)]
+
+
+OF_MODELS[Deep] = optimum

@@ -25,7 +25,7 @@ from ufm.losses._profile import ScalarProfile
 from ufm.models._fixed import Features, Fixed
 from ufm.theory import _frames
 from ufm.theory._setting import any_counts
-from ufm.theory.optima import Optimum, lowest
+from ufm.theory.optima import OF_MODELS, Optimum, lowest
 from ufm.theory.profiles import by_autodiff, facts_of, profile_of
 
 
@@ -111,3 +111,6 @@ def _profile(s: Setting) -> ScalarProfile:
     if float(profile.slope(0.0)) > 0:
         raise NoClosedForm(f"loss: {s.loss!r} falls with the target logit, against the given W")
     return profile
+
+
+OF_MODELS[Fixed] = optimum

@@ -20,6 +20,7 @@ from ufm._problem import Problem, Variables
 from ufm.losses._base import Setting
 from ufm.losses._closed import THEOREM_1, Block, Groups, NoClosedForm, Proof, SymmetricPoint
 from ufm.losses._profile import ScalarProfile
+from ufm.models import Model
 from ufm.theory import _blocks, _convex, _frames, _partial
 from ufm.theory._setting import any_counts, need_free_factors, need_rank, setting
 from ufm.theory.profiles import facts_of, is_of_p, profile_of
@@ -71,6 +72,11 @@ class Optimum(NamedTuple):
         return np.asarray((U * sigma) @ V.T * stretch + self.b[:, None])
 
 
+#: Optima of models other than two free factors, by type, so that a user's own model is never mistaken
+#: for another. The module of each model adds itself.
+OF_MODELS: dict[type[Model], Callable[[Problem], Optimum]] = {}
+
+
 @in_float64
 def global_optimum(prob: Problem) -> Optimum:
     """The global minimum of f(W, H, b), equation (7), in closed form.
@@ -104,10 +110,8 @@ def global_optimum(prob: Problem) -> Optimum:
     without Lemma 8: ||Z||_* >= (1/K) sum_k |sum_j (z_jk - z_kk)|, so f >= (1/K) sum_k phi(t_k) + c |t_k|. For
     unequal counts: docs/theory.md, section 1.7.
     """
-    from ufm.theory import _models  # here, because its rows make the records of this module
-
-    if type(prob.model) in _models.OPTIMA:
-        return _models.OPTIMA[type(prob.model)](prob)
+    if type(prob.model) in OF_MODELS:
+        return OF_MODELS[type(prob.model)](prob)
     need_free_factors(prob)
     if prob.n is None:
         return _unequal_optimum(any_counts(prob), prob.counts)
