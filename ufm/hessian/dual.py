@@ -60,7 +60,9 @@ def evaluate(prob: Problem, params: Params) -> Point:
     logits = features @ W.T + b
     value, slope = jax.vmap(jax.value_and_grad(prob.loss))(logits, prob.labels)
     member = jax.nn.one_hot(prob.labels, prob.K, dtype=logits.dtype)
-    objective = jnp.mean(value) + prob.model.penalty(prob, params) / 2
+    penalty = prob.lam_W * jnp.vdot(W, W) + prob.lam_H * jnp.vdot(features, features)
+    penalty += prob.lam_b * jnp.vdot(b, b)
+    objective = jnp.mean(value) + penalty / 2
     return Point(W, features, b, logits, value, slope, member, jnp.sum(member, axis=0), objective)
 
 
