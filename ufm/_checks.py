@@ -133,3 +133,46 @@ def folder(name: str, path: Path) -> None:
             f"{name}: expected a folder that can be written, got {str(path)!r} ({error.strerror or error}); "
             "choose another folder"
         ) from error
+
+
+def samples(samples: Any, columns: int) -> np.ndarray | None:
+    """How many samples each column stands for, (columns,) whole numbers, or None."""
+    if samples is None:
+        return None
+    array = np.asarray(array_like("samples", samples))
+    if array.shape != (columns,) or array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"samples: expected ({columns},) numbers, one for each label, got {array.dtype} {array.shape}"
+        )
+    if not (np.isfinite(array).all() and (array >= 1).all() and (array == np.round(array)).all()):
+        raise ValueError(f"samples: expected whole numbers >= 1, got {samples!r}")
+    return array.astype(np.float64)
+
+
+def labels(labels: Any) -> np.ndarray:
+    """`labels` as a vector (N,) of integers."""
+    labels = unmasked("labels", labels)
+    try:
+        array = np.asarray(labels)
+    except ValueError as error:
+        raise ValueError(f"labels: expected a vector (N,) of integers, got {labels!r}") from error
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"labels: expected a vector (N,) with N >= 1, got shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"labels: expected integers, got dtype {array.dtype}")
+    return array
+
+
+def classes(labels: np.ndarray, K: int) -> np.ndarray:
+    """`labels` whose classes are 0..K-1, each at least once."""
+    if labels.min() < 0 or labels.max() >= K:
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"labels: expected classes in 0..{K - 1} (K={K}), got {wrong}")
+    present = np.unique(labels)  # not a count per class: K may be absurd
+    if present.size < K:
+        empty = int(np.argmax(np.append(present, -1) != np.arange(present.size + 1)))
+        raise ValueError(
+            f"labels: expected every class 0..{K - 1} at least once, got none of class {empty}; "
+            "lower K or renumber the classes"
+        )
+    return labels.astype(np.int32)

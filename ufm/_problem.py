@@ -81,7 +81,7 @@ class Problem:
         model: str | Model = "free",
         samples: Any = None,
     ) -> None:
-        labels = _check_labels(labels)
+        labels = _checks.labels(labels)
         K = int(labels.max()) + 1 if K is None else _checks.integer("K", K, least=2)
         if d is None:
             raise ValueError("d: expected an integer >= 1 (the feature dimension), got nothing")
@@ -93,9 +93,9 @@ class Problem:
             "d": d,
             "bias": _checks.boolean("bias", bias),
             "model": models.get(model).fitted(K, d),
-            "samples": _check_samples(samples, len(labels)),
+            "samples": _checks.samples(samples, len(labels)),
         }
-        checked["labels"] = _check_classes(labels, K)
+        checked["labels"] = _checks.classes(labels, K)
         checked |= check_penalties(lam_W, lam_H, lam_b, bool(bias))
         losses.check(function, K)
         for name, value in checked.items():
@@ -405,19 +405,6 @@ def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def _check_samples(samples: Any, columns: int) -> np.ndarray | None:
-    if samples is None:
-        return None
-    array = np.asarray(_checks.array_like("samples", samples))
-    if array.shape != (columns,) or array.dtype.kind not in "iuf":
-        raise ValueError(
-            f"samples: expected ({columns},) numbers, one for each label, got {array.dtype} {array.shape}"
-        )
-    if not (np.isfinite(array).all() and (array >= 1).all() and (array == np.round(array)).all()):
-        raise ValueError(f"samples: expected whole numbers >= 1, got {samples!r}")
-    return array.astype(np.float64)
-
-
 def _check_counts(counts: Any) -> np.ndarray:
     try:
         array = np.asarray(_checks.unmasked("counts", counts))
@@ -431,33 +418,6 @@ def _check_counts(counts: Any) -> np.ndarray:
         k = int(array.argmin())
         raise ValueError(f"counts: expected integers >= 1, got {array[k]} of class {k}; leave the class out")
     return array.astype(np.int64)
-
-
-def _check_labels(labels: Any) -> np.ndarray:
-    labels = _checks.unmasked("labels", labels)
-    try:
-        array = np.asarray(labels)
-    except ValueError as error:
-        raise ValueError(f"labels: expected a vector (N,) of integers, got {labels!r}") from error
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"labels: expected a vector (N,) with N >= 1, got shape {array.shape}")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"labels: expected integers, got dtype {array.dtype}")
-    return array
-
-
-def _check_classes(labels: np.ndarray, K: int) -> np.ndarray:
-    if labels.min() < 0 or labels.max() >= K:
-        wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise ValueError(f"labels: expected classes in 0..{K - 1} (K={K}), got {wrong}")
-    present = np.unique(labels)  # not a count per class: K may be absurd
-    if present.size < K:
-        empty = int(np.argmax(np.append(present, -1) != np.arange(present.size + 1)))
-        raise ValueError(
-            f"labels: expected every class 0..{K - 1} at least once, got none of class {empty}; "
-            "lower K or renumber the classes"
-        )
-    return labels.astype(np.int32)
 
 
 def check_penalties(lam_W: Any, lam_H: Any, lam_b: Any, bias: bool) -> dict[str, Any]:
