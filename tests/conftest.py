@@ -44,7 +44,8 @@ from ufm import _solve  # noqa: E402
 
 #: Files that test words, files and processes, not numbers.
 PROSE = (
-    "benchmarks", "cli", "deep_cli", "deep_data", "deep_devices", "deep_figures", "deep_folders",
+    "benchmarks", "cli", "cli_counts", "deep_cli", "deep_data", "deep_devices", "deep_figures",
+    "deep_folders",
     "deep_sweep", "docs", "notebooks", "package", "processors", "report", "reproduce", "reproduce_formulas",
 )  # fmt: skip
 
