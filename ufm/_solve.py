@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from ufm import _checks, _compile, _second_order, losses, metrics, solvers
+from ufm._layers import Layers
 from ufm._problem import Problem, Variables, init
 from ufm._progress import Progress
 from ufm._second_order import Evidence
@@ -160,7 +161,7 @@ def _written(
     return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
 
 
-def _outcome(prob: Problem, view: View, run: _Run, tol: Array, reduced: bool) -> Outcome:
+def _outcome(prob: Problem, view: View | Layers, run: _Run, tol: Array, reduced: bool) -> Outcome:
     params, status = expanded(prob, view, run.at.y, reduced), run.status
     objective, norm = run.at.f, run.grad_norm
     problem, at = view.problem, view.params(run.at.y)
@@ -169,7 +170,8 @@ def _outcome(prob: Problem, view: View, run: _Run, tol: Array, reduced: bool) ->
         at = at._replace(H=at.H[:, prob.labels])
         full = solvers.evaluate(problem, at)
         g = full.g
-        objective, norm = full.f, view.grad_norm((g.W, g.H, g.b if prob.bias else None))
+        free = problem.model.bilinear
+        objective, norm = full.f, view.grad_norm((g.W, g.H, g.b if prob.bias else None) if free else g)
         floor = 100 * np.finfo(norm.dtype).eps * jnp.sqrt(dot(params, params))
         failed = (status == Status.CONVERGED) & (norm > 2 * tol + floor)
         status = jnp.where(failed, Status.NOT_EXPANDABLE, status)
@@ -369,8 +371,8 @@ def _trim(history: History, steps: int, stride: int) -> History:
 def check_reduced(prob: Problem, reduced: bool) -> None:
     if not reduced:
         return
-    if not prob.model.bilinear:
-        raise ValueError(f"reduced: expected two free factors, got model={prob.model!r}; use reduced=False")
+    if not (prob.model.bilinear or prob.model.layered):
+        raise ValueError(f"reduced: expected free factors, got model={prob.model!r}; use reduced=False")
     if not prob.loss.convex:
         raise ValueError(
             f"reduced: expected a loss that is convex in z, got {prob.loss!r}; without convexity the "
