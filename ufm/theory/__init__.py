@@ -5,6 +5,7 @@ from ufm.losses._profile import ScalarProfile
 from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
+from ufm.theory.depth import DepthThreshold, SmallPenalties, schatten_penalty, small_penalties
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
 from ufm.theory.imbalance import GroupThresholds
 from ufm.theory.optima import Optimum, global_optimum
@@ -15,10 +16,12 @@ from ufm.theory.thresholds import Threshold, threshold
 __all__ = [
     "ContrastiveProperty",
     "ConvexityRegion",
+    "DepthThreshold",
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
     "ScalarProfile",
+    "SmallPenalties",
     "Spectrum",
     "Threshold",
     "contrastive_property",
@@ -29,5 +32,7 @@ __all__ = [
     "p_infl",
     "p_unit",
     "scalar_profile",
+    "schatten_penalty",
+    "small_penalties",
     "threshold",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,9 +17,10 @@ from ufm.theory._structures import Family
 
 #: coordinates that a compiled program has room for
 ROOM = 6
+#: families that are minimised over
+PROMISING = 12
 #: singular values at which a search starts
-STARTS = np.geomspace(0.3, 300.0, 40)
-
+SCALES = np.geomspace(0.1, 1e4, 50)
 #: Newton steps at most
 STEPS = 100
 
@@ -27,7 +28,7 @@ Derivatives = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
 
 
 class Level(NamedTuple):
-    """What the objective depends on besides the point: (1/K) sum_k L + (q/2) c sum sigma^(2/q) + lam_b/2 |b|^2."""
+    """Of (1/K) sum_k L + (q/2) c sum sigma^(2/q) + lam_b/2 |b|^2."""
 
     loss: Loss
     q: int
@@ -41,7 +42,8 @@ class Minimum(NamedTuple):
     value: float
     Zbar: np.ndarray  # (K, K)
     b: np.ndarray  # (K,)
-    family: Family
+    name: str
+    coordinates: int  # of its family
 
 
 class _Space(NamedTuple):
@@ -57,24 +59,44 @@ class _Space(NamedTuple):
     rank: np.ndarray  # (ROOM,)
 
 
-def minimum(level: Level, family: Family) -> Minimum:
-    """By Newton's method in a trust region, from equal and from unequal parts at the best scale of each."""
-    P, D = len(family.parts), len(family.parts) + len(family.bias)
-    space = _space(family)
+def lowest(level: Level, every: Iterable[Family]) -> Minimum:
+    """The lowest point of several families, the first of which has full symmetry.
+
+    Only the first and those whose starts are lowest are minimised over. Of families that share the point the
+    smallest counts.
+    """
+    prepared = [(_space(family), family) for family in every]
+    rows = [(_starts(level, space, len(family.parts)), space, family) for space, family in prepared]
+    rows[1:] = sorted(rows[1:], key=lambda row: row[0][0])[:PROMISING]
+    found = [_minimum(level, *row) for row in rows]
+    best = min(x.value for x in found)
+    equal = [x for x in found if x.value <= best + 1e-13 * abs(best)]
+    return min(equal, key=lambda x: x.coordinates)
+
+
+def trivial(level: Level, bias: bool, K: int) -> Minimum:
+    """Zbar = 0, with the best constant bias where the loss feels one."""
+    share = np.ones((int(bias and not level.loss.shift_invariant), K))
+    zero = Family("zero", np.zeros((0, K, K)), (), share)
+    return _minimum(level, (0.0, [np.zeros(ROOM)]), _space(zero), zero)
+
+
+def _minimum(level: Level, start: tuple[float, list[np.ndarray]], space: _Space, family: Family) -> Minimum:
+    """By Newton's method from each start."""
+    D = len(family.parts) + len(family.bias)
 
     def derivatives(y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         padded = np.append(y, np.zeros(ROOM - D))
         f, g, H = _derivatives(level.loss, level.q, level.c, level.lam_b, space, padded)
         return float(f), np.asarray(g)[:D], np.asarray(H)[:D, :D]
 
-    starts = _starts(level, space, P, D)
-    value, y = min((_descend(derivatives, y[:D]) for y in starts), key=lambda pair: pair[0])
+    value, y = min((_descend(derivatives, y[:D]) for y in start[1]), key=lambda pair: pair[0])
     Zbar, b = _point(level.q, space, np.append(y, np.zeros(ROOM - D)))
-    return Minimum(value, np.asarray(Zbar), np.asarray(b), family)
+    return Minimum(value, np.asarray(Zbar), np.asarray(b), family.name, D)
 
 
 def _space(family: Family) -> _Space:
-    P, R, K = len(family.parts), len(family.bias), family.parts.shape[1]
+    P, R, K = len(family.parts), len(family.bias), family.parts.shape[2]
     directions, bias = np.zeros((ROOM, K, K)), np.zeros((ROOM, K))
     directions[:P], bias[P : P + R] = family.parts, family.bias
     tied, rank = np.zeros((ROOM, ROOM)), np.zeros(ROOM)
@@ -83,24 +105,24 @@ def _space(family: Family) -> _Space:
     return _Space(directions, bias, tied, rank)
 
 
-def _starts(level: Level, space: _Space, P: int, D: int) -> list[np.ndarray]:
-    """Equal parts and unequal ones, with the singular values of `STARTS` that are best, and no bias."""
-    patterns = [np.ones(P)] if D == 1 else [np.ones(P), 0.6 ** np.arange(P), 0.6 ** np.arange(P)[::-1]]
-    y = np.zeros((3, len(STARTS), ROOM))
-    for row, pattern in zip(y, patterns, strict=False):
-        row[:, :P] = np.outer(STARTS, pattern) ** (1 / level.q)
+def _starts(level: Level, space: _Space, P: int) -> tuple[float, list[np.ndarray]]:
+    """The lowest value on rays of equal and unequal parts without a bias, and the best point of each ray."""
+    patterns = [np.ones(P), 0.6 ** np.arange(P), 0.6 ** np.arange(P)[::-1]]
+    y = np.zeros((3, len(SCALES), ROOM))
+    y[:, :, :P] = (SCALES[:, None] * np.array(patterns)[:, None]) ** (1 / level.q)
     values = np.asarray(_values(level.loss, level.q, level.c, level.lam_b, space, y.reshape(-1, ROOM)))
     best = values.reshape(3, -1).argmin(axis=1)
-    return [y[i, best[i]] for i in range(len(patterns))]
+    several = 1 if P == 1 else 3
+    return float(values.min()), [y[i, best[i]] for i in range(several)]
 
 
 def _descend(derivatives: Derivatives, y: np.ndarray) -> tuple[float, np.ndarray]:
-    """Newton's method with |eigenvalues| of the Hessian, halving steps until f or, at rounding, |grad f| falls."""
+    """Newton's method with the Hessian's |eigenvalues|; steps halve until f falls, or |g| at rounding."""
     f, g, H = derivatives(y)
-    for _ in range(STEPS):
+    for _ in range(STEPS if len(y) else 0):
         w, V = np.linalg.eigh(H)
         step = -V @ ((V.T @ g) / np.maximum(np.abs(w), 1e-10 * np.abs(w).max()))
-        step *= min(1.0, (0.1 + 0.3 * np.linalg.norm(y)) / max(np.linalg.norm(step), 1e-300))
+        step *= min(1.0, (0.1 + 0.3 * float(np.linalg.norm(y))) / max(float(np.linalg.norm(step)), 1e-300))
         for halving in 0.5 ** np.arange(30.0):
             new = derivatives(y + halving * step)
             rounding = abs(new[0] - f) <= 1e-14 * abs(f) and np.linalg.norm(new[1]) < np.linalg.norm(g)
@@ -132,6 +154,8 @@ def _values(loss: Loss, q: Any, c: Any, lam_b: Any, space: _Space, ys: Array) ->
 
 
 @partial(_compile.jit, options=_compile.INSTANT)
-def _derivatives(loss: Loss, q: Any, c: Any, lam_b: Any, space: _Space, y: Array) -> tuple[Array, Array, Array]:
+def _derivatives(
+    loss: Loss, q: Any, c: Any, lam_b: Any, space: _Space, y: Array
+) -> tuple[Array, Array, Array]:
     level = partial(_objective, loss, q, c, lam_b, space)
     return *jax.value_and_grad(level)(y), jax.hessian(level)(y)

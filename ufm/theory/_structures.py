@@ -1,9 +1,9 @@
 """Geometries of class logits of low rank, in which a deep classifier may be cheaper than neural collapse.
 
-A `Family` is a space of class logits Zbar = sum_i t_i X_i with a bias b = sum_r s_r B_r. Its parts X_i have norm 1
-in each of their singular directions, and ranges that are orthogonal from both sides; parts that are `tied` are of
-rank one and share the direction of the classifier. Hence sum sigma(Zbar)^(2/q) is sum_g rank_g |t_g|^(2/q) over the
-ties g. Except for `steps`, where positions are given, a family holds all points of its rank that a group of
+A `Family` is a space of class logits Zbar = sum_i t_i X_i with a bias b = sum_r s_r B_r. Its parts X_i have
+singular values 1, and ranges that are orthogonal from both sides; parts that are `tied` are of rank one and
+share the classifier's direction. Hence sum sigma(Zbar)^(2/q) is sum_g rank_g |t_g|^(2/q) over the ties g.
+Except for `_steps`, where positions are given, a family holds the points of its rank that a group of
 permutations of the classes leaves alone, and a minimum in it is a critical point of f (Palais 1979).
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 #: up to this many classes all sizes are tried
-ALL_SIZES = 16
+ALL_SIZES = 12
 
 
 class Family(NamedTuple):
@@ -26,7 +26,7 @@ class Family(NamedTuple):
     name: str
     parts: np.ndarray  # (P, K, K)
     ties: tuple[int, ...]  # (P,) parts with the same number share a left singular vector
-    bias: np.ndarray  # (R, K) directions in which the classes' biases may differ, each of mean zero
+    bias: np.ndarray  # (R, K) directions of the bias, of mean zero where the loss does not feel a shift
 
     @property
     def ranks(self) -> np.ndarray:
@@ -48,7 +48,7 @@ class Block(NamedTuple):
 
 
 def families(K: int, bias: bool) -> Iterator[Family]:
-    """The registry; `bias`: whether there is one, which tells classes at the origin apart from the others."""
+    """For losses of differences of logits; `bias`: whether there is one, which may tell classes apart."""
     yield _sum([simplex(K)], bias)._replace(name="simplex ETF")
     if K > 3:
         yield from (_sum(blocks, bias) for blocks in (*_groupings(K), *_polygons(K)))
@@ -63,12 +63,33 @@ def families(K: int, bias: bool) -> Iterator[Family]:
         yield _sum([simplex(2), origin(1)], bias)
 
 
+def frames(K: int, bias: bool) -> Iterator[Family]:
+    """For MSE, in which the mean of the classes is a part of its own: tight frames with rows of equal norm.
+
+    Without a bias the loss sees only the diagonal and the norm of Zbar: all of them with the same rank and
+    size are equally good. Those that are circulant serve.
+    """
+    every, mean = np.ones((int(bias), K)), np.ones((K, K)) / K
+    pairs, middle = range(1, (K + 1) // 2), (K // 2,) if K % 2 == 0 else ()
+    for some in (pairs[:m] for m in range(len(pairs), -1, -1)):
+        for frequencies in dict.fromkeys([(*some, *middle), tuple(some)]):
+            if not frequencies:
+                continue
+            spread = np.sum(cyclic(K, frequencies).parts, axis=0)
+            r = round(np.trace(spread))
+            name = f"tight frame of rank {r}"
+            names = ("orthogonal frame", "simplex ETF") if r == K - 1 else (f"{name} beside the mean", name)
+            yield Family(names[0], np.array([spread, mean]), (0, 1), every)
+            yield Family(names[1], spread[None], (0,), every)
+    yield Family("the same logits for every class", mean[None], (0,), every)
+
+
 # --- figures of some of the classes ---------------------------------------------------------------
 
 
 def simplex(m: int) -> Block:
     """m classes as a simplex ETF."""
-    return Block("2 opposite classes" if m == 2 else f"simplex ETF of {m} classes", m, [np.eye(m) - 1 / m])
+    return Block(f"simplex ETF of {m} classes", m, [np.eye(m) - 1 / m])
 
 
 def origin(m: int) -> Block:
@@ -77,7 +98,7 @@ def origin(m: int) -> Block:
 
 
 def cyclic(m: int, frequencies: tuple[int, ...]) -> Block:
-    """A figure that the cyclic permutation of its m classes leaves alone: a polygon, or one of higher rank."""
+    """A figure that the cyclic permutation of its m classes leaves alone: a polygon, or of higher rank."""
     angle = 2 * np.pi * np.subtract.outer(np.arange(m), np.arange(m)) / m
     parts = [np.cos(f * angle) * (1 if 2 * f == m else 2) / m for f in frequencies]
     return Block(_cyclic_name(m, frequencies), m, parts)
@@ -156,9 +177,9 @@ def _centred(K: int, places: list[slice]) -> np.ndarray:
 
 
 def _sum_name(blocks: list[Block]) -> str:
-    names = [block.name for block in blocks]
-    counted = [(name, len(list(group))) for name, group in itertools.groupby(names)]
-    return ", ".join(name if times == 1 else f"{times} times {name}" for name, times in counted)
+    counted = [(name, len(list(group))) for name, group in itertools.groupby(block.name for block in blocks)]
+    several = [name if k == 1 else f"{k} {name.replace('ETF', 'ETFs')}" for name, k in counted]
+    return " and ".join(several)
 
 
 def _pyramid(base: list[Block], bias: bool) -> Family:
