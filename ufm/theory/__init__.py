@@ -7,12 +7,15 @@ from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
 from ufm.theory.imbalance import GroupThresholds
+from ufm.theory.layer_peeled import CollapseRatio, collapse_ratio
 from ufm.theory.optima import Optimum, global_optimum
 from ufm.theory.profiles import scalar_profile
+from ufm.theory.seli import VanishingPenalties, vanishing_penalties
 from ufm.theory.spectra import Spectrum, hessian_spectrum
 from ufm.theory.thresholds import Threshold, threshold
 
 __all__ = [
+    "CollapseRatio",
     "ContrastiveProperty",
     "ConvexityRegion",
     "GroupThresholds",
@@ -21,6 +24,8 @@ __all__ = [
     "ScalarProfile",
     "Spectrum",
     "Threshold",
+    "VanishingPenalties",
+    "collapse_ratio",
     "contrastive_property",
     "convexity_region",
     "focal_lower_bound",
@@ -30,4 +35,5 @@ __all__ = [
     "p_unit",
     "scalar_profile",
     "threshold",
+    "vanishing_penalties",
 ]
