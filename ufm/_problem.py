@@ -28,6 +28,10 @@ from ufm.models import Params as Params
 from ufm.models import Variables as Variables  # the problem and its variables are imported together
 
 
+#: a start that is off the constraints by this many epsilon or less, relative to its size, is on them
+ROUNDING = 1000.0
+
+
 @pytree_dataclass
 class Problem:
     """Equation (7): a loss, the samples' labels, the dimension of the features, three penalties and a model.
@@ -43,7 +47,7 @@ class Problem:
         K: number of classes.  Default: 1 + the largest label.
         d: feature dimension.
         lam_W, lam_H: penalties > 0.  lam_b: penalty >= 0; 0 leaves the bias free.
-        bias: False takes the bias out of the problem (b = 0).
+        bias: False takes the bias out of the problem (b = 0).  Default: True, where the model has one.
         model: a name of `models.MODELS` or a `Model`.  Default: two free factors.
         samples: (columns,) how many samples each column of H stands for.  Default: one.  `means()` gives the
             problem of the class means, with one column for each class.
@@ -77,7 +81,7 @@ class Problem:
         lam_W: ArrayLike = 5e-3,
         lam_H: ArrayLike = 5e-3,
         lam_b: ArrayLike = 0.0,
-        bias: bool = True,
+        bias: bool | None = None,
         model: str | Model = "free",
         samples: Any = None,
     ) -> None:
@@ -86,17 +90,18 @@ class Problem:
         if d is None:
             raise ValueError("d: expected an integer >= 1 (the feature dimension), got nothing")
         K, d = _checks.integer("K", K, least=2), _checks.integer("d", d, least=1)
-        function = losses.get(loss)
+        function, of_logits = losses.get(loss), models.get(model).fitted(K, d)
+        bias = _check_bias(bias, of_logits)
         checked: dict[str, Any] = {
             "loss": function,
             "K": K,
             "d": d,
-            "bias": _checks.boolean("bias", bias),
-            "model": models.get(model).fitted(K, d),
+            "bias": bias,
+            "model": of_logits,
             "samples": _checks.samples(samples, len(labels)),
         }
         checked["labels"] = _checks.classes(labels, K)
-        checked |= check_penalties(lam_W, lam_H, lam_b, bool(bias))
+        checked |= check_penalties(lam_W, lam_H, lam_b, bias)
         losses.check(function, K)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -112,7 +117,7 @@ class Problem:
         lam_W: ArrayLike = 5e-3,
         lam_H: ArrayLike = 5e-3,
         lam_b: ArrayLike = 0.0,
-        bias: bool = True,
+        bias: bool | None = None,
         model: str | Model = "free",
         **hyperparameters: Any,
     ) -> Problem:
@@ -140,7 +145,7 @@ class Problem:
         lam_W: ArrayLike = 5e-3,
         lam_H: ArrayLike = 5e-3,
         lam_b: ArrayLike = 0.0,
-        bias: bool = True,
+        bias: bool | None = None,
         model: str | Model = "free",
         **hyperparameters: Any,
     ) -> Problem:
@@ -317,7 +322,12 @@ class Problem:
 
     @property
     def size(self) -> int:
-        """Number of unknowns."""
+        """Number of unknowns, less one for each sphere that a part of them lies on."""
+        return self.unknowns - self.model.codimension(self)
+
+    @property
+    def unknowns(self) -> int:
+        """Number of entries of the variables."""
         sizes = {name: math.prod(shape) for name, shape in self.model.shapes(self).items()}
         return sum(sizes.values()) - (0 if self.bias else sizes["b"])
 
@@ -371,6 +381,29 @@ class Problem:
         pairs = zip(shapes.items(), given, strict=True)
         return kind(*(_check_array(name, value, shape) for (name, shape), value in pairs))
 
+    def feasible(self, params: Variables) -> tuple[Variables, bool]:
+        """The nearest point that satisfies the model's constraints, and whether it is another point.
+
+        Raises:
+            ValueError: a part that has no nearest point, such as zero on a sphere.
+        """
+        if not self.model.constrained:
+            return params, False
+        given = jax.tree.map(np.asarray, params)
+        with np.errstate(divide="ignore", invalid="ignore"):  # reported below, with the name of the argument
+            nearest = self.model.nearest(self, given)
+        moved = 0.0
+        for name, x, y in zip(given._fields, given, nearest, strict=True):
+            if not np.isfinite(y).all():
+                raise ValueError(
+                    f"{name}: expected vectors that are not zero with model={self.model!r}, got one of norm "
+                    "0, which has no nearest unit vector; start from ufm.init(prob)"
+                )
+            moved = max(moved, float(np.abs(x - y).max(initial=0.0)) / (1 + float(np.abs(y).max(initial=0.0))))
+        if moved <= ROUNDING * np.finfo(given.b.dtype).eps:
+            return params, False
+        return jax.device_put(nearest), True
+
     def __repr__(self) -> str:
         if isinstance(self.labels, jax.core.Tracer):
             n = f"N={self.N}"
@@ -420,6 +453,16 @@ def _check_counts(counts: Any) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def _check_bias(bias: Any, model: Model) -> bool:
+    if bias is None:
+        return model.biased
+    if _checks.boolean("bias", bias) and not model.biased:
+        raise ValueError(
+            f"bias: expected False with model={model!r}, whose logits have none, got {bias!r}; leave bias out"
+        )
+    return bool(bias)
+
+
 def check_penalties(lam_W: Any, lam_H: Any, lam_b: Any, bias: bool) -> dict[str, Any]:
     why = "without it the infimum is not attained: scale W up and H down (or the reverse) at no cost"
     checked = {
@@ -438,6 +481,7 @@ class _Sizes(NamedTuple):
     K: int
     d: int
     columns: int
+    samples: None = None
 
 
 def _normal(model: Model, seed: Any, scale: Any, *, sizes: Any, random: ModuleType = jax.random) -> Variables:

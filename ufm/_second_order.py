@@ -35,6 +35,9 @@ from ufm.solvers import axpy, noise
 #: curvature above -RELATIVE lam counts as zero: what float64 resolves of |G|_op - lam at a converged point
 RELATIVE = 1e-6
 
+#: f within this of a proved lower bound, relative to 1 + |f|, is at its minimum
+NOTHING_BELOW = 1e-12
+
 
 class Evidence(NamedTuple):
     """What the compiled solver measures at its last point for the two cheap tests."""
@@ -74,13 +77,28 @@ def way_down(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variable
     that several classes separate in one step; else the eigenvector of the Hessian's smallest eigenvalue.
     A direction counts only if f falls along it by more than rounding.
     """
-    floor = float(resolution(prob.lam, grad_norm))
+    if _is_lowest(prob, params):
+        return None
+    floor = float(resolution(prob.model.stiffness(prob), grad_norm))
     for find in (_through_unused, _lowest_eigenvector):
         direction = find(prob, params, floor)
         below = None if direction is None else _lowest(prob, params, direction)
         if below is not None:
             return below
     return None
+
+
+def _is_lowest(prob: Problem, params: Variables) -> bool:
+    """Whether a bound that theory proves leaves nothing below f, where an eigenvector is dear."""
+    if not prob.model.curved:
+        return False
+    from ufm import theory  # here, because it needs scipy, which `import ufm` does not
+
+    try:
+        bound = theory.lower_bound(prob)
+    except theory.NoClosedForm:
+        return False
+    return bool(prob(params) - bound <= NOTHING_BELOW * (1 + abs(bound)))
 
 
 @jax.jit

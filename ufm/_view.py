@@ -7,7 +7,8 @@ f_j = sqrt(samples_j) Q'h_j / stretch, and W is stretch W Q.
 fifth of the steps, Newton half. `rotate` keeps min(d, K) feature dimensions. Feature components orthogonal to
 the rows of W incur only the penalty, so they vanish at the optimum, and gradients and Hessians leave the row
 space of W invariant; in coordinates of that space a step costs K/d of what it costs in R^d, for any loss.
-`reduced` solves the problem of the class means. A model that is not bilinear runs in its own variables.
+`reduced` solves the problem of the class means. A model that is not bilinear runs in its own variables;
+where these lie on spheres, y may have any norms, which `balance` chooses so that curvatures are alike.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from jax import Array
 
 from ufm import solvers
 from ufm._problem import Params, Problem, Variables
-from ufm.solvers import Point, Solver, dot
+from ufm.models import by_part
+from ufm.solvers import Objective, OnSpheres, Point, Solver, dot
 
 #: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
 SATURATED = 100.0
@@ -38,21 +40,33 @@ class View(NamedTuple):
     def params(self, y: Any) -> Variables:
         """The variables of `problem`."""
         if self.stretch is None:
-            return y
+            return self.problem.model.nearest(self.problem, y)
         W, F, b = y
         F = F if self.root is None else F / self.root[:, None]
         return Params(W, F.T, jnp.zeros(len(W), W.dtype) if b is None else b)
 
-    def objective(self, y: Any) -> Array:
+    @property
+    def objective(self) -> Objective:
+        model = self.problem.model
+        return OnSpheres(self.problem, model.tangent) if model.curved else self._objective
+
+    def _objective(self, y: Any) -> Array:
         return self.problem(self.params(y))
 
-    def grad_norm(self, g: Any) -> Array:
-        """|grad f| in the variables of the problem as it was given, from the gradient in y."""
+    def residual(self, y: Any, g: Any) -> Array:
+        """|grad f| in the variables of the problem as it was given, from y and the gradient there."""
         if self.stretch is None:
+            g = _on_unit_rays(self.problem, y, g) if self.problem.model.curved else g
             return jnp.sqrt(dot(g, g))
         W, F, b = g
         square = self.stretch**2 * jnp.sum(W * W) + jnp.sum(F * F) / self.stretch**2
         return jnp.sqrt(square if b is None else square + jnp.sum(b * b))
+
+
+def _on_unit_rays(prob: Problem, y: Any, g: Any) -> Any:
+    """The gradient at the nearest feasible point: along a ray it falls like 1/|y|."""
+    squares = prob.model.products(y, y)
+    return by_part(lambda square, g, r: g * (square**0.5 / r), squares, g, prob.model.radii(prob))
 
 
 def first_point(view: View, y: Any) -> Point:
@@ -103,6 +117,9 @@ def view_of(
     prob: Problem, params: Variables, solver: Solver, reduced: bool, Q: Array | None = None
 ) -> tuple[View, Any]:
     """The view of a problem and the start in it; `Q` is the `basis`, if it is known already."""
+    if prob.model.curved:
+        scaled = jax.tree.map(jnp.multiply, params, prob.model.stretch(prob)) if solver.balance else params
+        return View(prob, None, None, None), scaled
     if not prob.model.bilinear:
         return View(prob, None, None, None), params
     base, H = (prob.means(), prob.class_means(params.H)) if reduced else (prob, params.H)

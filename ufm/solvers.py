@@ -30,6 +30,17 @@ Tree = Any
 Objective = Callable[[Tree], Array]
 
 
+@dataclasses.dataclass(frozen=True)
+class OnSpheres:
+    """An objective that is constant along the rays of the parts of y that lie on spheres."""
+
+    value: Objective
+    tangent: Callable[[Tree, Tree], Tree]  # (y, step) -> the part of a step that changes these rays
+
+    def __call__(self, y: Tree) -> Array:
+        return self.value(y)
+
+
 class Point(NamedTuple):
     """Where a solver stands."""
 
@@ -96,6 +107,15 @@ def _select(condition: Array, a: Tree, b: Tree) -> Tree:
 def evaluate(f: Objective, y: Tree) -> Point:
     value, g = jax.value_and_grad(f)(y)
     return Point(y, value, g)
+
+
+def curvature(f: Objective, y: Tree) -> Callable[[Tree], Tree]:
+    """The product with the Hessian at y; on spheres with the Riemannian one, of tangent directions.
+
+    Along rays the full Hessian couples to the gradient, H y = -g, and has no curvature of its own.
+    """
+    _, hvp = jax.linearize(jax.grad(f), y)
+    return (lambda v: f.tangent(y, hvp(v))) if isinstance(f, OnSpheres) else hvp
 
 
 def noise(f: Array) -> Array:
@@ -200,7 +220,7 @@ class Newton:
         return _Trust(jnp.sqrt(dot(at.y, at.y)) + 1.0, jnp.asarray(0))
 
     def step(self, f: Objective, at: Point, memory: _Trust) -> tuple[Point, _Trust, Array]:
-        _, hvp = jax.linearize(jax.grad(f), at.y)
+        hvp = curvature(f, at.y)
         size = jnp.sqrt(dot(at.g, at.g))
         forcing = jnp.clip(size**self.power, self.least, self.forcing)
         cg = self._bounded(_steihaug(hvp, at.g, memory.radius, size * forcing, self.cg_steps), at)
