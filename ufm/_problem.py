@@ -28,10 +28,6 @@ from ufm.models import Params as Params
 from ufm.models import Variables as Variables  # the problem and its variables are imported together
 
 
-#: a start that is off the constraints by this many epsilon or less, relative to its size, is on them
-ROUNDING = 1000.0
-
-
 @pytree_dataclass
 class Problem:
     """Equation (7): a loss, the samples' labels, the dimension of the features, three penalties and a model.
@@ -380,29 +376,6 @@ class Problem:
             raise ValueError(f"params: expected {expected}, got {type(params).__name__}")
         pairs = zip(shapes.items(), given, strict=True)
         return kind(*(_check_array(name, value, shape) for (name, shape), value in pairs))
-
-    def feasible(self, params: Variables) -> tuple[Variables, bool]:
-        """The nearest point that satisfies the model's constraints, and whether it is another point.
-
-        Raises:
-            ValueError: a part that has no nearest point, such as zero on a sphere.
-        """
-        if not self.model.constrained:
-            return params, False
-        given = jax.tree.map(np.asarray, params)
-        with np.errstate(divide="ignore", invalid="ignore"):  # reported below, with the name of the argument
-            nearest = self.model.nearest(self, given)
-        moved = 0.0
-        for name, x, y in zip(given._fields, given, nearest, strict=True):
-            if not np.isfinite(y).all():
-                raise ValueError(
-                    f"{name}: expected vectors that are not zero with model={self.model!r}, got one of norm "
-                    "0, which has no nearest unit vector; start from ufm.init(prob)"
-                )
-            moved = max(moved, float(np.abs(x - y).max(initial=0.0)) / (1 + float(np.abs(y).max(initial=0.0))))
-        if moved <= ROUNDING * np.finfo(given.b.dtype).eps:
-            return params, False
-        return jax.device_put(nearest), True
 
     def __repr__(self) -> str:
         if isinstance(self.labels, jax.core.Tracer):

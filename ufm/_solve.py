@@ -17,7 +17,7 @@ from ufm._problem import Problem, Variables, init
 from ufm._progress import Progress
 from ufm._second_order import Evidence
 from ufm._solution import History, Solution, Status
-from ufm._view import View, basis, expanded, first_point, view_of
+from ufm._view import AnyView, basis, expanded, first_point, view_of
 from ufm.models import Model
 from ufm.solvers import Point, Solver, dot, noise
 
@@ -160,7 +160,7 @@ def _written(
     return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
 
 
-def _outcome(prob: Problem, view: View, run: _Run, tol: Array, reduced: bool) -> Outcome:
+def _outcome(prob: Problem, view: AnyView, run: _Run, tol: Array, reduced: bool) -> Outcome:
     params, status = expanded(prob, view, run.at.y, reduced), run.status
     objective, norm = run.at.f, run.grad_norm
     problem, at = view.problem, view.params(run.at.y)
@@ -169,7 +169,9 @@ def _outcome(prob: Problem, view: View, run: _Run, tol: Array, reduced: bool) ->
         at = at._replace(H=at.H[:, prob.labels])
         full = solvers.evaluate(problem, at)
         g = full.g
-        objective, norm = full.f, view.residual(at, (g.W, g.H, g.b if prob.bias else None))
+        free = problem.model.bilinear
+        g = (g.W, g.H, g.b if prob.bias else None) if free else g
+        objective, norm = full.f, view.residual(at, g)
         floor = 100 * np.finfo(norm.dtype).eps * jnp.sqrt(dot(params, params))
         failed = (status == Status.CONVERGED) & (norm > 2 * tol + floor)
         status = jnp.where(failed, Status.NOT_EXPANDABLE, status)
@@ -251,7 +253,7 @@ def solve(
     max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
     check_reduced(prob, reduced)
     params = init(prob) if params is None else prob.check_params(params)
-    params, projected = prob.feasible(params)
+    params, projected = prob.model.feasible(prob, params)
     if not prob.bias and np.any(np.asarray(params.b)):
         raise ValueError("b: expected zeros where bias=False, got a nonzero start; drop it or set bias=True")
     stride = -(-max_steps // HISTORY_ROWS)
@@ -312,9 +314,7 @@ def _minimised(
         chunk = max(1, int(chunk * min(8.0, 0.5 / max(seconds, 1e-3))))
 
 
-def _solution(
-    prob: Problem, outcome: Outcome, tol: float, options: Options, projected: bool
-) -> Solution:
+def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options, projected: bool) -> Solution:
     history = outcome.history
     return Solution(
         problem=prob,
@@ -374,8 +374,8 @@ def _trim(history: History, steps: int, stride: int) -> History:
 def check_reduced(prob: Problem, reduced: bool) -> None:
     if not reduced:
         return
-    if not prob.model.bilinear:
-        raise ValueError(f"reduced: expected two free factors, got model={prob.model!r}; use reduced=False")
+    if not (prob.model.bilinear or prob.model.layered):
+        raise ValueError(f"reduced: expected free factors, got model={prob.model!r}; use reduced=False")
     if not prob.loss.convex:
         raise ValueError(
             f"reduced: expected a loss that is convex in z, got {prob.loss!r}; without convexity the "

@@ -1,4 +1,4 @@
-"""Unit vectors: the Riemannian solver, the optimum in closed form, the spectrum, saddles and spurious minima."""
+"""Unit vectors: the Riemannian solver, the optimum and the spectrum in closed form, spurious minima."""
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +115,9 @@ def test_the_residual_is_the_riemannian_gradient():
     on_W, on_H = 2.0 * np.asarray(linear @ point.H.T), 2.0 * np.asarray(point.W.T @ linear)
     on_W -= np.sum(on_W * point.W, axis=1, keepdims=True) * point.W
     on_H -= np.sum(on_H * point.H, axis=0) * point.H
-    np.testing.assert_allclose(sol.grad_norm, np.hypot(np.linalg.norm(on_W), np.linalg.norm(on_H)), rtol=1e-10)
+    np.testing.assert_allclose(
+        sol.grad_norm, np.hypot(np.linalg.norm(on_W), np.linalg.norm(on_H)), rtol=1e-10
+    )
     start = random_point(prob, 3)
     np.testing.assert_allclose(sol.history.objective[0], prob(start), rtol=1e-14)
 
@@ -169,7 +171,9 @@ def test_the_optimum_is_the_solvers_and_certified(loss, K, d, n, scale, options)
 
 
 def test_cross_entropy_and_label_smoothing_in_numbers():
-    at = {(name, s): theory.global_optimum(problem(name, scale=s)) for name in ("ce", "ls") for s in (2.0, 3.0)}
+    at = {
+        (name, s): theory.global_optimum(problem(name, scale=s)) for name in ("ce", "ls") for s in (2.0, 3.0)
+    }
     np.testing.assert_allclose(at["ce", 2.0].objective, np.log1p(2 * np.exp(-3.0)), rtol=1e-14)
     a0 = np.log(3 / 0.1 - 2)
     np.testing.assert_allclose(at["ls", 3.0].margin, a0, rtol=1e-12)

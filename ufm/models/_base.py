@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
@@ -24,6 +24,8 @@ class Params(NamedTuple):
     b: Float[Array, " K"]  # bias; zeros where the problem has none
 
 
+#: a start that is off the constraints by this many epsilon or less, relative to its size, is on them
+ROUNDING = 1000.0
 #: the variables of a model: a named tuple of arrays with a field `b` for the bias
 Variables: TypeAlias = Any
 
@@ -84,6 +86,7 @@ class Model:
             gradient is the Riemannian one, and its Hessian between tangents is the Riemannian Hessian.
         constrained: not every value of the variables is feasible, see `nearest`.
         biased: a problem has a bias unless it asks for none; False: it has none and may not ask for one.
+        layered: W is a product of free layers, `chain`, and `narrowed` gives the model with other widths.
     """
 
     name = "model"
@@ -94,6 +97,7 @@ class Model:
     curved = False
     constrained = False
     biased = True
+    layered = False
 
     def fitted(self, K: int, d: int) -> Model:
         """The model in a problem of these sizes.
@@ -123,6 +127,10 @@ class Model:
         """The free factors of W H, from H on, each with its penalty; () if one of them is not free."""
         return ()
 
+    def narrowed(self, widths: Sequence[int], lam: Any) -> Model:
+        """The model with layers of other widths and penalties."""
+        raise NotImplementedError
+
     def inner(self, prob: Sizes) -> tuple[int, ...]:
         """The dimensions between two factors that may be rotated without a change of f."""
         return (prob.d,) if self.isotropic else ()
@@ -130,7 +138,7 @@ class Model:
     # --- spheres ----------------------------------------------------------------------------------------
 
     def products(self, u: Variables, v: Variables) -> Variables:
-        """<u_i, v_i> of each part i that lies on a sphere, shaped to broadcast against it; None where free."""
+        """<u_i, v_i> of each part on a sphere, shaped to broadcast against it; None for free variables."""
         return self.variables(*[None] * len(self.variables._fields))
 
     def radii(self, prob: Sizes) -> Variables:
@@ -160,6 +168,30 @@ class Model:
         squares = self.products(params, params)
         return by_part(lambda square, x, r: x * (r / square**0.5), squares, params, self.radii(prob))
 
+    def feasible(self, prob: Sizes, params: Variables) -> tuple[Variables, bool]:
+        """The nearest feasible point, and whether it is another one than `params`.
+
+        Raises:
+            ValueError: a part that has no nearest point: zero, on a sphere.
+        """
+        if not self.constrained:
+            return params, False
+        given = jax.tree.map(np.asarray, params)
+        with np.errstate(divide="ignore", invalid="ignore"):  # reported below, with the name of the argument
+            nearest = self.nearest(prob, given)
+        for name, part in zip(given._fields, nearest, strict=True):
+            if not np.isfinite(part).all():
+                raise ValueError(
+                    f"{name}: expected vectors that are not zero with model={self!r}, got one of norm 0, "
+                    "which has no nearest point of another norm; start from ufm.init(prob)"
+                )
+        moved = [
+            np.abs(x - y).max() / np.abs(y).max() for x, y in zip(given, nearest, strict=True) if y.any()
+        ]
+        if max(moved, default=0.0) <= ROUNDING * np.finfo(given.b.dtype).eps:
+            return params, False
+        return jax.device_put(nearest), True
+
     def tangent(self, at: Variables, step: Variables) -> Variables:
         """The part of a step that changes the direction of each part on a sphere."""
         if not self.curved:
@@ -168,7 +200,7 @@ class Model:
         return by_part(lambda r, v, x: v - r * x, ratio, step, at)
 
     def tangents(self, params: Variables) -> Float[np.ndarray, "unknowns size"] | None:
-        """An orthonormal basis of all tangents, in the order of `ravel_pytree`; None where nothing is curved."""
+        """An orthonormal basis of the tangents, in the order of `ravel_pytree`; None: the identity."""
         return None
 
     # --- points -----------------------------------------------------------------------------------------

@@ -125,6 +125,4 @@ def spheres(scale: Any = 16.0, *, features_only: bool = False) -> Spheres:
     >>> sol.converged, abs(float(sol.objective) - ufm.theory.global_optimum(prob).objective) < 1e-12
     (True, True)
     """
-    return Spheres(
-        _checks.real("scale", scale, above=0.0), _checks.boolean("features_only", features_only)
-    )
+    return Spheres(_checks.real("scale", scale, above=0.0), _checks.boolean("features_only", features_only))

@@ -58,8 +58,8 @@ def optimum(prob: Problem) -> Optimum:
         return _polygon(s, scale, profile, a)
     if a < reach and s.d < s.K:
         raise NoClosedForm(
-            f"d: unit vectors reach the margin {reach:.6g}, and {s.loss!r} is lowest at {a:.6g}; features that "
-            f"tilt away need d >= K = {s.K}, got d={s.d}; ufm.solve and the certificate take any d"
+            f"d: unit vectors reach the margin {reach:.6g}, and {s.loss!r} is lowest at {a:.6g}; features "
+            f"that tilt away need d >= K = {s.K}, got d={s.d}; ufm.solve and the certificate take any d"
         )
     cosine = a / reach
     W = math.sqrt(s.K / (s.K - 1)) * simplex(s.K, s.d)
@@ -106,8 +106,8 @@ def _profile(prob: Problem, s: Setting) -> ScalarProfile:
     facts = facts_of(s.loss, s.K)
     if not (facts.symmetric and facts.shift_invariant and facts.averages):
         raise NoClosedForm(
-            f"loss: {s.loss!r} tells classes apart, feels a common shift of the logits or lacks the averaging "
-            "property (theory.contrastive_property); ufm.solve takes any loss"
+            f"loss: {s.loss!r} tells classes apart, feels a common shift of the logits or lacks the "
+            "averaging property (theory.contrastive_property); ufm.solve takes any loss"
         )
     return profile_of(s.loss, s.K)
 
@@ -185,7 +185,9 @@ def _free_margin(s: Setting, scale: float, profile: ScalarProfile) -> float:
     """argmin of l(a) + theta a^2/2."""
     theta = _weight(s, scale)
     reach = max(math.sqrt(2 * (float(profile.value(0.0)) - float(s.loss.infimum)) / theta), 1.0)
-    return lowest(lambda a: profile.value(a) + theta * a**2 / 2, lambda a: profile.slope(a) + theta * a, reach)
+    return lowest(
+        lambda a: profile.value(a) + theta * a**2 / 2, lambda a: profile.slope(a) + theta * a, reach
+    )
 
 
 def _free_rows(s: Setting, scale: float, profile: ScalarProfile) -> Optimum:
