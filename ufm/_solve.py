@@ -396,6 +396,7 @@ def solve_ufm(
     lam_b: float = 0.0,
     bias: bool | None = None,
     model: str | Model = "free",
+    class_weights: Any = None,
     seed: int = 0,
     scale: float = 0.1,
     solver: str | Solver = "newton",
@@ -408,8 +409,9 @@ def solve_ufm(
 ) -> Solution:
     """Solve the unconstrained feature model of equation (7): problem, start and solver in one call.
 
-    `n` samples (default 10) for each of `K` classes (default 10), or any `labels`; `alpha`, `gamma`,
-    `kappa`, `beta` go to the loss. See `Problem`, `init` and `solve` for the rest.
+    `n` samples (default 10) for each of `K` classes (default 10), or any `labels`; `class_weights` (K,)
+    multiply the losses of the classes; `alpha`, `gamma`, `kappa`, `beta` go to the loss. See `Problem`,
+    `init` and `solve` for the rest.
 
     >>> import ufm
     >>> sol = ufm.solve_ufm(loss="ls", K=4, d=6, n=3, alpha=0.2)
@@ -417,14 +419,15 @@ def solve_ufm(
     (True, True)
     """
     loss = losses.get(loss, **hyperparameters)
-    penalties: dict[str, Any] = {"lam_W": lam_W, "lam_H": lam_H, "lam_b": lam_b, "bias": bias, "model": model}
+    rest: dict[str, Any] = {"lam_W": lam_W, "lam_H": lam_H, "lam_b": lam_b, "bias": bias, "model": model}
+    rest["class_weights"] = class_weights
     if labels is None:
         K, n = 10 if K is None else K, 10 if n is None else n
-        prob = Problem.balanced(loss, K=K, d=d, n=n, **penalties)
+        prob = Problem.balanced(loss, K=K, d=d, n=n, **rest)
     elif n is not None:
         raise ValueError(f"n: expected either n or labels, got both (n={n!r}); labels fix the counts")
     else:
-        prob = Problem(loss, labels, K, d, **penalties)
+        prob = Problem(loss, labels, K, d, **rest)
     start = init(prob, seed=seed, scale=scale)
     options: dict[str, Any] = {"max_steps": max_steps, "record": record, "reduced": reduced}
     return solve(prob, start, solver=solver, tol=tol, progress=progress, **options)
