@@ -3,11 +3,12 @@
 from ufm.losses._closed import ConvexityRegion, NoClosedForm
 from ufm.losses._profile import ScalarProfile
 from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
+from ufm.theory._spheres import supervised_contrastive
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
 from ufm.theory.imbalance import GroupThresholds
-from ufm.theory.optima import Optimum, global_optimum
+from ufm.theory.optima import Optimum, global_optimum, lower_bound
 from ufm.theory.profiles import scalar_profile
 from ufm.theory.spectra import Spectrum, hessian_spectrum
 from ufm.theory.thresholds import Threshold, threshold
@@ -26,8 +27,10 @@ __all__ = [
     "focal_lower_bound",
     "global_optimum",
     "hessian_spectrum",
+    "lower_bound",
     "p_infl",
     "p_unit",
     "scalar_profile",
+    "supervised_contrastive",
     "threshold",
 ]
