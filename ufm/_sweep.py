@@ -209,7 +209,8 @@ _PENALTIES = ("lam_W", "lam_H", "lam_b")
 
 def _grid(prob: Problem, axes: dict[str, Any]) -> dict[str, np.ndarray]:
     """The axes, each value checked by the constructor that it is meant for, broadcast to one shape."""
-    loss: Any = prob.loss.given if isinstance(prob.loss, losses.Frozen) else prob.loss
+    loss: Any = losses.without_weights(prob.loss)
+    loss = loss.given if isinstance(loss, losses.Frozen) else loss
     known = (*_PENALTIES, *loss.hyperparameters)
     arrays = {}
     for name, values in axes.items():

@@ -296,6 +296,16 @@ def lowest_without_structure(prob: Problem, params: Variables) -> Lowest:
     return Lowest(pair.value, pair.vector, "all variables")
 
 
+def exceeds(prob: Problem, params: Variables, least: float) -> bool:
+    """Whether all eigenvalues are above `least`, by a Cholesky factorisation: in a fifth of an `eigvalsh`."""
+    shifted = finite_dense(prob, params) - least * np.eye(prob.size)
+    try:
+        np.linalg.cholesky(shifted)
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
 def lowest_pair(at: Structure, params: Params, critical: bool) -> Lowest:
     """The smallest eigenvalue at a point that has been decomposed."""
     prob = at.prob
