@@ -96,7 +96,7 @@ def complement(x: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d d-1"]:
     return np.asarray(np.eye(len(x))[:, 1:] - np.outer(v, v[1:] / abs(v[0])))
 
 
-def of_columns(H: Float[np.ndarray, "d N"]) -> Float[np.ndarray, d * N(d - 1) * N]:
+def of_columns(H: Float[np.ndarray, "d N"]) -> Float[np.ndarray, "entries size"]:
     """The complements of the columns of H, for its entries row by row."""
     columns = diagonal(*map(complement, H.T))
     found = np.empty_like(columns)
