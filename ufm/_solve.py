@@ -13,12 +13,11 @@ import numpy as np
 from jax import Array
 
 from ufm import _checks, _compile, _second_order, losses, metrics, solvers
-from ufm._layers import Layers
 from ufm._problem import Problem, Variables, init
 from ufm._progress import Progress
 from ufm._second_order import Evidence
 from ufm._solution import History, Solution, Status
-from ufm._view import View, basis, expanded, first_point, view_of
+from ufm._view import AnyView, basis, expanded, first_point, view_of
 from ufm.models import Model
 from ufm.solvers import Point, Solver, dot, noise
 
@@ -96,7 +95,7 @@ def _run(
 
     if run is None:
         at = first_point(view, y)
-        norm, steps = view.grad_norm(at.g), jnp.asarray(before.steps)
+        norm, steps = view.residual(at.y, at.g), jnp.asarray(before.steps)
         empty = jnp.full(options.rows, jnp.nan, at.f.dtype)
         history = before.history
         if options.rows:  # the first row is the start as it was given, not as the view has it
@@ -111,7 +110,7 @@ def _run(
 
     def step(run: _Run) -> _Run:
         at, memory, flag = solver.step(view.objective, run.at, run.memory)
-        norm, steps, within = view.grad_norm(at.g), run.steps + 1, run.grad_norm <= tol
+        norm, steps, within = view.residual(at.y, at.g), run.steps + 1, run.grad_norm <= tol
         if solver.polish:
             worse = within & ~(norm <= run.grad_norm)
             at = jax.tree.map(lambda old, new: jnp.where(worse, old, new), run.at, at)
@@ -161,7 +160,7 @@ def _written(
     return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
 
 
-def _outcome(prob: Problem, view: View | Layers, run: _Run, tol: Array, reduced: bool) -> Outcome:
+def _outcome(prob: Problem, view: AnyView, run: _Run, tol: Array, reduced: bool) -> Outcome:
     params, status = expanded(prob, view, run.at.y, reduced), run.status
     objective, norm = run.at.f, run.grad_norm
     problem, at = view.problem, view.params(run.at.y)
@@ -171,7 +170,8 @@ def _outcome(prob: Problem, view: View | Layers, run: _Run, tol: Array, reduced:
         full = solvers.evaluate(problem, at)
         g = full.g
         free = problem.model.bilinear
-        objective, norm = full.f, view.grad_norm((g.W, g.H, g.b if prob.bias else None) if free else g)
+        g = (g.W, g.H, g.b if prob.bias else None) if free else g
+        objective, norm = full.f, view.residual(at, g)
         floor = 100 * np.finfo(norm.dtype).eps * jnp.sqrt(dot(params, params))
         failed = (status == Status.CONVERGED) & (norm > 2 * tol + floor)
         status = jnp.where(failed, Status.NOT_EXPANDABLE, status)
@@ -228,7 +228,8 @@ def solve(
 
     Args:
         prob: the problem.
-        params: the start, `Params(W, H, b)`; default `init(prob)`.
+        params: the start, `Params(W, H, b)`; default `init(prob)`.  One that violates the model's
+            constraints is exchanged for the nearest point that does not, and the solution says so.
         solver: a name of `solvers.SOLVERS` or a solver object.
         tol: bound on the Euclidean norm of the gradient in (W, H, b).  Newton, once within it, takes one
             step more, which being quadratic leaves little but rounding.
@@ -252,6 +253,7 @@ def solve(
     max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
     check_reduced(prob, reduced)
     params = init(prob) if params is None else prob.check_params(params)
+    params, projected = prob.model.feasible(prob, params)
     if not prob.bias and np.any(np.asarray(params.b)):
         raise ValueError("b: expected zeros where bias=False, got a nonzero start; drop it or set bias=True")
     stride = -(-max_steps // HISTORY_ROWS)
@@ -261,7 +263,7 @@ def solve(
     with Progress(f"{method.name}", max_steps, progress) as bar:
         outcome = _minimised(prob, params, Before(), tol, max_steps, options, bar)
         outcome = to_second_order(prob, outcome, tol, max_steps, options, escape, bar)
-    return _solution(prob, outcome, tol, options)
+    return _solution(prob, outcome, tol, options, projected)
 
 
 def to_second_order(
@@ -312,7 +314,7 @@ def _minimised(
         chunk = max(1, int(chunk * min(8.0, 0.5 / max(seconds, 1e-3))))
 
 
-def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options) -> Solution:
+def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options, projected: bool) -> Solution:
     history = outcome.history
     return Solution(
         problem=prob,
@@ -325,6 +327,7 @@ def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options) -> 
         history=None if history is None else _trim(history, int(outcome.steps), options.stride),
         solver=options.solver,
         reduced=options.reduced,
+        projected=projected,
     )
 
 
@@ -391,7 +394,7 @@ def solve_ufm(
     lam_W: float = 5e-3,
     lam_H: float = 5e-3,
     lam_b: float = 0.0,
-    bias: bool = True,
+    bias: bool | None = None,
     model: str | Model = "free",
     class_weights: Any = None,
     seed: int = 0,

@@ -7,13 +7,13 @@ f_j = sqrt(samples_j) Q'h_j / stretch, and W is stretch W Q.
 fifth of the steps, Newton half. `rotate` keeps min(d, K) feature dimensions. Feature components orthogonal to
 the rows of W incur only the penalty, so they vanish at the optimum, and gradients and Hessians leave the row
 space of W invariant; in coordinates of that space a step costs K/d of what it costs in R^d, for any loss.
-`reduced` solves the problem of the class means. Layers have coordinates of the same kind (`_layers`); other
-models run in their own variables.
+`reduced` solves the problem of the class means. Layers have coordinates of the same kind (`_layers`), unit
+vectors those of their rays (`_rays`); other models run in their own variables.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jax import Array
 from ufm import _layers, solvers
 from ufm._layers import Layers, row_space
 from ufm._problem import Params, Problem, Variables
+from ufm._rays import Rays, rays_of
 from ufm.solvers import Point, Solver, dot
 
 #: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
@@ -48,8 +49,8 @@ class View(NamedTuple):
     def objective(self, y: Any) -> Array:
         return self.problem(self.params(y))
 
-    def grad_norm(self, g: Any) -> Array:
-        """|grad f| in the variables of the problem as it was given, from the gradient in y."""
+    def residual(self, y: Any, g: Any) -> Array:
+        """|grad f| in the variables of the problem as it was given, from the gradient g at y."""
         if self.stretch is None:
             return jnp.sqrt(dot(g, g))
         W, F, b = g
@@ -57,7 +58,11 @@ class View(NamedTuple):
         return jnp.sqrt(square if b is None else square + jnp.sum(b * b))
 
 
-def first_point(view: View | Layers, y: Any) -> Point:
+#: what the loop runs in
+AnyView: TypeAlias = View | Layers | Rays
+
+
+def first_point(view: AnyView, y: Any) -> Point:
     """The start; with logits above `SATURATED` it is shrunk along its ray, if that lowers the objective.
 
     Where every softmax is saturated, gradients and Hessians say nothing of the loss: Newton's step leads to
@@ -105,10 +110,12 @@ def basis(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> An
 
 def view_of(
     prob: Problem, params: Variables, solver: Solver, reduced: bool, Q: Any = None
-) -> tuple[View | Layers, Any]:
+) -> tuple[AnyView, Any]:
     """The view of a problem and the start in it; `Q` is the `basis`, if it is known already."""
     if prob.model.layered:
         return _layers.layers_of(prob, params, solver, reduced, Q)
+    if prob.model.curved:
+        return rays_of(prob, params, solver)
     if not prob.model.bilinear:
         return View(prob, None, None, None), params
     base, H = (prob.means(), prob.class_means(params.H)) if reduced else (prob, params.H)
@@ -126,9 +133,9 @@ def view_of(
     return View(problem, root, stretch, Q), (W, F, b)
 
 
-def expanded(prob: Problem, view: View | Layers, y: Any, reduced: bool) -> Variables:
+def expanded(prob: Problem, view: AnyView, y: Any, reduced: bool) -> Variables:
     """The variables of the problem as it was given."""
-    if isinstance(view, Layers):
+    if not isinstance(view, View):
         return view.expanded(prob, y, reduced)
     params = view.params(y)
     if view.stretch is None:

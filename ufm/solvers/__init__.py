@@ -13,7 +13,19 @@ from __future__ import annotations
 from functools import partial
 
 from ufm import _checks
-from ufm.solvers._base import STALLED, Objective, Point, Solver, Tree, axpy, dot, evaluate, noise, scale
+from ufm.solvers._base import (
+    STALLED,
+    Objective,
+    OnSpheres,
+    Point,
+    Solver,
+    Tree,
+    axpy,
+    dot,
+    evaluate,
+    noise,
+    scale,
+)
 from ufm.solvers._first_order import FirstOrder, of_optax
 from ufm.solvers._lbfgs import LBFGS
 from ufm.solvers._newton import Newton
@@ -53,6 +65,7 @@ __all__ = [
     "FirstOrder",
     "Newton",
     "Objective",
+    "OnSpheres",
     "Point",
     "Solver",
     "Tree",
