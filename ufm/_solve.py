@@ -86,6 +86,7 @@ def _run(
     """From a start, or on from `run`, until converged or `limit` steps; `last` is the user's max_steps."""
     solver, reduced = options.solver, options.reduced
     view, y = view_of(prob, params, solver, reduced, before.basis)
+    target = view.target()
     patience = getattr(solver, "patience", solver.max_steps)
 
     def record(history: History | None, at: Point, steps: Array, norm: Array) -> History | None:
@@ -95,22 +96,23 @@ def _run(
 
     if run is None:
         at = first_point(view, y)
-        norm, steps = view.grad_norm(at.g), jnp.asarray(before.steps)
+        norm, steps = view.residual(at.y, at.g), jnp.asarray(before.steps)
         empty = jnp.full(options.rows, jnp.nan, at.f.dtype)
         history = before.history
         if options.rows:  # the first row is the start as it was given, not as the view has it
             f, g = jax.value_and_grad(prob)(params)
             if history is None:
                 history = History(jnp.zeros(options.rows, steps.dtype), *[empty] * 5)
+            g = prob.unbound(params, g)
             history = _written(history, params, prob, steps, f, jnp.sqrt(dot(g, g)), options)
         far = jnp.asarray(False)
         status = _judged(at, norm, jnp.asarray(0), far, steps >= last, tol, solver)
         best, idle = (at.f, norm), jnp.asarray(0)
-        run = _Run(at, solver.init(view.objective, at), steps, status, norm, far, best, idle, history)
+        run = _Run(at, solver.init(target, at), steps, status, norm, far, best, idle, history)
 
     def step(run: _Run) -> _Run:
-        at, memory, flag = solver.step(view.objective, run.at, run.memory)
-        norm, steps, within = view.grad_norm(at.g), run.steps + 1, run.grad_norm <= tol
+        at, memory, flag = solver.step(target, run.at, run.memory)
+        norm, steps, within = view.residual(at.y, at.g), run.steps + 1, run.grad_norm <= tol
         if solver.polish:
             worse = within & ~(norm <= run.grad_norm)
             at = jax.tree.map(lambda old, new: jnp.where(worse, old, new), run.at, at)
@@ -168,8 +170,7 @@ def _outcome(prob: Problem, view: View, run: _Run, tol: Array, reduced: bool) ->
         problem = problem.replace(labels=prob.labels, samples=prob.samples)
         at = at._replace(H=at.H[:, prob.labels])
         full = solvers.evaluate(problem, at)
-        g = full.g
-        objective, norm = full.f, view.grad_norm((g.W, g.H, g.b if prob.bias else None))
+        objective, norm = full.f, view.residual(*((x.W, x.H, x.b if prob.bias else None) for x in (at, full.g)))
         floor = 100 * np.finfo(norm.dtype).eps * jnp.sqrt(dot(params, params))
         failed = (status == Status.CONVERGED) & (norm > 2 * tol + floor)
         status = jnp.where(failed, Status.NOT_EXPANDABLE, status)
@@ -369,7 +370,7 @@ def _trim(history: History, steps: int, stride: int) -> History:
 def check_reduced(prob: Problem, reduced: bool) -> None:
     if not reduced:
         return
-    if not prob.model.bilinear:
+    if not prob.model.two_factors:
         raise ValueError(f"reduced: expected two free factors, got model={prob.model!r}; use reduced=False")
     if not prob.loss.convex:
         raise ValueError(

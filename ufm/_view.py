@@ -7,7 +7,7 @@ f_j = sqrt(samples_j) Q'h_j / stretch, and W is stretch W Q.
 fifth of the steps, Newton half. `rotate` keeps min(d, K) feature dimensions. Feature components orthogonal to
 the rows of W incur only the penalty, so they vanish at the optimum, and gradients and Hessians leave the row
 space of W invariant; in coordinates of that space a step costs K/d of what it costs in R^d, for any loss.
-`reduced` solves the problem of the class means. A model that is not bilinear runs in its own variables.
+`reduced` solves the problem of the class means. A model of other variables than two factors runs in its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from jax import Array
 
 from ufm import solvers
 from ufm._problem import Params, Problem, Variables
-from ufm.solvers import Point, Solver, dot
+from ufm.models import unbound
+from ufm.solvers import Bounded, Point, Solver, dot
 
 #: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
 SATURATED = 100.0
@@ -46,6 +47,33 @@ class View(NamedTuple):
     def objective(self, y: Any) -> Array:
         return self.problem(self.params(y))
 
+    def target(self) -> Any:
+        """What a solver minimises: the objective, with the bounds of y where there are any."""
+        lower = self.lower
+        return self.objective if lower is None else Bounded(self.objective, lower)
+
+    @property
+    def lower(self) -> Any:
+        """The bounds of y; 0 and -inf are the same in every scale."""
+        lower = self.problem.model.lower(self.problem)
+        if lower is None or self.stretch is None:
+            return lower
+        W, F, b = lower
+        return W, F, b if self.problem.bias else None
+
+    def residual(self, y: Any, g: Any) -> Array:
+        """|grad f| in the variables of the problem as it was given, less what bounds hold back."""
+        if self.lower is None:
+            return self.grad_norm(g)
+        if self.stretch is not None:
+            y, g = self._scaled(y, 1 / self.stretch), self._scaled(g, self.stretch)
+        held = unbound(y, g, self.lower)
+        return jnp.sqrt(dot(held, held))
+
+    def _scaled(self, y: Any, s: Array) -> Any:
+        W, F, b = y
+        return s * W, F / s, b
+
     def grad_norm(self, g: Any) -> Array:
         """|grad f| in the variables of the problem as it was given, from the gradient in y."""
         if self.stretch is None:
@@ -61,7 +89,7 @@ def first_point(view: View, y: Any) -> Point:
     Where every softmax is saturated, gradients and Hessians say nothing of the loss: Newton's step leads to
     the origin, and a trust region that follows a piecewise linear loss takes hundreds of steps.
     """
-    if not view.problem.model.bilinear:
+    if not view.problem.model.two_factors:
         return solvers.evaluate(view.objective, y)
     largest = jnp.max(jnp.abs(view.problem.logits(view.params(y))))
     t = jnp.sqrt(SATURATED / jnp.maximum(largest, SATURATED))
@@ -103,7 +131,7 @@ def view_of(
     prob: Problem, params: Variables, solver: Solver, reduced: bool, Q: Array | None = None
 ) -> tuple[View, Any]:
     """The view of a problem and the start in it; `Q` is the `basis`, if it is known already."""
-    if not prob.model.bilinear:
+    if not prob.model.two_factors:
         return View(prob, None, None, None), params
     base, H = (prob.means(), prob.class_means(params.H)) if reduced else (prob, params.H)
     dtype = params.W.dtype

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ufm import _checks
-from ufm.models._base import Model, Params, Sizes, Variables
+from ufm.models._base import Model, Params, Sizes, Variables, at_least, unbound
 from ufm.models._deep import Deep, deep
 from ufm.models._fixed import Fixed, fixed
+from ufm.models._nonnegative import NonNegative, nonnegative
 from ufm.models.free import Free
 
 #: The shelf: tests and the command line iterate it.
-MODELS: dict[str, Callable[[], Model]] = {"free": Free, "deep": Deep}
+MODELS: dict[str, Callable[[], Model]] = {"free": Free, "nonnegative": NonNegative, "deep": Deep}
 
 
 def get(model: str | Model) -> Model:
@@ -29,4 +30,20 @@ def get(model: str | Model) -> Model:
     return MODELS[_checks.choice("model", model, MODELS)]()
 
 
-__all__ = ["MODELS", "Deep", "Fixed", "Free", "Model", "Params", "Sizes", "Variables", "deep", "fixed", "get"]
+__all__ = [
+    "MODELS",
+    "Deep",
+    "Fixed",
+    "Free",
+    "Model",
+    "NonNegative",
+    "Params",
+    "Sizes",
+    "Variables",
+    "at_least",
+    "deep",
+    "fixed",
+    "get",
+    "nonnegative",
+    "unbound",
+]

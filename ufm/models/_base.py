@@ -74,7 +74,8 @@ class Model:
     Attributes:
         name: what it is called in `Problem(model=...)`.
         variables: the named tuple of its variables, with a field `b` for the bias.
-        bilinear: the logits are W H + b 1', with W and H free and penalised by their Frobenius norms alone.
+        two_factors: the variables are W, H and b, the logits W H + b 1', with the penalties of equation (7).
+        bilinear: two factors, both free.
         isotropic: f(W Q, Q'H, b) = f(W, H, b) for every orthogonal Q (d, d).
         convex: the logits are affine in the variables, which are penalised by lam_H samples_j |h_j|^2 and
             lam_b |b|^2, so that f is convex wherever the loss is.
@@ -82,6 +83,7 @@ class Model:
 
     name = "model"
     variables: ClassVar[type[Any]] = Params
+    two_factors = False
     bilinear = False
     isotropic = False
     convex = False
@@ -110,6 +112,14 @@ class Model:
         """The classifier, features and bias that the variables amount to."""
         raise NotImplementedError
 
+    def lower(self, prob: Sizes) -> Variables | None:
+        """A bound below each variable, 0 or -inf, in shapes that broadcast; None where all are free."""
+        return None
+
+    def nearest(self, prob: Sizes, params: Variables) -> Variables:
+        """The nearest point that the model allows, where a solver starts."""
+        return at_least(params, self.lower(prob))
+
     def chain(self, prob: Sizes, params: Variables) -> tuple[tuple[Any, Array], ...]:
         """The free factors of W H, from H on, each with its penalty; () if one of them is not free."""
         return ()
@@ -134,3 +144,19 @@ class Model:
 
     def __repr__(self) -> str:
         return self.name
+
+
+def at_least(params: Variables, lower: Variables | None) -> Variables:
+    """The nearest point within the bounds."""
+    return params if lower is None else jax.tree.map(jnp.maximum, params, lower)
+
+
+def unbound(params: Variables, gradient: Variables, lower: Variables | None) -> Variables:
+    """y - max(y - gradient, lower): the gradient where it is not held back by a bound.
+
+    It is zero exactly where the conditions of Karush, Kuhn and Tucker hold: a variable at its bound has a
+    gradient >= 0, any other one the gradient 0.
+    """
+    if lower is None:
+        return gradient
+    return jax.tree.map(lambda y, g, l: y - jnp.maximum(y - g, l), params, gradient, lower)
