@@ -176,3 +176,19 @@ def classes(labels: np.ndarray, K: int) -> np.ndarray:
             "lower K or renumber the classes"
         )
     return labels.astype(np.int32)
+
+
+def counts(counts: Any) -> np.ndarray:
+    """`counts` as a vector (K,) of integers >= 1."""
+    try:
+        array = np.asarray(unmasked("counts", counts))
+    except ValueError as error:
+        raise ValueError(f"counts: expected a vector (K,) of integers >= 1, got {counts!r}") from error
+    if array.ndim != 1 or array.size < 2:
+        raise ValueError(f"counts: expected a vector (K,) with K >= 2, got shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"counts: expected integers, got dtype {array.dtype}")
+    if array.min() < 1:
+        k = int(array.argmin())
+        raise ValueError(f"counts: expected integers >= 1, got {array[k]} of class {k}; leave the class out")
+    return array.astype(np.int64)

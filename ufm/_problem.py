@@ -47,6 +47,9 @@ class Problem:
         model: a name of `models.MODELS` or a `Model`.  Default: two free factors.
         samples: (columns,) how many samples each column of H stands for.  Default: one.  `means()` gives the
             problem of the class means, with one column for each class.
+        class_weights: (K,) positive numbers w_k, by which the loss of each sample of class k is multiplied:
+            (1/N) sum_j w_(label_j) L(z_j, label_j).  They are not normalised: ones change nothing, and
+            w_k = N/(K n_k) gives all classes the same weight.  Default: none.
 
     `prob(params)` is the objective: differentiable, and fit for jit and vmap. The loss's hyperparameters,
     labels and penalties are leaves of the pytree; K, d and bias are structure.
@@ -80,6 +83,7 @@ class Problem:
         bias: bool = True,
         model: str | Model = "free",
         samples: Any = None,
+        class_weights: Any = None,
     ) -> None:
         labels = _checks.labels(labels)
         K = int(labels.max()) + 1 if K is None else _checks.integer("K", K, least=2)
@@ -88,7 +92,7 @@ class Problem:
         K, d = _checks.integer("K", K, least=2), _checks.integer("d", d, least=1)
         function = losses.get(loss)
         checked: dict[str, Any] = {
-            "loss": function,
+            "loss": losses.weighted(function, class_weights, K),
             "K": K,
             "d": d,
             "bias": _checks.boolean("bias", bias),
@@ -97,7 +101,7 @@ class Problem:
         }
         checked["labels"] = _checks.classes(labels, K)
         checked |= check_penalties(lam_W, lam_H, lam_b, bool(bias))
-        losses.check(function, K)
+        losses.check(losses.without_weights(function), K)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -114,6 +118,7 @@ class Problem:
         lam_b: ArrayLike = 0.0,
         bias: bool = True,
         model: str | Model = "free",
+        class_weights: Any = None,
         **hyperparameters: Any,
     ) -> Problem:
         """n samples of each class in the paper's order H = [H_1 ... H_n]: labels 0..K-1 repeated n times."""
@@ -128,6 +133,7 @@ class Problem:
             lam_b=lam_b,
             bias=bias,
             model=model,
+            class_weights=class_weights,
         )
 
     @classmethod
@@ -142,6 +148,7 @@ class Problem:
         lam_b: ArrayLike = 0.0,
         bias: bool = True,
         model: str | Model = "free",
+        class_weights: Any = None,
         **hyperparameters: Any,
     ) -> Problem:
         """counts[k] samples of class k, with the labels in the order of the classes: 0 .. 0 1 .. 1 2 ..
@@ -156,7 +163,7 @@ class Problem:
         >>> ufm.Problem.from_counts("ce", counts=[2, 1, 3], d=4).labels.tolist()
         [0, 0, 1, 2, 2, 2]
         """
-        each = _check_counts(counts)
+        each = _checks.counts(counts)
         return cls(
             loss=losses.get(loss, **hyperparameters),
             labels=np.repeat(np.arange(len(each), dtype=np.int32), each),
@@ -167,6 +174,7 @@ class Problem:
             lam_b=lam_b,
             bias=bias,
             model=model,
+            class_weights=class_weights,
         )
 
     def _flat(self) -> Problem:
@@ -272,10 +280,24 @@ class Problem:
         return np.bincount(np.asarray(self.labels), weight, minlength=self.K).astype(np.int64)
 
     @property
+    def class_weights(self) -> Float[Array | np.ndarray, " K"] | None:
+        """The factor of each class's loss, None: no factors."""
+        return losses.weights_of(self.loss)
+
+    @property
     def n(self) -> int | None:
-        """Samples per class, or None where the classes are not balanced."""
+        """Samples per class, or None where the counts differ or the classes have weights."""
         counts = self.counts
-        return int(counts[0]) if (counts == counts[0]).all() else None
+        equal = self.class_weights is None and (counts == counts[0]).all()
+        return int(counts[0]) if equal else None
+
+    @property
+    def unequal(self) -> str:
+        """Why `n` is None, in words; empty where it is not."""
+        counts, weights = self.counts, self.class_weights
+        if counts.min() < counts.max():
+            return f"counts from {counts.min()} to {counts.max()}"
+        return "" if weights is None else f"class weights from {np.min(weights):g} to {np.max(weights):g}"
 
     @property
     def lam(self) -> Any:
@@ -352,12 +374,17 @@ class Problem:
         data |= {"K": self.K, "d": self.d, "N": self.N, "n": self.n}
         if self.n is None:
             data["counts"] = self.counts.tolist()
+        if self.class_weights is not None:
+            data["class_weights"] = np.asarray(self.class_weights).tolist()
         penalties = {name: finite(getattr(self, name)) for name in ("lam_W", "lam_H", "lam_b")}
         model = {} if self.model.bilinear else {"model": self.model.name}
         return data | penalties | {"bias": self.bias} | model
 
     def replace(self, **changes: Any) -> Problem:
-        """A copy with other penalties, loss or labels (leaves), or another K, d or bias."""
+        """A copy with other penalties, loss, class weights or labels (leaves), or another K, d or bias."""
+        if "class_weights" in changes:
+            loss = losses.without_weights(changes.get("loss", self.loss))
+            changes["loss"] = losses.weighted(loss, changes.pop("class_weights"), changes.get("K", self.K))
         return replace(self, **changes)
 
     def check_params(self, params: Any) -> Variables:
@@ -414,21 +441,6 @@ def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity in the start as {precision}")
     return array
-
-
-def _check_counts(counts: Any) -> np.ndarray:
-    try:
-        array = np.asarray(_checks.unmasked("counts", counts))
-    except ValueError as error:
-        raise ValueError(f"counts: expected a vector (K,) of integers >= 1, got {counts!r}") from error
-    if array.ndim != 1 or array.size < 2:
-        raise ValueError(f"counts: expected a vector (K,) with K >= 2, got shape {array.shape}")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"counts: expected integers, got dtype {array.dtype}")
-    if array.min() < 1:
-        k = int(array.argmin())
-        raise ValueError(f"counts: expected integers >= 1, got {array[k]} of class {k}; leave the class out")
-    return array.astype(np.int64)
 
 
 def check_penalties(lam_W: Any, lam_H: Any, lam_b: Any, bias: bool) -> dict[str, Any]:

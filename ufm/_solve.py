@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from ufm import _checks, _compile, _second_order, losses, metrics, solvers
+from ufm._layers import Layers
 from ufm._problem import Problem, Variables, init
 from ufm._progress import Progress
 from ufm._second_order import Evidence
@@ -162,7 +163,7 @@ def _written(
     return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
 
 
-def _outcome(prob: Problem, view: View, run: _Run, tol: Array, reduced: bool) -> Outcome:
+def _outcome(prob: Problem, view: View | Layers, run: _Run, tol: Array, reduced: bool) -> Outcome:
     params, status = expanded(prob, view, run.at.y, reduced), run.status
     objective, norm = run.at.f, run.grad_norm
     problem, at = view.problem, view.params(run.at.y)
@@ -170,7 +171,9 @@ def _outcome(prob: Problem, view: View, run: _Run, tol: Array, reduced: bool) ->
         problem = problem.replace(labels=prob.labels, samples=prob.samples)
         at = at._replace(H=at.H[:, prob.labels])
         full = solvers.evaluate(problem, at)
-        objective, norm = full.f, view.residual(*((x.W, x.H, x.b if prob.bias else None) for x in (at, full.g)))
+        split = problem.model.two_factors
+        y, g = ((x.W, x.H, x.b if prob.bias else None) if split else x for x in (at, full.g))
+        objective, norm = full.f, view.residual(y, g)
         floor = 100 * np.finfo(norm.dtype).eps * jnp.sqrt(dot(params, params))
         failed = (status == Status.CONVERGED) & (norm > 2 * tol + floor)
         status = jnp.where(failed, Status.NOT_EXPANDABLE, status)
@@ -208,6 +211,15 @@ def run_once(
 # --- the verbs ------------------------------------------------------------------------------------
 
 
+def method_of(prob: Problem, solver: str | Solver) -> Solver:
+    """The solver for a problem: one that keeps to the bounds of the variables where there are any.
+
+    Raises:
+        ValueError: an unknown solver, or one that leaves the bounds.
+    """
+    return solvers.get(solver) if prob.model.lower(prob) is None else solvers.for_bounds(solver)
+
+
 def solve(
     prob: Problem,
     params: Any = None,
@@ -227,8 +239,10 @@ def solve(
 
     Args:
         prob: the problem.
-        params: the start, `Params(W, H, b)`; default `init(prob)`.
-        solver: a name of `solvers.SOLVERS` or a solver object.
+        params: the start, `Params(W, H, b)`; default `init(prob)`.  A start that the model does not allow
+            is replaced by the nearest one that it allows, which `.projected` of the solution says.
+        solver: a name of `solvers.SOLVERS` or a solver object.  Where variables have bounds, "newton" is a
+            projected Newton method, and no other name is allowed.
         tol: bound on the Euclidean norm of the gradient in (W, H, b).  Newton, once within it, takes one
             step more, which being quadratic leaves little but rounding.
         max_steps: the solver's own default where None.
@@ -246,11 +260,12 @@ def solve(
         ValueError: an unknown solver, a start of wrong shape, dtype or with NaN, tol or max_steps out of
             range, or `reduced` for a loss that is not convex.
     """
-    method = solvers.get(solver)
+    method = method_of(prob, solver)
     tol = float(_checks.real("tol", tol, above=0.0))
     max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
     check_reduced(prob, reduced)
-    params = init(prob) if params is None else prob.check_params(params)
+    given = init(prob) if params is None else prob.check_params(params)
+    params = prob.model.nearest(prob, given)
     if not prob.bias and np.any(np.asarray(params.b)):
         raise ValueError("b: expected zeros where bias=False, got a nonzero start; drop it or set bias=True")
     stride = -(-max_steps // HISTORY_ROWS)
@@ -260,7 +275,8 @@ def solve(
     with Progress(f"{method.name}", max_steps, progress) as bar:
         outcome = _minimised(prob, params, Before(), tol, max_steps, options, bar)
         outcome = to_second_order(prob, outcome, tol, max_steps, options, escape, bar)
-    return _solution(prob, outcome, tol, options)
+    moved = any(np.any(np.asarray(x) != np.asarray(y)) for x, y in zip(given, params, strict=True))
+    return _solution(prob, outcome, tol, options, moved)
 
 
 def to_second_order(
@@ -311,7 +327,7 @@ def _minimised(
         chunk = max(1, int(chunk * min(8.0, 0.5 / max(seconds, 1e-3))))
 
 
-def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options) -> Solution:
+def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options, projected: bool) -> Solution:
     history = outcome.history
     return Solution(
         problem=prob,
@@ -324,6 +340,7 @@ def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options) -> 
         history=None if history is None else _trim(history, int(outcome.steps), options.stride),
         solver=options.solver,
         reduced=options.reduced,
+        projected=projected,
     )
 
 
@@ -370,8 +387,8 @@ def _trim(history: History, steps: int, stride: int) -> History:
 def check_reduced(prob: Problem, reduced: bool) -> None:
     if not reduced:
         return
-    if not prob.model.two_factors:
-        raise ValueError(f"reduced: expected two free factors, got model={prob.model!r}; use reduced=False")
+    if not (prob.model.two_factors or prob.model.layered):
+        raise ValueError(f"reduced: expected free factors, got model={prob.model!r}; use reduced=False")
     if not prob.loss.convex:
         raise ValueError(
             f"reduced: expected a loss that is convex in z, got {prob.loss!r}; without convexity the "
@@ -392,6 +409,7 @@ def solve_ufm(
     lam_b: float = 0.0,
     bias: bool = True,
     model: str | Model = "free",
+    class_weights: Any = None,
     seed: int = 0,
     scale: float = 0.1,
     solver: str | Solver = "newton",
@@ -404,8 +422,9 @@ def solve_ufm(
 ) -> Solution:
     """Solve the unconstrained feature model of equation (7): problem, start and solver in one call.
 
-    `n` samples (default 10) for each of `K` classes (default 10), or any `labels`; `alpha`, `gamma`,
-    `kappa`, `beta` go to the loss. See `Problem`, `init` and `solve` for the rest.
+    `n` samples (default 10) for each of `K` classes (default 10), or any `labels`; `class_weights` (K,)
+    multiply the losses of the classes; `alpha`, `gamma`, `kappa`, `beta` go to the loss. See `Problem`,
+    `init` and `solve` for the rest.
 
     >>> import ufm
     >>> sol = ufm.solve_ufm(loss="ls", K=4, d=6, n=3, alpha=0.2)
@@ -413,14 +432,15 @@ def solve_ufm(
     (True, True)
     """
     loss = losses.get(loss, **hyperparameters)
-    penalties: dict[str, Any] = {"lam_W": lam_W, "lam_H": lam_H, "lam_b": lam_b, "bias": bias, "model": model}
+    rest: dict[str, Any] = {"lam_W": lam_W, "lam_H": lam_H, "lam_b": lam_b, "bias": bias, "model": model}
+    rest["class_weights"] = class_weights
     if labels is None:
         K, n = 10 if K is None else K, 10 if n is None else n
-        prob = Problem.balanced(loss, K=K, d=d, n=n, **penalties)
+        prob = Problem.balanced(loss, K=K, d=d, n=n, **rest)
     elif n is not None:
         raise ValueError(f"n: expected either n or labels, got both (n={n!r}); labels fix the counts")
     else:
-        prob = Problem(loss, labels, K, d, **penalties)
+        prob = Problem(loss, labels, K, d, **rest)
     start = init(prob, seed=seed, scale=scale)
     options: dict[str, Any] = {"max_steps": max_steps, "record": record, "reduced": reduced}
     return solve(prob, start, solver=solver, tol=tol, progress=progress, **options)

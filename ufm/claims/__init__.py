@@ -69,8 +69,7 @@ def _dual_bound(f: Facts) -> str:
 def _balanced(f: Facts) -> str:
     if f.prob.n is not None:
         return ""
-    low, high = f.prob.counts.min(), f.prob.counts.max()
-    return f"Theorem 1 assumes equally many samples in every class, got {low} to {high}"
+    return f"Theorem 1 assumes equally many samples in every class and no weights, got {f.prob.unequal}"
 
 
 def _theorem(f: Facts) -> str:
@@ -111,7 +110,9 @@ def _free_bias(f: Facts) -> str:
 
 def _has_groups(f: Facts) -> str:
     why = _structured(f)
-    return why or ("" if f.groups else "no two classes have equally many samples: each is a group of its own")
+    return why or (
+        "" if f.groups else "no two classes are of equal count and weight: each is a group of its own"
+    )
 
 
 def _has_two_groups(f: Facts) -> str:
@@ -327,7 +328,8 @@ STATEMENTS = (
     ),
 )
 
-#: What unequal class counts leave of it (docs/theory.md, section 1.7); measured there beside the others.
+#: What unequal class counts, or class weights, leave of it; measured there beside the others
+#: (docs/theory.md, section 1.7).
 UNEQUAL = (
     _Statement(
         "within_class",
@@ -345,7 +347,7 @@ UNEQUAL = (
     ),
     _Statement(
         "group_etf",
-        "classes of equal count n: W less its mean over them is a simplex ETF, "
+        "classes of equal count n and weight: W less its mean over them is a simplex ETF, "
         "W W' = sqrt(n lam_H/lam_W) alpha (I - 11'/K_g)",
         _measures.group_etf,
         _measures.tol_structure,
@@ -353,7 +355,7 @@ UNEQUAL = (
     ),
     _Statement(
         "group_duality",
-        "classes of equal count n, less their mean: w^k = sqrt(n lam_H/lam_W) h_k",
+        "classes of equal count n and weight, less their mean: w^k = sqrt(n lam_H/lam_W) h_k",
         _measures.group_duality,
         _measures.tol_structure,
         _has_groups,

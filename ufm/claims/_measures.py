@@ -18,6 +18,7 @@ from ufm.hessian.certificate import Certificate
 from ufm.hessian.point import Analysis
 from ufm.hessian.product import NotFinite
 from ufm.theory import NoClosedForm, Optimum
+from ufm.theory._blocks import groups_of
 
 #: structure known worse than this proves nothing
 COARSEST = 1e-3
@@ -89,9 +90,9 @@ class Facts:
 
     @functools.cached_property
     def groups(self) -> list[np.ndarray]:
-        """The classes of each group of at least two classes with equally many samples."""
-        counts = self.prob.counts
-        found = [np.flatnonzero(counts == n) for n in np.unique(counts)]
+        """The classes of each group of at least two classes with equally many samples and the same weight."""
+        groups = groups_of(self.prob.counts, self.prob.class_weights)
+        found = [np.flatnonzero(groups.of_class == g) for g in range(len(groups.sizes))]
         return [group for group in found if len(group) > 1]
 
     @functools.cached_property

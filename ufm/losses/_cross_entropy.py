@@ -105,11 +105,11 @@ def smoothed_optimum(s: Setting, alpha: Fraction) -> SymmetricPoint:
 
 
 def two_groups(s: Setting, groups: Groups, alpha: float) -> Block | None:
-    """Two different counts and a free bias: first the probabilities, then the logits.
+    """Two groups and a free bias: first the probabilities, then the logits.
 
     P is what a sample gives to the other group, p_s to another class of its own group, p_t to its class:
-    P_g = lam sqrt(N q N_h/N_g) + alpha K_h/K with q = K_A K_B/K, and
-    p_t - p_s = (1 - alpha - N lam/sqrt(n_g))_+.  None where the means of the groups vanish.
+    P_g = lam sqrt(N q N_h/N_g)/w_g + alpha K_h/K with q = K_A K_B/K, and
+    p_t - p_s = (1 - alpha - N lam/(w_g sqrt(n_g)))_+.  None where the means of the groups vanish.
 
     Source: docs/theory.md, section 1.7.
     """
@@ -117,8 +117,8 @@ def two_groups(s: Setting, groups: Groups, alpha: float) -> Block | None:
         return None
     n, K_g, N_g = (np.asarray(x, float) for x in (groups.counts, groups.sizes, groups.samples))
     K_h, N_h, lam = K_g[::-1], N_g[::-1], math.sqrt(s.c_squared / s.n)
-    P = lam * np.sqrt(s.N * K_g.prod() / s.K * N_h / N_g) + alpha * K_h / s.K
-    gain = np.where(K_g > 1, np.maximum(0.0, 1 - alpha - s.N * lam / np.sqrt(n)), 0.0)
+    P = lam * np.sqrt(s.N * K_g.prod() / s.K * N_h / N_g) / groups.weights + alpha * K_h / s.K
+    gain = np.where(K_g > 1, np.maximum(0.0, 1 - alpha - s.N * lam / np.sqrt(n) / groups.weights), 0.0)
     p_s = (1 - P - gain) / K_g
     if (p_s <= 0).any():
         return None

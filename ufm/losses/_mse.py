@@ -103,7 +103,8 @@ class RescaledMSE(Loss, pure=True):
         kappa, beta = self._numbers
         if not setting.bias:
             return diagonal(setting, groups, kappa, beta)
-        return thresholded(setting, groups, beta) if kappa == 1 and setting.lam_b == 0 else None
+        distance = kappa == 1 and setting.lam_b == 0 and np.ptp(groups.weights) == 0
+        return thresholded(setting, groups, beta) if distance else None
 
     def merging(self, bias: bool) -> float | None:
         """Without a bias the logits are diagonal; with kappa = 1 the loss is a distance, which splits."""
@@ -218,20 +219,22 @@ def value(s: Setting, kappa: float, beta: float, a: float, m: float, b0: float) 
 
 
 def diagonal(s: Setting, groups: Groups, kappa: float, beta: float) -> Block:
-    """Without a bias Zbar is diagonal: z_kk = (beta - N lam/(2 kappa sqrt n_k))_+, classes vanish one by one.
+    """No bias: Zbar is diagonal, z_kk = (beta - N lam/(2 kappa w_k sqrt n_k))_+, classes vanish one by one.
 
     Source: docs/theory.md, section 1.7.
     """
-    spread = np.maximum(0.0, beta * np.sqrt(groups.counts) - _lam_N(s) / (2 * kappa))
+    spread = np.maximum(0.0, beta * np.sqrt(groups.counts) - _lam_N(s) / (2 * kappa) / groups.weights)
     return Block(np.diag(spread), np.where(groups.sizes > 1, spread, 0.0), np.zeros(len(spread)))
 
 
 def thresholded(s: Setting, groups: Groups, beta: float) -> Block:
     """kappa = 1, free bias: the singular values of beta D^(1/2) (I - s s') lose N lam/2, s = sqrt(n_k/N).
 
+    A weight w that all classes share divides N lam.
+
     Source: docs/theory.md, section 1.7.
     """
-    root, share, least = np.sqrt(groups.counts), groups.samples / s.N, _lam_N(s) / 2
+    root, share, least = np.sqrt(groups.counts), groups.samples / s.N, _lam_N(s) / 2 / groups.weights[0]
     U, sigma, Vt = np.linalg.svd(beta * root[:, None] * (np.eye(len(root)) - np.sqrt(np.outer(share, share))))
     T = (U * np.maximum(0.0, sigma - least)) @ Vt
     t = np.where(groups.sizes > 1, np.maximum(0.0, beta * root - least), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
@@ -79,6 +80,7 @@ class Model:
         isotropic: f(W Q, Q'H, b) = f(W, H, b) for every orthogonal Q (d, d).
         convex: the logits are affine in the variables, which are penalised by lam_H samples_j |h_j|^2 and
             lam_b |b|^2, so that f is convex wherever the loss is.
+        layered: W is a product of free layers, `chain`, and `narrowed` gives the model with other widths.
     """
 
     name = "model"
@@ -87,6 +89,7 @@ class Model:
     bilinear = False
     isotropic = False
     convex = False
+    layered = False
 
     def fitted(self, K: int, d: int) -> Model:
         """The model in a problem of these sizes.
@@ -123,6 +126,10 @@ class Model:
     def chain(self, prob: Sizes, params: Variables) -> tuple[tuple[Any, Array], ...]:
         """The free factors of W H, from H on, each with its penalty; () if one of them is not free."""
         return ()
+
+    def narrowed(self, widths: Sequence[int], lam: Any) -> Model:
+        """The model with layers of other widths and penalties."""
+        raise NotImplementedError
 
     def inner(self, prob: Sizes) -> tuple[int, ...]:
         """The dimensions between two factors that may be rotated without a change of f."""

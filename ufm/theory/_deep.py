@@ -72,8 +72,8 @@ def optimum(prob: Problem) -> Optimum:
     assert isinstance(model, Deep)
     if prob.n is None:
         raise NoClosedForm(
-            "labels: with a deep classifier the optimum is known for equal counts, got "
-            f"{prob.counts.min()} to {prob.counts.max()}; ufm.solve takes any counts"
+            "labels, class_weights: with a deep classifier the optimum is known for equal counts and no "
+            f"weights, got {prob.unequal}; ufm.solve takes any"
         )
     lam = np.asarray(model.penalties(prob), np.float64)
     if model.layers == 1:

@@ -16,6 +16,7 @@ from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
 from ufm.losses._profile import ScalarProfile, margin_of
 from ufm.theory import _convex
+from ufm.theory._blocks import groups_of
 from ufm.theory._setting import any_counts, setting
 from ufm.theory.imbalance import GroupThresholds, group_thresholds
 from ufm.theory.profiles import facts_of, profile_of
@@ -56,11 +57,13 @@ def threshold(prob: Problem) -> Threshold | GroupThresholds:
     C_tie compares neural collapse with the origin; with a bias and a first-order transition partial collapse
     is below both in a window around it (`global_optimum`).
 
-    Unequal counts: where the classes of each group of equal count merge, where the means of the groups, each
-    group and everything vanish, in x = N sqrt(lam_W lam_H). For cross-entropy and label smoothing the classes
-    with n_k samples merge at x = (1 - alpha) sqrt(n_k), whatever the other counts.
+    Unequal counts or class weights: where the classes of each group of equal count and weight merge, where
+    the means of the groups, each group and everything vanish, in x = N sqrt(lam_W lam_H). For cross-entropy
+    and label smoothing the classes with n_k samples of weight w_k merge at x = (1 - alpha) w_k sqrt(n_k),
+    whatever the other counts: w_k = N/(K n_k) lets the majority collapse first, and w_k proportional to
+    1/sqrt(n_k) all classes at once.
 
-    Returns: a `Threshold`, or `GroupThresholds` where the counts differ.
+    Returns: a `Threshold`, or `GroupThresholds` where the counts differ or the classes have weights.
 
     Raises:
         NoClosedForm: a user's loss without class symmetry, or one that is neither shift-invariant nor
@@ -72,7 +75,7 @@ def threshold(prob: Problem) -> Threshold | GroupThresholds:
     at 1/K^2.
     """
     if prob.n is None:
-        return group_thresholds(any_counts(prob), prob.counts)
+        return group_thresholds(any_counts(prob), groups_of(prob.counts, prob.class_weights))
     return balanced_threshold(prob)
 
 
