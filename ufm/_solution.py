@@ -86,7 +86,9 @@ class Solution(Printed):
     history: History | None
     solver: Solver = static()
     reduced: bool = static()
-    projected: bool = static(default=False)  # the start broke the model's constraints, the nearest one did not
+    projected: bool = static(
+        default=False
+    )  # the start broke the model's constraints, the nearest one did not
 
     @property
     def effective(self) -> Params:
@@ -134,17 +136,22 @@ class Solution(Printed):
         """Problem, objective, gradient norm, status with its remedy, NC1-NC3, and a certificate if given."""
         if not self._is_concrete():
             return Sheet("Solution of a batch of problems, or inside a JAX transformation", (), [], [])
-        name, nc = self.status.name.lower().replace("_", " "), self.metrics
+        nc = self.metrics
         rows = [
             ("problem", self.problem.describe()),
             ("objective", digits(self.objective)),
             ("|grad f|", f"{float(self.grad_norm):.1e}  (tol {float(self.tol):.0e})"),
-            ("status", (name if self.converged else f"{name}: {self.status.message}") + MOVED * self.projected),
+            ("status", self._stopped()),
             ("steps", f"{int(self.steps)} of {self.solver.name}" + ", reduced to class means" * self.reduced),
             ("NC1 NC2 NC3", "  ".join(f"{float(x):.1e}" for x in (nc.nc1, nc.nc2, nc.nc3))),
             ("certificate", "sol.certificate bounds f - f*" if certificate is None else certificate.brief()),
         ]
         return Sheet("Solution", (), rows, [])
+
+    def _stopped(self) -> str:
+        """The status in words."""
+        name = self.status.name.lower().replace("_", " ")
+        return (name if self.converged else f"{name}: {self.status.message}") + MOVED * self.projected
 
     def _is_concrete(self) -> bool:
         leaves = (self.code, self.objective, self.problem.lam_W)

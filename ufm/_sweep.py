@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ufm import _checks, _compile, losses, solvers
+from ufm import _checks, _compile, losses
 from ufm._figure import plot
 from ufm._precision import is_double
 from ufm._problem import Params, Problem, Variables, check_penalties, init

@@ -148,7 +148,7 @@ def dimension(prob: Problem, params: Variables) -> int:
 
 
 def _off_bounds(prob: Problem, params: Variables) -> np.ndarray | None:
-    """Where the variables that are off their bounds lie in the dense Hessian; None where there are no bounds."""
+    """The places of the variables off their bounds in the dense Hessian; None where there are no bounds."""
     above = prob.off_bounds(params)
     return None if above is None else np.flatnonzero(np.asarray(ravel_pytree(above)[0])[: prob.size])
 

@@ -166,4 +166,4 @@ def unbound(params: Variables, gradient: Variables, lower: Variables | None) -> 
     """
     if lower is None:
         return gradient
-    return jax.tree.map(lambda y, g, l: y - jnp.maximum(y - g, l), params, gradient, lower)
+    return jax.tree.map(lambda y, g, low: y - jnp.maximum(y - g, low), params, gradient, lower)

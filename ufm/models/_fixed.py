@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ufm import _checks
-from ufm._pytree import pytree_dataclass
-from ufm.models._base import Model, Params, Sizes
+from ufm._pytree import pytree_dataclass, replace, static
+from ufm.models._base import Model, Params, Sizes, Variables
 
 
 class Features(NamedTuple):
@@ -28,6 +30,7 @@ class Fixed(Model):
 
     W: Any = "etf"  # (K, d); "etf" until a problem gives the sizes
     scale: Any = 1.0
+    features: str = static(default="free")  # of FEATURES
 
     name = "fixed"
     variables: ClassVar[type[Any]] = Features
@@ -36,8 +39,11 @@ class Fixed(Model):
     def fitted(self, K: int, d: int) -> Fixed:
         """With a W of shape (K, d)."""
         scale = _checks.real("scale", self.scale, above=0.0)
-        W = simplex(K, d) if isinstance(self.W, str) else _classifier(self.W, (K, d))
-        return Fixed(W, scale)
+        if isinstance(self.W, str):
+            W: Any = simplex(K, d) if self.features == "free" else projection(K, d)
+        else:
+            W = _classifier(self.W, (K, d))
+        return replace(self, W=W, scale=scale)
 
     @property
     def classifier(self) -> Float[Array, "K d"]:
@@ -47,6 +53,17 @@ class Fixed(Model):
     def shapes(self, prob: Sizes) -> dict[str, tuple[int, ...]]:
         """H (d, columns), b (K,)."""
         return {"H": (prob.d, prob.columns), "b": (prob.K,)}
+
+    def lower(self, prob: Sizes) -> Features | None:
+        """H >= 0 where the features are not negative."""
+        return Features(jnp.asarray(0.0), jnp.asarray(-jnp.inf)) if self.features == "nonnegative" else None
+
+    def normal(
+        self, prob: Sizes, seed: ArrayLike, scale: ArrayLike, random: ModuleType = jax.random
+    ) -> Variables:
+        """Independent N(0, scale^2) features, or their absolute values where they are not negative."""
+        drawn = super().normal(prob, seed, scale, random)
+        return drawn._replace(H=abs(drawn.H)) if self.features == "nonnegative" else drawn
 
     def logits(self, prob: Sizes, params: Features) -> Float[Array, "N K"]:
         """H'W' + 1 b'."""
@@ -65,7 +82,11 @@ class Fixed(Model):
         return Params(self.classifier, params.H, params.b)
 
 
-def fixed(W: Any = "etf", *, scale: Any = 1.0) -> Fixed:
+#: what the features of a given classifier may be
+FEATURES = ("free", "nonnegative")
+
+
+def fixed(W: Any = "etf", *, scale: Any = 1.0, features: str = "free") -> Fixed:
     """The model with a given classifier: Z = scale W H + b 1', variables H and b.
 
         f(H, b) = (1/N) sum_j L(scale W h_j + b, y_j) + lam_H/2 |H|^2 + lam_b/2 |b|^2
@@ -74,12 +95,14 @@ def fixed(W: Any = "etf", *, scale: Any = 1.0) -> Fixed:
     part in f's variables. `W` and `scale` are leaves: new values compile nothing.
 
     Args:
-        W: (K, d), or "etf": the simplex ETF W W' = I - 11'/K, which needs d >= K - 1.
+        W: (K, d), or "etf": a simplex ETF, W W' = I - 11'/K, which needs d >= K - 1.  For features that are
+            not negative it is I - 11'/K itself, padded with zeros, which needs d >= K.
         scale: a number > 0 that multiplies W.
+        features: "free", or "nonnegative" for H >= 0.
 
     Raises:
-        ValueError: another word; a scale <= 0.  Once a problem gives K and d: a W of another shape, not of
-            numbers or with NaN; an ETF that does not fit.
+        ValueError: another word for W or the features; a scale <= 0.  Once a problem gives K and d: a W of
+            another shape, not of numbers or with NaN; an ETF that does not fit.
 
     Source: docs/theory.md, section 6.1.
 
@@ -90,7 +113,8 @@ def fixed(W: Any = "etf", *, scale: Any = 1.0) -> Fixed:
     """
     if isinstance(W, str):
         _checks.choice("W", W, ("etf",))
-    return Fixed(W, _checks.real("scale", scale, above=0.0))
+    features = _checks.choice("features", features, FEATURES)
+    return Fixed(W, _checks.real("scale", scale, above=0.0), features)
 
 
 def simplex(K: int, d: int) -> Float[np.ndarray, "K d"]:
@@ -105,6 +129,20 @@ def simplex(K: int, d: int) -> Float[np.ndarray, "K d"]:
             "give a W (K, d)"
         )
     return np.pad(helmert(K), ((0, 0), (0, d - K + 1))).astype(jnp.result_type(float))
+
+
+def projection(K: int, d: int) -> Float[np.ndarray, "K d"]:
+    """I - 11'/K, padded with zeros to d columns: the simplex ETF that features e_k >= 0 serve.
+
+    Raises:
+        ValueError: d < K.
+    """
+    if d < K:
+        raise ValueError(
+            f"W: expected d >= K = {K} for the simplex ETF I - 11'/K of features that are not negative, got "
+            f"d={d}; raise d, or give a W (K, d)"
+        )
+    return np.pad(np.eye(K) - 1 / K, ((0, 0), (0, d - K))).astype(jnp.result_type(float))
 
 
 def helmert(K: int) -> Float[np.ndarray, "K r"]:

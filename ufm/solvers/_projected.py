@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from ufm.models import at_least, unbound
@@ -44,11 +45,11 @@ class _Trial(NamedTuple):
 class ProjectedNewton(Newton):
     """Newton-CG on the variables off their bounds, inside a trust region, projected onto the bounds.
 
-    The variables that a step of `reach` along the negative gradient takes to their bounds go there; the others
-    take Steihaug's step, and what falls below its bound is lifted to it. The quadratic model judges the
-    projected step. A step along the gradient is no longer than the trust region, so that a small region leaves
-    projected steepest descent, which never fails. Where the multipliers of the active bounds are positive the
-    active set settles, and the steps are those of Newton in the other variables.
+    The variables that a step of `reach` along the negative gradient takes to their bounds go there. The
+    others take Steihaug's step, and what falls below its bound is lifted to it. The quadratic model judges
+    the projected step. A step along the gradient is no longer than the trust region, so that a small region
+    leaves projected steepest descent, which never fails. Where the multipliers of the active bounds are
+    positive the active set settles, and the steps are those of Newton in the other variables.
 
     Source: Bertsekas, SIAM J. Control Optim. 20 (1982); Lin and More, SIAM J. Optim. 9 (1999).
     """
@@ -62,7 +63,7 @@ class ProjectedNewton(Newton):
         assert isinstance(f, Bounded)
         size = f.residual(at)
         trial = self._trial(f, at, memory.radius, size)
-        new = evaluate(f, trial.y)
+        new = evaluate(f.objective, trial.y)
 
         rounding = jnp.abs(trial.decrease) <= noise(at.f)
         ratio = (at.f - new.f) / jnp.where(trial.decrease > 0, trial.decrease, 1.0)
@@ -74,13 +75,13 @@ class ProjectedNewton(Newton):
         radius = jnp.where(poor, jnp.minimum(trial.length, memory.radius) / 4, memory.radius)
         radius = jnp.where(good & trial.at_boundary, 3 * memory.radius, radius)
 
-        floor = jnp.finfo(at.f.dtype).eps * jnp.maximum(jnp.sqrt(dot(at.y, at.y)), 1e-3)
+        floor = float(np.finfo(at.f.dtype).eps) * jnp.maximum(jnp.sqrt(dot(at.y, at.y)), 1e-3)
         stuck = ~accept & ((rounding & ~trial.at_boundary) | (trial.length <= floor))
         memory = Trust(radius, memory.products + trial.products)
         return select(accept, new, at), memory, jnp.where(stuck, STALLED, 0)
 
     def _trial(self, f: Bounded, at: Point, radius: Array, size: Array) -> _Trial:
-        _, hvp = jax.linearize(jax.grad(f), at.y)
+        _, hvp = jax.linearize(jax.grad(f.objective), at.y)
         reach = jnp.minimum(self.reach, radius / jnp.where(size > 0, size, 1.0))
 
         def to_bound(y: Array, g: Array, lower: Array) -> Array:
