@@ -44,16 +44,8 @@ class Layers(NamedTuple):
     def objective(self, y: Any) -> Array:
         return self.problem(self.params(y))
 
-    def target(self) -> Any:
-        """What a solver minimises: the objective, without bounds."""
-        return self.objective
-
     def residual(self, y: Any, g: Any) -> Array:
-        """`grad_norm`: no variable has a bound."""
-        return self.grad_norm(g)
-
-    def grad_norm(self, g: Any) -> Array:
-        """|grad f| in the variables of the problem as it was given, from the gradient in y."""
+        """|grad f| in the variables of the problem as it was given, from the gradient g at y."""
         *layers, H, b = g
         squares = jnp.stack([jnp.sum(x * x) for x in (H, *layers)])
         return jnp.sqrt(jnp.sum(self.stretch**2 * squares) + jnp.sum(b * b))

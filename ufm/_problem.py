@@ -43,7 +43,7 @@ class Problem:
         K: number of classes.  Default: 1 + the largest label.
         d: feature dimension.
         lam_W, lam_H: penalties > 0.  lam_b: penalty >= 0; 0 leaves the bias free.
-        bias: False takes the bias out of the problem (b = 0).
+        bias: False takes the bias out of the problem (b = 0).  Default: True, where the model has one.
         model: a name of `models.MODELS` or a `Model`.  Default: two free factors.
         samples: (columns,) how many samples each column of H stands for.  Default: one.  `means()` gives the
             problem of the class means, with one column for each class.
@@ -80,7 +80,7 @@ class Problem:
         lam_W: ArrayLike = 5e-3,
         lam_H: ArrayLike = 5e-3,
         lam_b: ArrayLike = 0.0,
-        bias: bool = True,
+        bias: bool | None = None,
         model: str | Model = "free",
         samples: Any = None,
         class_weights: Any = None,
@@ -90,17 +90,18 @@ class Problem:
         if d is None:
             raise ValueError("d: expected an integer >= 1 (the feature dimension), got nothing")
         K, d = _checks.integer("K", K, least=2), _checks.integer("d", d, least=1)
-        function = losses.get(loss)
+        function, of_logits = losses.get(loss), models.get(model).fitted(K, d)
+        bias = _check_bias(bias, of_logits)
         checked: dict[str, Any] = {
             "loss": losses.weighted(function, class_weights, K),
             "K": K,
             "d": d,
-            "bias": _checks.boolean("bias", bias),
-            "model": models.get(model).fitted(K, d),
+            "bias": bias,
+            "model": of_logits,
             "samples": _checks.samples(samples, len(labels)),
         }
         checked["labels"] = _checks.classes(labels, K)
-        checked |= check_penalties(lam_W, lam_H, lam_b, bool(bias))
+        checked |= check_penalties(lam_W, lam_H, lam_b, bias)
         losses.check(losses.without_weights(function), K)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -116,7 +117,7 @@ class Problem:
         lam_W: ArrayLike = 5e-3,
         lam_H: ArrayLike = 5e-3,
         lam_b: ArrayLike = 0.0,
-        bias: bool = True,
+        bias: bool | None = None,
         model: str | Model = "free",
         class_weights: Any = None,
         **hyperparameters: Any,
@@ -146,7 +147,7 @@ class Problem:
         lam_W: ArrayLike = 5e-3,
         lam_H: ArrayLike = 5e-3,
         lam_b: ArrayLike = 0.0,
-        bias: bool = True,
+        bias: bool | None = None,
         model: str | Model = "free",
         class_weights: Any = None,
         **hyperparameters: Any,
@@ -350,7 +351,12 @@ class Problem:
 
     @property
     def size(self) -> int:
-        """Number of unknowns."""
+        """Number of unknowns, less one for each sphere that a part of them lies on."""
+        return self.unknowns - self.model.codimension(self)
+
+    @property
+    def unknowns(self) -> int:
+        """Number of entries of the variables."""
         sizes = {name: math.prod(shape) for name, shape in self.model.shapes(self).items()}
         return sum(sizes.values()) - (0 if self.bias else sizes["b"])
 
@@ -443,6 +449,16 @@ def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     return array
 
 
+def _check_bias(bias: Any, model: Model) -> bool:
+    if bias is None:
+        return model.biased
+    if _checks.boolean("bias", bias) and not model.biased:
+        raise ValueError(
+            f"bias: expected False with model={model!r}, whose logits have none, got {bias!r}; leave bias out"
+        )
+    return bool(bias)
+
+
 def check_penalties(lam_W: Any, lam_H: Any, lam_b: Any, bias: bool) -> dict[str, Any]:
     why = "without it the infimum is not attained: scale W up and H down (or the reverse) at no cost"
     checked = {
@@ -461,6 +477,7 @@ class _Sizes(NamedTuple):
     K: int
     d: int
     columns: int
+    samples: None = None
 
 
 def _normal(model: Model, seed: Any, scale: Any, *, sizes: Any, random: ModuleType = jax.random) -> Variables:

@@ -37,6 +37,8 @@ from ufm.solvers import Newton, axpy, noise
 RELATIVE = 1e-6
 #: a Hessian up to this size is factorised, which takes some milliseconds
 FACTORISED = 600
+#: f within this of a proved lower bound, relative to 1 + |f|, is at its minimum
+NOTHING_BELOW = 1e-12
 
 
 class Evidence(NamedTuple):
@@ -80,7 +82,9 @@ def way_down(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variable
     """
     if prob.model.layered:
         return _between_layers(prob, params, grad_norm)
-    floor = float(resolution(prob.lam, grad_norm))
+    if _is_lowest(prob, params):
+        return None
+    floor = float(resolution(prob.model.stiffness(prob), grad_norm))
     if prob.model.two_factors and not prob.model.bilinear:
         return _with_bounds(prob, params, floor)
     for find in (_through_unused, _lowest_eigenvector):
@@ -89,6 +93,19 @@ def way_down(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variable
         if below is not None:
             return below
     return None
+
+
+def _is_lowest(prob: Problem, params: Variables) -> bool:
+    """Whether a bound that theory proves leaves nothing below f, where an eigenvector is dear."""
+    if not prob.model.curved:
+        return False
+    from ufm import theory  # here, because it needs scipy, which `import ufm` does not
+
+    try:
+        bound = theory.lower_bound(prob)
+    except theory.NoClosedForm:
+        return False
+    return bool(prob(params) - bound <= NOTHING_BELOW * (1 + abs(bound)))
 
 
 def _between_layers(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variables | None:

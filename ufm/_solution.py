@@ -57,10 +57,6 @@ _MESSAGES = {
 }
 
 
-#: what a printed status adds where the start was not allowed
-MOVED = " (from the nearest start that the model allows; the given one breaks its constraints)"
-
-
 class History(NamedTuple):
     """A trajectory, one row every `stride` steps (rows: T)."""
 
@@ -86,9 +82,7 @@ class Solution(Printed):
     history: History | None
     solver: Solver = static()
     reduced: bool = static()
-    projected: bool = static(
-        default=False
-    )  # the start broke the model's constraints, the nearest one did not
+    projected: bool = static(default=False)  # the start was infeasible; the nearest feasible point was taken
 
     @property
     def effective(self) -> Params:
@@ -136,22 +130,18 @@ class Solution(Printed):
         """Problem, objective, gradient norm, status with its remedy, NC1-NC3, and a certificate if given."""
         if not self._is_concrete():
             return Sheet("Solution of a batch of problems, or inside a JAX transformation", (), [], [])
-        nc = self.metrics
+        name, nc = self.status.name.lower().replace("_", " "), self.metrics
         rows = [
             ("problem", self.problem.describe()),
             ("objective", digits(self.objective)),
             ("|grad f|", f"{float(self.grad_norm):.1e}  (tol {float(self.tol):.0e})"),
-            ("status", self._stopped()),
+            ("status", name if self.converged else f"{name}: {self.status.message}"),
+            *([("start", "infeasible: the nearest feasible point was taken")] * self.projected),
             ("steps", f"{int(self.steps)} of {self.solver.name}" + ", reduced to class means" * self.reduced),
             ("NC1 NC2 NC3", "  ".join(f"{float(x):.1e}" for x in (nc.nc1, nc.nc2, nc.nc3))),
             ("certificate", "sol.certificate bounds f - f*" if certificate is None else certificate.brief()),
         ]
         return Sheet("Solution", (), rows, [])
-
-    def _stopped(self) -> str:
-        """The status in words."""
-        name = self.status.name.lower().replace("_", " ")
-        return (name if self.converged else f"{name}: {self.status.message}") + MOVED * self.projected
 
     def _is_concrete(self) -> bool:
         leaves = (self.code, self.objective, self.problem.lam_W)
@@ -171,8 +161,7 @@ class Solution(Printed):
             "steps": int(self.steps),
             "solver": self.solver.name,
             "reduced": self.reduced,
-        }
-        data |= {"projected": True} if self.projected else {}
+        } | ({"projected": True} if self.projected else {})
         data |= {name: finite(value) for name, value in measured.items()}
         why = {n: _why_null(n, x) for n, x in (numbers | measured).items() if data[n] is None}
         return data | ({"why": why} if why else {})

@@ -13,12 +13,11 @@ import numpy as np
 from jax import Array
 
 from ufm import _checks, _compile, _second_order, losses, metrics, solvers
-from ufm._layers import Layers
 from ufm._problem import Problem, Variables, init
 from ufm._progress import Progress
 from ufm._second_order import Evidence
 from ufm._solution import History, Solution, Status
-from ufm._view import View, basis, expanded, first_point, view_of
+from ufm._view import AnyView, basis, expanded, first_point, view_of
 from ufm.models import Model
 from ufm.solvers import Point, Solver, dot, noise
 
@@ -87,7 +86,6 @@ def _run(
     """From a start, or on from `run`, until converged or `limit` steps; `last` is the user's max_steps."""
     solver, reduced = options.solver, options.reduced
     view, y = view_of(prob, params, solver, reduced, before.basis)
-    target = view.target()
     patience = getattr(solver, "patience", solver.max_steps)
 
     def record(history: History | None, at: Point, steps: Array, norm: Array) -> History | None:
@@ -109,10 +107,10 @@ def _run(
         far = jnp.asarray(False)
         status = _judged(at, norm, jnp.asarray(0), far, steps >= last, tol, solver)
         best, idle = (at.f, norm), jnp.asarray(0)
-        run = _Run(at, solver.init(target, at), steps, status, norm, far, best, idle, history)
+        run = _Run(at, solver.init(view.objective, at), steps, status, norm, far, best, idle, history)
 
     def step(run: _Run) -> _Run:
-        at, memory, flag = solver.step(target, run.at, run.memory)
+        at, memory, flag = solver.step(view.objective, run.at, run.memory)
         norm, steps, within = view.residual(at.y, at.g), run.steps + 1, run.grad_norm <= tol
         if solver.polish:
             worse = within & ~(norm <= run.grad_norm)
@@ -163,7 +161,7 @@ def _written(
     return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
 
 
-def _outcome(prob: Problem, view: View | Layers, run: _Run, tol: Array, reduced: bool) -> Outcome:
+def _outcome(prob: Problem, view: AnyView, run: _Run, tol: Array, reduced: bool) -> Outcome:
     params, status = expanded(prob, view, run.at.y, reduced), run.status
     objective, norm = run.at.f, run.grad_norm
     problem, at = view.problem, view.params(run.at.y)
@@ -239,8 +237,8 @@ def solve(
 
     Args:
         prob: the problem.
-        params: the start, `Params(W, H, b)`; default `init(prob)`.  A start that the model does not allow
-            is replaced by the nearest one that it allows, which `.projected` of the solution says.
+        params: the start, `Params(W, H, b)`; default `init(prob)`.  One that violates the model's
+            constraints is exchanged for the nearest point that does not, and the solution says so.
         solver: a name of `solvers.SOLVERS` or a solver object.  Where variables have bounds, "newton" is a
             projected Newton method, and no other name is allowed.
         tol: bound on the Euclidean norm of the gradient in (W, H, b).  Newton, once within it, takes one
@@ -264,8 +262,8 @@ def solve(
     tol = float(_checks.real("tol", tol, above=0.0))
     max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
     check_reduced(prob, reduced)
-    given = init(prob) if params is None else prob.check_params(params)
-    params = prob.model.nearest(prob, given)
+    params = init(prob) if params is None else prob.check_params(params)
+    params, projected = prob.model.feasible(prob, params)
     if not prob.bias and np.any(np.asarray(params.b)):
         raise ValueError("b: expected zeros where bias=False, got a nonzero start; drop it or set bias=True")
     stride = -(-max_steps // HISTORY_ROWS)
@@ -275,8 +273,7 @@ def solve(
     with Progress(f"{method.name}", max_steps, progress) as bar:
         outcome = _minimised(prob, params, Before(), tol, max_steps, options, bar)
         outcome = to_second_order(prob, outcome, tol, max_steps, options, escape, bar)
-    moved = any(np.any(np.asarray(x) != np.asarray(y)) for x, y in zip(given, params, strict=True))
-    return _solution(prob, outcome, tol, options, moved)
+    return _solution(prob, outcome, tol, options, projected)
 
 
 def to_second_order(
@@ -407,7 +404,7 @@ def solve_ufm(
     lam_W: float = 5e-3,
     lam_H: float = 5e-3,
     lam_b: float = 0.0,
-    bias: bool = True,
+    bias: bool | None = None,
     model: str | Model = "free",
     class_weights: Any = None,
     seed: int = 0,

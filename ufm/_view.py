@@ -7,13 +7,13 @@ f_j = sqrt(samples_j) Q'h_j / stretch, and W is stretch W Q.
 fifth of the steps, Newton half. `rotate` keeps min(d, K) feature dimensions. Feature components orthogonal to
 the rows of W incur only the penalty, so they vanish at the optimum, and gradients and Hessians leave the row
 space of W invariant; in coordinates of that space a step costs K/d of what it costs in R^d, for any loss.
-`reduced` solves the problem of the class means. Layers have coordinates of the same kind (`_layers`); models
-of other variables run in their own.
+`reduced` solves the problem of the class means. Layers have coordinates of the same kind (`_layers`), unit
+vectors those of their rays (`_rays`); other models run in their own variables.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,9 @@ from jax import Array
 from ufm import _layers, solvers
 from ufm._layers import Layers, row_space
 from ufm._problem import Params, Problem, Variables
+from ufm._rays import Rays, rays_of
 from ufm.models import unbound
-from ufm.solvers import Bounded, Point, Solver, dot
+from ufm.solvers import Bounded, Objective, Point, Solver, dot
 
 #: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
 SATURATED = 100.0
@@ -46,17 +47,18 @@ class View(NamedTuple):
         F = F if self.root is None else F / self.root[:, None]
         return Params(W, F.T, jnp.zeros(len(W), W.dtype) if b is None else b)
 
-    def objective(self, y: Any) -> Array:
+    def value(self, y: Any) -> Array:
+        """f."""
         return self.problem(self.params(y))
 
-    def target(self) -> Any:
-        """What a solver minimises: the objective, with the bounds of y where there are any."""
-        lower = self.lower
-        return self.objective if lower is None else Bounded(self.objective, lower)
+    @property
+    def objective(self) -> Objective:
+        """f(y), with the bounds of y where there are any."""
+        return self.value if self.lower is None else Bounded(self.value, self.lower)
 
     @property
     def lower(self) -> Any:
-        """The bounds of y; 0 and -inf are the same in every scale."""
+        """The bounds of y, None where there are none; 0 and -inf are the same in every scale."""
         lower = self.problem.model.lower(self.problem)
         if lower is None or self.stretch is None:
             return lower
@@ -64,28 +66,31 @@ class View(NamedTuple):
         return W, F, b if self.problem.bias else None
 
     def residual(self, y: Any, g: Any) -> Array:
-        """|grad f| in the variables of the problem as it was given, less what bounds hold back."""
-        if self.lower is None:
-            return self.grad_norm(g)
-        if self.stretch is not None:
-            y, g = self._scaled(y, 1 / self.stretch), self._scaled(g, self.stretch)
-        held = unbound(y, g, self.lower)
-        return jnp.sqrt(dot(held, held))
+        """|grad f| in the variables of the problem as it was given, from the gradient g at y.
 
-    def _scaled(self, y: Any, s: Array) -> Any:
-        W, F, b = y
-        return s * W, F / s, b
-
-    def grad_norm(self, g: Any) -> Array:
-        """|grad f| in the variables of the problem as it was given, from the gradient in y."""
+        Where variables have bounds it is the norm of what they do not hold back of the gradient.
+        """
+        if self.lower is not None:
+            return self._unbound(y, g)
         if self.stretch is None:
             return jnp.sqrt(dot(g, g))
         W, F, b = g
         square = self.stretch**2 * jnp.sum(W * W) + jnp.sum(F * F) / self.stretch**2
         return jnp.sqrt(square if b is None else square + jnp.sum(b * b))
 
+    def _unbound(self, y: Any, g: Any) -> Array:
+        if self.stretch is not None:
+            (W, F, b), (dW, dF, db) = y, g
+            y, g = (W / self.stretch, F * self.stretch, b), (dW * self.stretch, dF / self.stretch, db)
+        held = unbound(y, g, self.lower)
+        return jnp.sqrt(dot(held, held))
 
-def first_point(view: View | Layers, y: Any) -> Point:
+
+#: what the loop runs in
+AnyView: TypeAlias = View | Layers | Rays
+
+
+def first_point(view: AnyView, y: Any) -> Point:
     """The start; with logits above `SATURATED` it is shrunk along its ray, if that lowers the objective.
 
     Where every softmax is saturated, gradients and Hessians say nothing of the loss: Newton's step leads to
@@ -133,10 +138,12 @@ def basis(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> An
 
 def view_of(
     prob: Problem, params: Variables, solver: Solver, reduced: bool, Q: Any = None
-) -> tuple[View | Layers, Any]:
+) -> tuple[AnyView, Any]:
     """The view of a problem and the start in it; `Q` is the `basis`, if it is known already."""
     if prob.model.layered:
         return _layers.layers_of(prob, params, solver, reduced, Q)
+    if prob.model.curved:
+        return rays_of(prob, params, solver)
     if not prob.model.two_factors:
         return View(prob, None, None, None), params
     base, H = (prob.means(), prob.class_means(params.H)) if reduced else (prob, params.H)
@@ -154,9 +161,9 @@ def view_of(
     return View(problem, root, stretch, Q), (W, F, b)
 
 
-def expanded(prob: Problem, view: View | Layers, y: Any, reduced: bool) -> Variables:
+def expanded(prob: Problem, view: AnyView, y: Any, reduced: bool) -> Variables:
     """The variables of the problem as it was given."""
-    if isinstance(view, Layers):
+    if not isinstance(view, View):
         return view.expanded(prob, y, reduced)
     params = view.params(y)
     if view.stretch is None:

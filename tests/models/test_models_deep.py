@@ -189,7 +189,7 @@ def test_the_square_is_below_neural_collapse():
 @pytest.mark.parametrize(
     ("prob", "reason"),
     [
-        (problem(labels=UNEQUAL), "labels: .* equal counts"),
+        (problem(labels=UNEQUAL), "labels.*: .* equal counts"),
         (problem("mse", lam_b=0.01), "loss: .* kappa <= 1 and no bias"),
         (problem("mse", bias=False, model=deep(2, widths=[3])), "d, widths: .* rank 4"),
     ],

@@ -93,7 +93,7 @@ def test_a_start_with_negative_features_is_projected_and_the_solution_says_so():
     sol = ufm.solve(prob, bent)
     assert sol.converged
     assert sol.projected
-    assert "nearest start that the model allows" in str(sol)
+    assert "infeasible: the nearest feasible point was taken" in str(sol)
     assert sol.to_dict()["projected"]
     again = ufm.solve(prob, start._replace(H=jnp.maximum(bent.H, 0.0)))
     np.testing.assert_array_equal(again.W, sol.W)

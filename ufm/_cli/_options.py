@@ -226,7 +226,8 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], Output]:
     if output.out is not None:
         _checks.folder("out", output.out)
     given = {name: value for name, value in options.items() if value is not None}
-    given["bias"] = not given.pop("no_bias")
+    if given.pop("no_bias"):
+        given["bias"] = False
     if "counts" in given:
         given["labels"] = _labels_from(given.pop("counts"), given)
     lam = given.pop("lam", None)

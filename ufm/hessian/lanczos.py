@@ -121,7 +121,7 @@ def _start(prob: Problem, params: Variables, locked: Variables, seed: Array) -> 
     v = type(params)(*drawn)
     if not prob.bias:
         v = v._replace(b=jnp.zeros_like(v.b))
-    return _unit(_deflate(off_bounds(prob, params)(v), locked))
+    return _unit(_deflate(off_bounds(prob, params)(prob.model.tangent(params, v)), locked))
 
 
 def lowest(

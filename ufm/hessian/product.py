@@ -31,10 +31,14 @@ def product(prob: Problem, params: Variables) -> Callable[[Variables], Variables
 
     Where both factors are free it is written out: the loss enters through one linearisation of its gradient,
     so that a product costs 12 K d N operations and no exponential. For other models it is the linearisation
-    of the gradient of f.
+    of the gradient of f; on spheres the Riemannian Hessian, of the tangent part of the direction.
 
     Source: the second derivative of equation (7).
     """
+    if prob.model.curved:
+        tangent = partial(prob.model.tangent, params)
+        hessian = jax.linearize(jax.grad(prob), params)[1]
+        return lambda direction: tangent(hessian(tangent(direction)))
     if not prob.model.bilinear:
         linear: Callable[[Variables], Variables] = jax.linearize(jax.grad(prob), params)[1]
         return linear
@@ -114,15 +118,21 @@ def _is_batch(prob: Problem, direction: Any) -> bool:
 def dense(prob: Problem, params: Variables) -> Float[np.ndarray, "size size"]:
     """The whole Hessian by automatic differentiation, in the order of `ravel_pytree(Params)`.
 
-    Without a bias the last K coordinates are left out. The witness of every faster routine; it is refused
-    where the matrix would take more than `MEMORY_LIMIT` bytes.
+    Without a bias the last K coordinates are left out; on spheres the coordinates are those of `tangents` of
+    the model. The witness of every faster routine; it is refused where the matrix would take more than
+    `MEMORY_LIMIT` bytes.
 
     Raises:
         ValueError: a wrong shape, or too large a problem.
     """
     params = prob.check_params(params)
-    check_dense(prob.size)
-    return np.asarray(_dense(prob, params))
+    check_dense(prob.unknowns)
+    whole = np.asarray(_dense(prob, params))
+    tangents = prob.model.tangents(params)
+    if tangents is None:
+        return whole
+    tangents = tangents[: len(whole), : prob.size]
+    return tangents.T @ whole @ tangents
 
 
 def finite_dense(prob: Problem, params: Variables) -> np.ndarray:
@@ -170,7 +180,7 @@ def check_dense(size: int, remedy: str = "ask for which='smallest' or use hvp") 
 @jax.jit
 def _dense(prob: Problem, params: Params) -> Array:
     x, unravel = ravel_pytree(params)
-    size = prob.size
+    size = prob.unknowns
     full = jax.hessian(lambda y: prob(unravel(jnp.concatenate([y, x[size:]]))))(x[:size])
     return full
 
@@ -187,8 +197,8 @@ def is_critical(prob: Problem, params: Params) -> tuple[bool, float]:
 
 def _critical(prob: Problem, params: Params) -> tuple[float, float]:
     norm, parts, G = (float(x) for x in _sizes(prob, params))
-    # at the origin the parts vanish, and sums of N terms of size |G| must cancel
-    return norm, CRITICAL * (parts + 1e-3 * G)
+    # at the origin the parts vanish, and sums of N terms of size |G| must cancel; on spheres they do always
+    return norm, CRITICAL * (parts + float(prob.model.reach(prob)) * G)
 
 
 @partial(_compile.jit, options=_compile.USUAL)

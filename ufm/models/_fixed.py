@@ -50,6 +50,11 @@ class Fixed(Model):
         """scale W."""
         return jnp.asarray(self.scale * jnp.asarray(self.W))
 
+    @property
+    def constrained(self) -> bool:  # type: ignore[override]
+        """Whether the features have bounds."""
+        return self.features == "nonnegative"
+
     def shapes(self, prob: Sizes) -> dict[str, tuple[int, ...]]:
         """H (d, columns), b (K,)."""
         return {"H": (prob.d, prob.columns), "b": (prob.K,)}
@@ -62,7 +67,7 @@ class Fixed(Model):
         self, prob: Sizes, seed: ArrayLike, scale: ArrayLike, random: ModuleType = jax.random
     ) -> Variables:
         """Independent N(0, scale^2) features, or their absolute values where they are not negative."""
-        drawn = super().normal(prob, seed, scale, random)
+        drawn = super(Fixed, replace(self, features="free")).normal(prob, seed, scale, random)
         return drawn._replace(H=abs(drawn.H)) if self.features == "nonnegative" else drawn
 
     def logits(self, prob: Sizes, params: Features) -> Float[Array, "N K"]:

@@ -22,6 +22,7 @@ class NonNegative(Free):
     name = "nonnegative"
     bilinear = False
     isotropic = False
+    constrained = True
 
     def lower(self, prob: Sizes) -> Params:
         """H >= 0."""
@@ -31,7 +32,7 @@ class NonNegative(Free):
         self, prob: Sizes, seed: ArrayLike, scale: ArrayLike, random: ModuleType = jax.random
     ) -> Variables:
         """The absolute values of the features that a free model starts with, and its W."""
-        drawn = super().normal(prob, seed, scale, random)
+        drawn = Free().normal(prob, seed, scale, random)
         return drawn._replace(H=abs(drawn.H))
 
     def chain(self, prob: Sizes, params: Variables) -> tuple[tuple[Any, Array], ...]:
@@ -49,7 +50,7 @@ def nonnegative() -> NonNegative:
     `grad_norm` is the norm of what violates them, H - max(H - (W'G + lam_H H), 0) in place of the gradient in
     H. `solver="newton"` becomes a projected Newton method.
 
-    Source: docs/theory.md, section 6.3.
+    Source: docs/theory.md, section 6.4.
 
     >>> import ufm
     >>> sol = ufm.solve_ufm("ce", K=4, d=6, n=3, model="nonnegative")

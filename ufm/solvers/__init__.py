@@ -14,7 +14,19 @@ import dataclasses
 from functools import partial
 
 from ufm import _checks
-from ufm.solvers._base import STALLED, Objective, Point, Solver, Tree, axpy, dot, evaluate, noise, scale
+from ufm.solvers._base import (
+    STALLED,
+    Objective,
+    OnSpheres,
+    Point,
+    Solver,
+    Tree,
+    axpy,
+    dot,
+    evaluate,
+    noise,
+    scale,
+)
 from ufm.solvers._first_order import FirstOrder, of_optax
 from ufm.solvers._lbfgs import LBFGS
 from ufm.solvers._newton import Newton
@@ -73,6 +85,7 @@ __all__ = [
     "FirstOrder",
     "Newton",
     "Objective",
+    "OnSpheres",
     "Point",
     "ProjectedNewton",
     "Solver",

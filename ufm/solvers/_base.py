@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -12,6 +13,17 @@ from jax import Array
 
 Tree = Any
 Objective = Callable[[Tree], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class OnSpheres:
+    """An objective that is constant along the rays of the parts of y that lie on spheres."""
+
+    value: Objective
+    tangent: Callable[[Tree, Tree], Tree]  # (y, step) -> the part of a step that changes these rays
+
+    def __call__(self, y: Tree) -> Array:
+        return self.value(y)
 
 
 class Point(NamedTuple):
@@ -80,6 +92,15 @@ def select(condition: Array, a: Tree, b: Tree) -> Tree:
 def evaluate(f: Objective, y: Tree) -> Point:
     value, g = jax.value_and_grad(f)(y)
     return Point(y, value, g)
+
+
+def curvature(f: Objective, y: Tree) -> Callable[[Tree], Tree]:
+    """The product with the Hessian at y; on spheres with the Riemannian one, of tangent directions.
+
+    Along rays the full Hessian couples to the gradient, H y = -g, and has no curvature of its own.
+    """
+    _, hvp = jax.linearize(jax.grad(f), y)
+    return (lambda v: f.tangent(y, hvp(v))) if isinstance(f, OnSpheres) else hvp
 
 
 def noise(f: Array) -> Array:

@@ -11,7 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ufm.solvers._base import STALLED, Objective, Point, Tree, axpy, dot, evaluate, noise, scale, select
+from ufm.solvers._base import (
+    STALLED,
+    Objective,
+    Point,
+    Tree,
+    axpy,
+    curvature,
+    dot,
+    evaluate,
+    noise,
+    scale,
+    select,
+)
 
 
 class _CG(NamedTuple):
@@ -108,7 +120,7 @@ class Newton:
         return Trust(jnp.sqrt(dot(at.y, at.y)) + 1.0, jnp.asarray(0))
 
     def step(self, f: Objective, at: Point, memory: Trust) -> tuple[Point, Trust, Array]:
-        _, hvp = jax.linearize(jax.grad(f), at.y)
+        hvp = curvature(f, at.y)
         size = jnp.sqrt(dot(at.g, at.g))
         forcing = jnp.clip(size**self.power, self.least, self.forcing)
         cg = self._bounded(steihaug(hvp, at.g, memory.radius, size * forcing, self.cg_steps), at)

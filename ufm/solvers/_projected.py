@@ -15,15 +15,15 @@ from ufm.solvers._base import STALLED, Objective, Point, Tree, dot, evaluate, no
 from ufm.solvers._newton import Newton, Trust, steihaug
 
 
-class Bounded(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Bounded:
     """An objective and the lower bounds of its variables."""
 
-    objective: Objective
+    value: Objective
     lower: Tree  # 0 or -inf, in shapes that broadcast against the variables
 
     def __call__(self, y: Tree) -> Array:
-        """The objective."""
-        return self.objective(y)
+        return self.value(y)
 
     def residual(self, at: Point) -> Array:
         """The norm of y - max(y - gradient, lower), zero exactly at the points of Karush, Kuhn and Tucker."""
@@ -63,7 +63,7 @@ class ProjectedNewton(Newton):
         assert isinstance(f, Bounded)
         size = f.residual(at)
         trial = self._trial(f, at, memory.radius, size)
-        new = evaluate(f.objective, trial.y)
+        new = evaluate(f, trial.y)
 
         rounding = jnp.abs(trial.decrease) <= noise(at.f)
         ratio = (at.f - new.f) / jnp.where(trial.decrease > 0, trial.decrease, 1.0)
@@ -81,7 +81,7 @@ class ProjectedNewton(Newton):
         return select(accept, new, at), memory, jnp.where(stuck, STALLED, 0)
 
     def _trial(self, f: Bounded, at: Point, radius: Array, size: Array) -> _Trial:
-        _, hvp = jax.linearize(jax.grad(f.objective), at.y)
+        _, hvp = jax.linearize(jax.grad(f), at.y)
         reach = jnp.minimum(self.reach, radius / jnp.where(size > 0, size, 1.0))
 
         def to_bound(y: Array, g: Array, lower: Array) -> Array:

@@ -3,31 +3,42 @@
 from ufm.losses._closed import ConvexityRegion, NoClosedForm
 from ufm.losses._profile import ScalarProfile
 from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
+from ufm.theory._spheres import supervised_contrastive
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
+from ufm.theory.covering import CertifiedRange, certified_range
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
 from ufm.theory.imbalance import GroupThresholds
-from ufm.theory.optima import Optimum, global_optimum
+from ufm.theory.optima import Optimum, global_optimum, lower_bound
 from ufm.theory.profiles import scalar_profile
 from ufm.theory.spectra import Spectrum, hessian_spectrum
+from ufm.theory.spurious import PartialState, SpuriousRange, partial_states, spurious_range
 from ufm.theory.thresholds import Threshold, threshold
 
 __all__ = [
+    "CertifiedRange",
     "ContrastiveProperty",
     "ConvexityRegion",
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
+    "PartialState",
     "ScalarProfile",
     "Spectrum",
+    "SpuriousRange",
     "Threshold",
+    "certified_range",
     "contrastive_property",
     "convexity_region",
     "focal_lower_bound",
     "global_optimum",
     "hessian_spectrum",
+    "lower_bound",
     "p_infl",
     "p_unit",
+    "partial_states",
     "scalar_profile",
+    "spurious_range",
+    "supervised_contrastive",
     "threshold",
 ]

@@ -75,6 +75,8 @@ class Optimum(NamedTuple):
 #: Optima of models other than two free factors, by type, so that a user's own model is never mistaken
 #: for another. The module of each model adds itself.
 OF_MODELS: dict[type[Model], Callable[[Problem], Optimum]] = {}
+#: Lower bounds of models that are known where the optimum is not.
+BOUNDS_OF_MODELS: dict[type[Model], Callable[[Problem], float]] = {}
 
 
 @in_float64
@@ -119,6 +121,19 @@ def global_optimum(prob: Problem) -> Optimum:
     best = collapsed_optimum(setting(prob))
     partial = None if best.proved == "proved" else _partial_optimum(best)
     return partial or best
+
+
+@in_float64
+def lower_bound(prob: Problem) -> float:
+    """A value that f never goes below: that of `global_optimum`, or a bound that needs less than it.
+
+    Raises:
+        NoClosedForm: as `global_optimum`; for unit vectors not for the sake of d.
+
+    Source: docs/theory.md, sections 6.2 and 6.3.
+    """
+    known = BOUNDS_OF_MODELS.get(type(prob.model))
+    return global_optimum(prob).lower_bound if known is None else known(prob)
 
 
 def collapsed_optimum(s: Setting) -> Optimum:
