@@ -160,12 +160,14 @@ def test_a_given_classifier_with_features_that_are_not_negative(loss):
     close(sol.objective, best.objective)
     close(prob(best.params), best.objective)
     np.testing.assert_allclose(sol.H, best.params.H, atol=1e-8)
+    if loss != "fl":
+        assert sol.certificate.is_global
     free = ufm.theory.global_optimum(prob.replace(model=ufm.models.fixed("etf", scale=1.4).fitted(3, 5)))
     assert best.objective > free.objective
 
 
 def test_what_a_given_classifier_needs_for_features_that_are_not_negative():
-    with pytest.raises(ValueError, match="features: expected one of free, nonnegative"):
+    with pytest.raises(ValueError, match="features: expected one of free, nonnegative, sphere"):
         ufm.models.fixed("etf", features="positive")
     with pytest.raises(ValueError, match="W: expected d >= K = 3"):
         ufm.Problem("ce", LABELS, 3, 2, model=ufm.models.fixed(features="nonnegative"))

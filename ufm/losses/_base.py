@@ -142,6 +142,10 @@ class Loss:
         N lam >= s w sqrt(n), lam = sqrt(lam_W lam_H), whatever the counts of the other classes."""
         return None
 
+    def parting(self, setting: Setting, groups: Groups) -> float | None:
+        """N lam at which the means of the groups leave zero."""
+        return None
+
     def block_optimum(self, setting: Setting, groups: Groups) -> Block | None:
         """The global minimum where the class counts differ and W, H are not zero."""
         return None

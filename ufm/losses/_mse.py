@@ -103,8 +103,18 @@ class RescaledMSE(Loss, pure=True):
         kappa, beta = self._numbers
         if not setting.bias:
             return diagonal(setting, groups, kappa, beta)
-        distance = kappa == 1 and setting.lam_b == 0 and np.ptp(groups.weights) == 0
-        return thresholded(setting, groups, beta) if distance else None
+        return thresholded(setting, groups, beta) if self._is_distance(setting, groups) else None
+
+    def _is_distance(self, setting: Setting, groups: Groups) -> bool:
+        """A free bias, and the loss a squared distance of one weight."""
+        free = setting.bias and setting.lam_b == 0
+        return bool(free and self._numbers[0] == 1 and np.ptp(groups.weights) == 0)
+
+    def parting(self, setting: Setting, groups: Groups) -> float | None:
+        if not self._is_distance(setting, groups):
+            return None
+        sigma = np.linalg.svd(_means(setting, groups, self._numbers[1]), compute_uv=False)
+        return float(2 * groups.weights[0] * sigma[0])
 
     def merging(self, bias: bool) -> float | None:
         """Without a bias the logits are diagonal; with kappa = 1 the loss is a distance, which splits."""
@@ -235,10 +245,17 @@ def thresholded(s: Setting, groups: Groups, beta: float) -> Block:
     Source: docs/theory.md, section 1.7.
     """
     root, share, least = np.sqrt(groups.counts), groups.samples / s.N, _lam_N(s) / 2 / groups.weights[0]
-    U, sigma, Vt = np.linalg.svd(beta * root[:, None] * (np.eye(len(root)) - np.sqrt(np.outer(share, share))))
+    U, sigma, Vt = np.linalg.svd(_means(s, groups, beta))
     T = (U * np.maximum(0.0, sigma - least)) @ Vt
     t = np.where(groups.sizes > 1, np.maximum(0.0, beta * root - least), 0.0)
     return Block(T, t, beta * groups.counts / s.N - (T / groups.mean_scale) @ share)
+
+
+def _means(s: Setting, groups: Groups, beta: float) -> np.ndarray:
+    """(G, G): beta D^(1/2) (I - s s') on the means of the groups."""
+    share = groups.samples / s.N
+    centred = np.eye(len(share)) - np.sqrt(np.outer(share, share))
+    return np.asarray(beta * np.sqrt(groups.counts)[:, None] * centred)
 
 
 def _lam_N(s: Setting) -> float:

@@ -9,14 +9,17 @@ from ufm.theory.convexity import convexity_region
 from ufm.theory.covering import CertifiedRange, certified_range
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
 from ufm.theory.imbalance import GroupThresholds
+from ufm.theory.layer_peeled import CollapseRatio, collapse_ratio
 from ufm.theory.optima import Optimum, global_optimum, lower_bound
 from ufm.theory.profiles import scalar_profile
+from ufm.theory.seli import VanishingPenalties, vanishing_penalties
 from ufm.theory.spectra import Spectrum, hessian_spectrum
 from ufm.theory.spurious import PartialState, SpuriousRange, partial_states, spurious_range
 from ufm.theory.thresholds import Threshold, threshold
 
 __all__ = [
     "CertifiedRange",
+    "CollapseRatio",
     "ContrastiveProperty",
     "ConvexityRegion",
     "GroupThresholds",
@@ -27,7 +30,9 @@ __all__ = [
     "Spectrum",
     "SpuriousRange",
     "Threshold",
+    "VanishingPenalties",
     "certified_range",
+    "collapse_ratio",
     "contrastive_property",
     "convexity_region",
     "focal_lower_bound",
@@ -41,4 +46,5 @@ __all__ = [
     "spurious_range",
     "supervised_contrastive",
     "threshold",
+    "vanishing_penalties",
 ]

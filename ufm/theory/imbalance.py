@@ -65,7 +65,7 @@ def group_thresholds(s: Setting, groups: Groups) -> GroupThresholds:
     else:
         merge = scale * groups.weights * np.sqrt(groups.counts) / s.N
     alone = scale is not None and not s.bias and not p.loss.shift_invariant  # MSE: the logits are diagonal
-    means = zero if alone else _root(p, Parts(mean=False, bias=s.bias), lambda x: x.mean, zero, at_zero)
+    means = zero if alone else _means(p, s, groups, zero, at_zero)
     apart = np.where(groups.sizes > 1, merge, np.nan)
     return GroupThresholds(
         counts=groups.counts,
@@ -78,6 +78,14 @@ def group_thresholds(s: Setting, groups: Groups) -> GroupThresholds:
         x=s.N * float(p.lam),
         proved="proved" if alone else "numerical",
     )
+
+
+def _means(p: Program, s: Setting, groups: Groups, zero: float, at_zero: _blocks.Slopes) -> float:
+    """lam at which the means of the groups leave zero."""
+    known = p.loss.parting(s, groups)
+    if known is not None:
+        return min(known / s.N, zero)
+    return _root(p, Parts(mean=False, bias=s.bias), lambda x: x.mean, zero, at_zero)
 
 
 def _merge(p: Program, bias: bool, g: int, zero: float, at_zero: _blocks.Slopes) -> float:
