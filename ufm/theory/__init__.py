@@ -8,6 +8,7 @@ from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
 from ufm.theory.covering import CertifiedRange, certified_range
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
+from ufm.theory.geometry import GroupGeometry, group_geometry, measured_geometry
 from ufm.theory.imbalance import GroupThresholds
 from ufm.theory.layer_peeled import CollapseRatio, collapse_ratio
 from ufm.theory.optima import Optimum, global_optimum, lower_bound
@@ -22,6 +23,7 @@ __all__ = [
     "CollapseRatio",
     "ContrastiveProperty",
     "ConvexityRegion",
+    "GroupGeometry",
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
@@ -37,8 +39,10 @@ __all__ = [
     "convexity_region",
     "focal_lower_bound",
     "global_optimum",
+    "group_geometry",
     "hessian_spectrum",
     "lower_bound",
+    "measured_geometry",
     "p_infl",
     "p_unit",
     "partial_states",
