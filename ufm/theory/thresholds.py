@@ -17,7 +17,7 @@ from ufm.losses._closed import NoClosedForm
 from ufm.losses._profile import ScalarProfile, margin_of
 from ufm.theory import _convex
 from ufm.theory._blocks import groups_of
-from ufm.theory._setting import any_counts, setting
+from ufm.theory._setting import any_counts, need_free_factors, setting
 from ufm.theory.imbalance import GroupThresholds, group_thresholds
 from ufm.theory.profiles import facts_of, profile_of
 
@@ -66,14 +66,16 @@ def threshold(prob: Problem) -> Threshold | GroupThresholds:
     Returns: a `Threshold`, or `GroupThresholds` where the counts differ or the classes have weights.
 
     Raises:
-        NoClosedForm: a user's loss without class symmetry, or one that is neither shift-invariant nor
-            declared convex; with unequal counts, one that is not convex or not smooth.
+        NoClosedForm: another model than two free factors; a user's loss without class symmetry, or one that
+            is neither shift-invariant nor declared convex; with unequal counts, one that is not convex or not
+            smooth.
         ValueError: a batch of problems.
 
     Source: docs/theory.md, sections 1.7 and 2.3, from Zhou et al. 2022, equation (10). Their Appendix C.1 and
     figure 10 have K sqrt(n lam_W lam_H) in place of (K-1) c, which would put the threshold of cross-entropy
     at 1/K^2.
     """
+    need_free_factors(prob)
     if prob.n is None:
         return group_thresholds(any_counts(prob), groups_of(prob.counts, prob.class_weights))
     return balanced_threshold(prob)
