@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float
-from scipy.linalg import block_diag
 
 from ufm import _checks
 from ufm._pytree import pytree_dataclass, static
@@ -82,12 +81,8 @@ class Spheres(Model):
     def tangents(self, params: Params) -> Float[np.ndarray, "unknowns size"]:
         """The complements of the rows of W, unless they are free, of the columns of H, and I for b."""
         W, H, b = (np.asarray(x) for x in params)
-        on_W = np.eye(W.size) if self.features_only else block_diag(*map(complement, W))
-        columns = block_diag(*map(complement, H.T))
-        entries = np.arange(H.size).reshape(H.shape).T.ravel()  # of H in rows, in the order of the blocks
-        on_H = np.empty_like(columns)
-        on_H[entries] = columns
-        return np.asarray(block_diag(on_W, on_H, np.eye(b.size)))
+        on_W = [np.eye(W.size)] if self.features_only else [complement(w) for w in W]
+        return diagonal(*on_W, of_columns(H), np.eye(b.size))
 
     def __repr__(self) -> str:
         scale = f"{float(self.scale):g}" if np.ndim(self.scale) == 0 and np.isreal(self.scale) else "..."
@@ -99,6 +94,21 @@ def complement(x: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d d-1"]:
     v = x / np.linalg.norm(x)
     v[0] += np.copysign(1.0, v[0])
     return np.asarray(np.eye(len(x))[:, 1:] - np.outer(v, v[1:] / abs(v[0])))
+
+
+def of_columns(H: Float[np.ndarray, "d N"]) -> Float[np.ndarray, "entries size"]:
+    """The complements of the columns of H, for its entries row by row."""
+    columns = diagonal(*map(complement, H.T))
+    found = np.empty_like(columns)
+    found[np.arange(H.size).reshape(H.shape).T.ravel()] = columns
+    return found
+
+
+def diagonal(*blocks: np.ndarray) -> np.ndarray:
+    """The block-diagonal matrix."""
+    from scipy.linalg import block_diag  # here, because `import ufm` does not need scipy
+
+    return np.asarray(block_diag(*blocks))
 
 
 def spheres(scale: Any = 16.0, *, features_only: bool = False) -> Spheres:

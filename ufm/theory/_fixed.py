@@ -6,6 +6,8 @@ a (e_k - 1/K), h = (a/omega^2) w_k, so that for any counts
 
     f* = min over a >= 0 of l(a) + theta a^2/2,    theta = N lam_H (K - 1)/(K omega^2).
 
+On a sphere |h| = r, the same averaging leaves min l(a) over a <= r omega sqrt(K/(K-1)), and h = r w_k/|w_k|.
+
 l' < 0 at a = 0: there is no threshold beyond which the features vanish. With equal counts a convex loss has
 an optimal bias that is the same for all classes, and one that is shift-invariant then needs none. A loss
 that is not convex needs only that averaging the other logits does not raise it.
@@ -17,6 +19,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import null_space
 
 from ufm._problem import Problem
 from ufm.losses._base import Setting
@@ -26,7 +29,7 @@ from ufm.models._fixed import Features, Fixed
 from ufm.theory import _frames
 from ufm.theory._setting import any_counts
 from ufm.theory.optima import OF_MODELS, Optimum, lowest
-from ufm.theory.profiles import by_autodiff, facts_of, profile_of
+from ufm.theory.profiles import by_autodiff, facts_of, falls_to, profile_of
 
 
 def optimum(prob: Problem) -> Optimum:
@@ -44,18 +47,44 @@ def optimum(prob: Problem) -> Optimum:
     square = _scale_of_simplex(W)
     _need_decoupled(s, prob.n is not None)
     profile = _profile(s)
+    if prob.model.curved:
+        return _on_sphere(s, prob.model, profile, square)
     theta = s.lam_H * s.N * (s.K - 1) / (s.K * square)
     trivial = float(profile.value(0.0))
     reach = max(math.sqrt(2 * (trivial - float(s.loss.infimum)) / theta), 1.0)
     a = lowest(lambda a: profile.value(a) + theta * a**2 / 2, lambda a: profile.slope(a) + theta * a, reach)
     value = float(profile.value(a)) + theta * a**2 / 2
-    H = (a / square) * W.T[:, s.labels]
+    return _record(s, a, value, trivial, ALONG, (a / square) * W.T)
+
+
+ALONG = "features along the rows of the given simplex ETF"
+
+
+def _on_sphere(s: Setting, model: Fixed, profile: ScalarProfile, square: float) -> Optimum:
+    """|h| = r: min of l(a) over a <= r omega sqrt(K/(K-1)), which h = r w_k/|w_k| reaches."""
+    W, radius = np.asarray(model.classifier, np.float64), float(model.radius)
+    reach = radius * math.sqrt(square * s.K / (s.K - 1))
+    a = falls_to(profile, reach)
+    means, structure = (a / square) * W.T, ALONG
+    if a < reach:
+        unused = null_space(W)
+        if unused.shape[1] == 0:
+            raise NoClosedForm(
+                f"d: the radius reaches the margin {reach:.6g}, and {s.loss!r} is lowest at {a:.6g}; "
+                f"features that tilt away need d >= K = {s.K}, got d={s.d}; ufm.solve takes any d"
+            )
+        means = means + radius * math.sqrt(1 - (a / reach) ** 2) * unused[:, :1]
+        structure = "features tilted away from the rows of the given simplex ETF"
+    return _record(s, a, float(profile.value(a)), float(profile.value(0.0)), structure, means)
+
+
+def _record(s: Setting, a: float, value: float, trivial: float, structure: str, means: np.ndarray) -> Optimum:
     sure = s.loss.convex or s.loss.of_p
     return Optimum(
         objective=value,
         margin=a,
         regime="non-trivial" if a else "trivial",
-        structure="features along the rows of the given simplex ETF",
+        structure=structure,
         proved="proved" if sure else "numerical",
         theorem="each sample by itself, and averaging over the other classes",
         remark="" if sure else "that averaging the other logits does not raise the loss was tested at random",
@@ -66,7 +95,7 @@ def optimum(prob: Problem) -> Optimum:
         lower_bound=value if sure else float(s.loss.infimum),
         factors=_frames.symmetric(s.K, a, 0.0),
         setting=s,
-        point=Features(jnp.asarray(H), jnp.zeros(s.K)),
+        point=Features(jnp.asarray(means[:, s.labels]), jnp.zeros(s.K)),
     )
 
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq
 
 from ufm import _checks
 from ufm._problem import Params, Problem
@@ -30,7 +29,7 @@ from ufm.theory._curvature import curvature
 from ufm.theory._setting import any_counts
 from ufm.theory.focal import p_unit
 from ufm.theory.optima import BOUNDS_OF_MODELS, OF_MODELS, Optimum, lowest
-from ufm.theory.profiles import facts_of, profile_of
+from ufm.theory.profiles import facts_of, falls_to, profile_of
 from ufm.theory.spectra import OF_MODELS as SPECTRA_OF_MODELS
 from ufm.theory.spectra import Part, Spectrum, assembled
 
@@ -53,7 +52,7 @@ def optimum(prob: Problem) -> Optimum:
     if model.features_only:
         return _free_rows(s, float(model.scale), profile)
     reach, scale = _reach(s.K, float(model.scale)), float(model.scale)
-    a = _margin(profile, reach)
+    a = falls_to(profile, reach)
     if s.d < s.K - 1:
         return _polygon(s, scale, profile, a)
     if a < reach and s.d < s.K:
@@ -86,7 +85,7 @@ def bound(prob: Problem) -> float:
         value, weight = float(profile.value(a)), _weight(s, float(model.scale))
         value += weight * a**2 / 2
     else:
-        a = _margin(profile, _reach(s.K, float(model.scale)))
+        a = falls_to(profile, _reach(s.K, float(model.scale)))
         value = float(profile.value(a))
     return value if _proved(s, a) == "proved" else float(s.loss.infimum)
 
@@ -110,13 +109,6 @@ def _profile(prob: Problem, s: Setting) -> ScalarProfile:
             "averaging property (theory.contrastive_property); ufm.solve takes any loss"
         )
     return profile_of(s.loss, s.K)
-
-
-def _margin(profile: ScalarProfile, reach: float) -> float:
-    """argmin of l over [0, reach] for a profile that falls before it rises."""
-    if float(profile.slope(reach)) <= 0:
-        return reach
-    return float(brentq(lambda a: float(profile.slope(a)), 0.0, reach, xtol=1e-15, rtol=1e-15))
 
 
 def _proved(s: Setting, a: float) -> Proof:
