@@ -134,7 +134,7 @@ def _of_dense(
     zero, tol, near = _zeros(values, times, grad_norm if critical else 0.0, size, tol)
     negative, zeros = int(times[(values < 0) & ~zero].sum()), int(times[zero].sum())
     symmetry = min(zeros, _symmetries(prob, params, critical))
-    return Inertia(negative, zeros, len(values) - negative - zeros, symmetry, tol, near)
+    return Inertia(negative, zeros, int(times.sum()) - negative - zeros, symmetry, tol, near)
 
 
 def _symmetries(prob: Problem, params: Variables, critical: bool) -> int:

@@ -1,16 +1,16 @@
-"""The Hessian at a critical point of layers, Z = W_M ... W_1 H + b 1' with M > 1: a small core and a known rest.
+"""The Hessian at a critical point of layers, Z = W_M ... W_1 H + b 1', M > 1: a small core and a known rest.
 
-All q = M + 1 factors A_j, from A_0 = H to A_M = W_M, have the same rank r there. In bases of the ranges of the
-factors below and of their complements the Hessian is the direct sum of
+All q = M + 1 factors A_j, from A_0 = H to A_M = W_M, have the same rank r there. In bases of the ranges of
+the factors below and of their complements the Hessian is the direct sum of
 
 - the core, the Hessian of the same problem with r in place of each inner dimension d_j;
-- lam_j, (rows - r) (columns - r) times, for what A_j maps from outside of the one range to outside of the other:
+- lam_j, (rows - r) (columns - r) times, for what A_j maps from outside of one range to outside of the other:
   the q - 1 other factors do not let it through, even at second order;
-- 0 and lam_(j-1) + lam_j, r (d_j - r) times each: rotations of an inner dimension, and their counterparts;
-- where the features of class k coincide: the r eigenvalues of lam_H I + P' D^2 L P/N, n_k - 1 times each, with
-  P = W_M ... W_1 on the range; the core then has one column for each class.
+- 0 and lam_(j-1) + lam_j, r (d_j - r) times each: rotations of an inner dimension and their counterparts;
+- where the features of class k coincide: the r eigenvalues of lam_H I + P' D^2 L P/N, n_k - 1 times each,
+  with P = W_M ... W_1 on the range; the core then has one column for each class.
 
-At the origin r = 0, and all eigenvalues but the bias's are lam_j.
+At the origin r = 0, and all eigenvalues but the bias's are lam_j. Source: docs/theory.md, section 6.2.
 """
 
 from __future__ import annotations
@@ -42,7 +42,12 @@ def spectrum(prob: Problem, params: Variables) -> tuple[np.ndarray, np.ndarray] 
         NotFinite: the Hessian is not finite.
     """
     chain = prob.model.chain(prob, params)
-    if not prob.model.layered or len(chain) < 3 or prob.samples is not None or not is_critical(prob, params)[0]:
+    if (
+        not prob.model.layered
+        or len(chain) < 3
+        or prob.samples is not None
+        or not is_critical(prob, params)[0]
+    ):
         return None
     factors, lam = [np.asarray(A) for _, A in chain], np.array([float(x) for x, _ in chain])
     r = rank(factors)
@@ -114,7 +119,9 @@ def _outside(prob: Problem, lam: np.ndarray, r: int, small: Problem) -> tuple[np
     times = rows * columns
     within = len(dims) - 1
     if r == 0:  # the core holds one direction of each dimension, and its own part of every factor
-        core = np.array([prob.K if small.columns < prob.columns else prob.columns, *[1] * (within - 1), prob.K])
+        core = np.array(
+            [prob.K if small.columns < prob.columns else prob.columns, *[1] * (within - 1), prob.K]
+        )
         times = dims[1:] * dims[:-1] - core[1:] * core[:-1]
         times[0] -= (prob.columns - core[0]) * int(core[0] < prob.columns)
     inner = r * (dims[1:-1] - r)

@@ -157,9 +157,7 @@ def _by_dense(prob: Problem, params: Variables, k: int, which: Which) -> Eigenva
     return Eigenvalues(values, weights, len(found), "dense matrix", rounding)
 
 
-def _of_parts(
-    prob: Problem, found: np.ndarray, times: np.ndarray, k: int, which: Which
-) -> Eigenvalues:
+def _of_parts(prob: Problem, found: np.ndarray, times: np.ndarray, k: int, which: Which) -> Eigenvalues:
     """From the core of a product of layers, and the rest."""
     present = times > 0
     values, weights = _chosen(*merge(found[present], times[present]), k, which)
