@@ -12,11 +12,17 @@ from ufm import _checks
 from ufm.models._base import Model, Params, Sizes, Variables, by_part
 from ufm.models._deep import Deep, deep
 from ufm.models._fixed import Fixed, fixed
+from ufm.models._norms import NormConstrained, norm_constrained
 from ufm.models._spheres import Spheres, spheres
 from ufm.models.free import Free
 
 #: The shelf: tests and the command line iterate it.
-MODELS: dict[str, Callable[[], Model]] = {"free": Free, "deep": Deep, "spheres": Spheres}
+MODELS: dict[str, Callable[[], Model]] = {
+    "free": Free,
+    "deep": Deep,
+    "spheres": Spheres,
+    "norm_constrained": NormConstrained,
+}
 
 
 def get(model: str | Model) -> Model:
@@ -36,6 +42,7 @@ __all__ = [
     "Fixed",
     "Free",
     "Model",
+    "NormConstrained",
     "Params",
     "Sizes",
     "Spheres",
@@ -44,5 +51,6 @@ __all__ = [
     "deep",
     "fixed",
     "get",
+    "norm_constrained",
     "spheres",
 ]

@@ -149,10 +149,6 @@ class Model:
         """Factors of the variables, in a named tuple, that make the curvatures of all parts alike."""
         raise NotImplementedError
 
-    def reach(self, prob: Sizes) -> Any:
-        """How far logits move with the variables: |grad f| <= reach |G|, where that tells more than |f|."""
-        return 1e-3
-
     def stiffness(self, prob: Any) -> Any:
         """The size of the curvatures of f against which a negative one is judged."""
         return prob.lam
@@ -161,8 +157,22 @@ class Model:
         """How many spheres there are: each takes a dimension from the variables."""
         return 0
 
+    def ambient(self, prob: Sizes, params: Variables, G: Float[Array, "K N"]) -> Variables:
+        """The gradient of the mean loss as if nothing lay on a sphere, from G, that in the logits."""
+        raise NotImplementedError
+
+    def multipliers(self, prob: Sizes, params: Variables, G: Float[Array, "K N"]) -> Variables:
+        """-<ambient gradient, x>/|x|^2 of each sphere: as a penalty it makes the gradient of x zero."""
+        at = self.onto(prob, params)
+        along, squares = self.products(self.ambient(prob, at, G), at), self.products(at, at)
+        return jax.tree.map(lambda a, square: -a / square, along, squares)
+
     def nearest(self, prob: Sizes, params: Variables) -> Variables:
-        """The nearest feasible point, of numpy or JAX arrays: parts on spheres are scaled to their radii."""
+        """The nearest feasible point, of numpy or JAX arrays: by default the point on the spheres."""
+        return self.onto(prob, params)
+
+    def onto(self, prob: Sizes, params: Variables) -> Variables:
+        """The point on the spheres: each part along its ray, a free one as it is."""
         if not self.curved:
             return params
         squares = self.products(params, params)
@@ -185,12 +195,12 @@ class Model:
                     f"{name}: expected vectors that are not zero with model={self!r}, got one of norm 0, "
                     "which has no nearest point of another norm; start from ufm.init(prob)"
                 )
-        moved = [
-            np.abs(x - y).max() / np.abs(y).max() for x, y in zip(given, nearest, strict=True) if y.any()
-        ]
-        if max(moved, default=0.0) <= ROUNDING * np.finfo(given.b.dtype).eps:
-            return params, False
-        return jax.device_put(nearest), True
+        moved = {name for name in given._fields if _differ(getattr(given, name), getattr(nearest, name))}
+        return (jax.device_put(nearest) if moved else params), bool(moved & set(self.given()))
+
+    def given(self) -> tuple[str, ...]:
+        """The variables that do not follow from the others."""
+        return tuple(self.variables._fields)
 
     def tangent(self, at: Variables, step: Variables) -> Variables:
         """The part of a step that changes the direction of each part on a sphere."""
@@ -220,10 +230,15 @@ class Model:
         names = [name for name in shapes if name != "b"]
         keys = random.split(random.key(seed), len(names))
         drawn = {n: scale * random.normal(key, shapes[n]) for n, key in zip(names, keys, strict=True)}
-        return self.nearest(prob, self.variables(**drawn, b=np.zeros(shapes["b"], jnp.result_type(float))))
+        return self.onto(prob, self.variables(**drawn, b=np.zeros(shapes["b"], jnp.result_type(float))))
 
     def __repr__(self) -> str:
         return self.name
+
+
+def _differ(x: np.ndarray, y: np.ndarray) -> bool:
+    size = float(np.abs(y).max(initial=0.0))
+    return bool(np.abs(x - y).max(initial=0.0) > ROUNDING * np.finfo(y.dtype).eps * size)
 
 
 def by_part(f: Callable[..., Any], scalars: Variables, tree: Variables, *others: Variables) -> Variables:
