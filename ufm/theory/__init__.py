@@ -8,7 +8,9 @@ from ufm.theory._spheres import supervised_contrastive
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
 from ufm.theory.covering import CertifiedRange, certified_range
+from ufm.theory.depth import DepthThreshold, SmallPenalties, schatten_penalty, small_penalties
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
+from ufm.theory.geometry import GroupGeometry, group_geometry, measured_geometry
 from ufm.theory.imbalance import GroupThresholds
 from ufm.theory.layer_peeled import CollapseRatio, collapse_ratio
 from ufm.theory.optima import Optimum, global_optimum, lower_bound
@@ -23,12 +25,15 @@ __all__ = [
     "CollapseRatio",
     "ContrastiveProperty",
     "ConvexityRegion",
+    "DepthThreshold",
     "EquivalentPenalties",
+    "GroupGeometry",
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
     "PartialState",
     "ScalarProfile",
+    "SmallPenalties",
     "Spectrum",
     "SpuriousRange",
     "Threshold",
@@ -40,12 +45,16 @@ __all__ = [
     "equivalent_penalties",
     "focal_lower_bound",
     "global_optimum",
+    "group_geometry",
     "hessian_spectrum",
     "lower_bound",
+    "measured_geometry",
     "p_infl",
     "p_unit",
     "partial_states",
     "scalar_profile",
+    "schatten_penalty",
+    "small_penalties",
     "spurious_range",
     "supervised_contrastive",
     "threshold",
