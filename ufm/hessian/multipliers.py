@@ -22,7 +22,7 @@ def multipliers(prob: Problem, params: Variables) -> Variables:
     Raises:
         ValueError: a model without fixed norms; params of a wrong shape.
 
-    Source: docs/theory.md, section 6.4.
+    Source: docs/theory.md, section 6.5.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced("ce", K=4, d=6, n=3, model=ufm.models.norm_constrained(E_W=2.0, E_H=1.0))

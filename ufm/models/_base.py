@@ -77,7 +77,8 @@ class Model:
     Attributes:
         name: what it is called in `Problem(model=...)`.
         variables: the named tuple of its variables, with a field `b` for the bias.
-        bilinear: the logits are W H + b 1', with W and H free and penalised by their Frobenius norms alone.
+        two_factors: the variables are W, H and b, the logits W H + b 1', with the penalties of equation (7).
+        bilinear: two factors, both free.
         isotropic: f(W Q, Q'H, b) = f(W, H, b) for every orthogonal Q (d, d).
         convex: the logits are affine in the variables, which are penalised by lam_H samples_j |h_j|^2 and
             lam_b |b|^2, so that f is convex wherever the loss is.
@@ -91,6 +92,7 @@ class Model:
 
     name = "model"
     variables: ClassVar[type[Any]] = Params
+    two_factors = False
     bilinear = False
     isotropic = False
     convex = False
@@ -122,6 +124,10 @@ class Model:
     def effective(self, prob: Sizes, params: Variables) -> Params:
         """The classifier, features and bias that the variables amount to."""
         raise NotImplementedError
+
+    def lower(self, prob: Sizes) -> Variables | None:
+        """A bound below each variable, 0 or -inf, in shapes that broadcast; None where all are free."""
+        return None
 
     def chain(self, prob: Sizes, params: Variables) -> tuple[tuple[Any, Array], ...]:
         """The free factors of W H, from H on, each with its penalty; () if one of them is not free."""
@@ -168,8 +174,12 @@ class Model:
         return jax.tree.map(lambda a, square: -a / square, along, squares)
 
     def nearest(self, prob: Sizes, params: Variables) -> Variables:
-        """The nearest feasible point, of numpy or JAX arrays: by default the point on the spheres."""
-        return self.onto(prob, params)
+        """The nearest feasible point, of numpy arrays."""
+        return self.retract(prob, params)
+
+    def retract(self, prob: Sizes, params: Variables) -> Variables:
+        """Back from a step: what is below its bound is lifted to it, parts on spheres go along their rays."""
+        return self.onto(prob, params) if self.curved else at_least(params, self.lower(prob))
 
     def onto(self, prob: Sizes, params: Variables) -> Variables:
         """The point on the spheres: each part along its ray, a free one as it is."""
@@ -195,7 +205,12 @@ class Model:
                     f"{name}: expected vectors that are not zero with model={self!r}, got one of norm 0, "
                     "which has no nearest point of another norm; start from ufm.init(prob)"
                 )
-        moved = {name for name in given._fields if _differ(getattr(given, name), getattr(nearest, name))}
+        accuracy = ROUNDING * float(np.finfo(given.b.dtype).eps) if self.curved else 0.0
+        moved = {
+            name
+            for name, x, y in zip(given._fields, given, nearest, strict=True)
+            if np.abs(x - y).max(initial=0.0) > accuracy * np.abs(y).max(initial=0.0)
+        }
         return (jax.device_put(nearest) if moved else params), bool(moved & set(self.given()))
 
     def given(self) -> tuple[str, ...]:
@@ -236,9 +251,20 @@ class Model:
         return self.name
 
 
-def _differ(x: np.ndarray, y: np.ndarray) -> bool:
-    size = float(np.abs(y).max(initial=0.0))
-    return bool(np.abs(x - y).max(initial=0.0) > ROUNDING * np.finfo(y.dtype).eps * size)
+def at_least(params: Variables, lower: Variables | None) -> Variables:
+    """The nearest point within the bounds."""
+    return params if lower is None else jax.tree.map(jnp.maximum, params, lower)
+
+
+def unbound(params: Variables, gradient: Variables, lower: Variables | None) -> Variables:
+    """y - max(y - gradient, lower): the gradient where it is not held back by a bound.
+
+    It is zero exactly where the conditions of Karush, Kuhn and Tucker hold: a variable at its bound has a
+    gradient >= 0, any other one the gradient 0.
+    """
+    if lower is None:
+        return gradient
+    return jax.tree.map(lambda y, g, low: y - jnp.maximum(y - g, low), params, gradient, lower)
 
 
 def by_part(f: Callable[..., Any], scalars: Variables, tree: Variables, *others: Variables) -> Variables:

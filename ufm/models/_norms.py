@@ -156,7 +156,7 @@ def norm_constrained(*, E_W: Any = 1.0, E_H: Any = 1.0) -> NormConstrained:
     Raises:
         ValueError: a bound <= 0.
 
-    Source: docs/theory.md, section 6.4; Fang et al. 2021.
+    Source: docs/theory.md, section 6.5; Fang et al. 2021.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced("ce", K=4, d=6, n=3, model=ufm.models.norm_constrained(E_W=2.0, E_H=1.0))

@@ -43,7 +43,7 @@ def optimum(prob: Problem) -> Optimum:
         NoClosedForm: d below the rank of the optimum; equal counts: a loss that tells classes apart, feels a
             common shift or lacks the averaging property; unequal counts: as for two free factors.
 
-    Source: docs/theory.md, section 6.4.
+    Source: docs/theory.md, section 6.5.
     """
     s, model = any_counts(prob), prob.model
     assert isinstance(model, NormConstrained)
@@ -66,7 +66,7 @@ def bound(prob: Problem) -> float:
     Raises:
         NoClosedForm: as `optimum`, but not for the sake of d.
 
-    Source: docs/theory.md, section 6.4.
+    Source: docs/theory.md, section 6.5.
     """
     s, model = any_counts(prob), prob.model
     assert isinstance(model, NormConstrained)
@@ -190,7 +190,7 @@ def equivalent_penalties(prob: Problem) -> EquivalentPenalties:
         ValueError: a model that is not `models.norm_constrained`.
         NoClosedForm: as `global_optimum`.
 
-    Source: docs/theory.md, section 6.4.
+    Source: docs/theory.md, section 6.5.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced("ce", K=4, d=6, n=3, model=ufm.models.norm_constrained(E_W=2.0, E_H=1.0))
