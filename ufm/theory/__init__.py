@@ -7,6 +7,7 @@ from ufm.theory._spheres import supervised_contrastive
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
 from ufm.theory.covering import CertifiedRange, certified_range
+from ufm.theory.depth import DepthThreshold, SmallPenalties, schatten_penalty, small_penalties
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
 from ufm.theory.imbalance import GroupThresholds
 from ufm.theory.layer_peeled import CollapseRatio, collapse_ratio
@@ -22,11 +23,13 @@ __all__ = [
     "CollapseRatio",
     "ContrastiveProperty",
     "ConvexityRegion",
+    "DepthThreshold",
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
     "PartialState",
     "ScalarProfile",
+    "SmallPenalties",
     "Spectrum",
     "SpuriousRange",
     "Threshold",
@@ -43,6 +46,8 @@ __all__ = [
     "p_unit",
     "partial_states",
     "scalar_profile",
+    "schatten_penalty",
+    "small_penalties",
     "spurious_range",
     "supervised_contrastive",
     "threshold",

@@ -161,7 +161,7 @@ def _framed(s: Setting, point: SymmetricPoint) -> Optimum:
         NoClosedForm: d is smaller than its rank.
     """
     a, m = point.a, point.m
-    factors, structure = _frames.symmetric(s.K, a, m), _frame_name(s.K, a, m)
+    factors, structure = _frames.symmetric(s.K, a, m), frame_name(s.K, a, m)
     need_rank(s, factors.rank, structure)
     return Optimum(
         objective=point.objective,
@@ -181,7 +181,7 @@ def _framed(s: Setting, point: SymmetricPoint) -> Optimum:
     )
 
 
-def _frame_name(K: int, a: float, m: float) -> str:
+def frame_name(K: int, a: float, m: float) -> str:
     if a == 0:
         return "zero" if m == 0 else "rank one, the same logits for every class"
     if m == 0:

@@ -15,10 +15,11 @@ from ufm.losses import Loss
 from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
 from ufm.losses._profile import ScalarProfile, margin_of
+from ufm.models import Model
 from ufm.theory import _convex
 from ufm.theory._blocks import groups_of
 from ufm.theory._setting import any_counts, setting
-from ufm.theory.imbalance import GroupThresholds, group_thresholds
+from ufm.theory.imbalance import group_thresholds
 from ufm.theory.profiles import facts_of, profile_of
 
 Kind = Literal["second order", "first order"]
@@ -44,8 +45,12 @@ class Threshold(NamedTuple):
         return self.C_tie > self.C
 
 
+#: Thresholds of models other than two free factors, by type. The module of each model adds itself.
+OF_MODELS: dict[type[Model], Callable[[Problem], Any]] = {}
+
+
 @in_float64
-def threshold(prob: Problem) -> Threshold | GroupThresholds:
+def threshold(prob: Problem) -> Any:
     """Where the point with Z = 0 turns stable, ties with neural collapse, and is the only one left.
 
     The three differ only where the profile l(a) is concave at 0 (focal loss with K > 1/p_infl(gamma)):
@@ -63,7 +68,8 @@ def threshold(prob: Problem) -> Threshold | GroupThresholds:
     whatever the other counts: w_k = N/(K n_k) lets the majority collapse first, and w_k proportional to
     1/sqrt(n_k) all classes at once.
 
-    Returns: a `Threshold`, or `GroupThresholds` where the counts differ or the classes have weights.
+    Returns: a `Threshold`, or `GroupThresholds` where the counts differ or the classes have weights; with a
+    deep classifier a `DepthThreshold` (docs/theory.md, section 6.2).
 
     Raises:
         NoClosedForm: a user's loss without class symmetry, or one that is neither shift-invariant nor
@@ -74,6 +80,8 @@ def threshold(prob: Problem) -> Threshold | GroupThresholds:
     figure 10 have K sqrt(n lam_W lam_H) in place of (K-1) c, which would put the threshold of cross-entropy
     at 1/K^2.
     """
+    if type(prob.model) in OF_MODELS:
+        return OF_MODELS[type(prob.model)](prob)
     if prob.n is None:
         return group_thresholds(any_counts(prob), groups_of(prob.counts, prob.class_weights))
     return balanced_threshold(prob)
