@@ -16,7 +16,7 @@ from ufm.figures import Curve
 from ufm.losses import Loss
 from ufm.reproduce import _direct as direct
 from ufm.reproduce._direct import Layers, Minimum
-from ufm.reproduce._records import Job, Level, Outcome, Table, compared
+from ufm.reproduce._records import Instance, Job, Level, Outcome, Table, compared
 
 #: samples of a class
 _SAMPLES = 2
@@ -89,15 +89,7 @@ def _linear(loss: direct.LossOfLogits, K: int, layers: int, c: float) -> Layers:
 def _problem(loss: str | Loss, K: int, layers: int, c: float) -> ufm.Problem:
     lam_H, *lam = _penalties(c, layers + 1)
     model = ufm.models.deep(layers=layers, lam=lam)
-    return ufm.Problem.balanced(
-        loss,
-        K=K,
-        d=K,
-        n=_SAMPLES,
-        lam_H=lam_H,
-        bias=False,
-        model=model,
-    )
+    return ufm.Problem.balanced(loss, K=K, d=K, n=_SAMPLES, lam_H=lam_H, bias=False, model=model)
 
 
 def _singular(P: Layers, found: Minimum) -> np.ndarray:
@@ -121,9 +113,10 @@ def _below(K: int, layers: int, share: float) -> Outcome:
     C = share * scalar.tie()[0]
     P = _linear(direct.cross_entropy, K, layers, C / (K - 1))
     found = direct.search(P.f, P.unknowns, [(seed, 1.0) for seed in range(8)])
-    collapsed, best = scalar.lowest(C), theory.global_optimum(_problem("ce", K, layers, C / (K - 1)))
+    prob = _problem("ce", K, layers, C / (K - 1))
+    collapsed, best = scalar.lowest(C), theory.global_optimum(prob)
     sigma = _singular(P, found)
-    config = {"K": K, "layers": layers, "n": _SAMPLES, "C/C_tie": share, "C": C, "bias": False}
+    config: dict[str, object] = {"K": K, "layers": layers, "n": _SAMPLES, "C/C_tie": share, "C": C}
     details = {
         "singular values of Z": sigma.round(9).tolist(),
         "f": found.value,
@@ -135,6 +128,7 @@ def _below(K: int, layers: int, share: float) -> Outcome:
                  "paper", details),
         compared("f of neural collapse in closed form against a descent near it", config,
                  abs(collapsed - reached.value), 1e-11, "ours"),
+        *_transition(scalar, prob, config),
         compared("the lowest structure of the theory against a search", config,
                  abs(best.objective - found.value), 1e-11, "ours"),
         compared("|grad f| at both", config, max(found.gradient, reached.gradient), 1e-10, "ours"),
@@ -151,6 +145,19 @@ def _below(K: int, layers: int, share: float) -> Outcome:
     )
     header = ("K", "layers", "C/C_tie", "neural collapse", "f found", "its rank", "structure")
     return Outcome(instances, (Table("Cross-entropy, linear layers, no bias", header, (row,)),))
+
+
+def _transition(scalar: Scalar, prob: ufm.Problem, config: dict[str, object]) -> Iterator[Instance]:
+    """The theory's thresholds against roots in the scalar problem."""
+    found = theory.threshold(prob)
+    assert isinstance(found, theory.DepthThreshold)
+    pairs = (
+        ("C_tie", found.C_tie, scalar.tie()[0]),
+        ("C_spin", found.C_spin, scalar.strength(scalar.spin())),
+    )
+    for name, claimed, root in pairs:
+        what = f"{name} of the theory against the scalar problem, relative"
+        yield compared(what, config, abs(claimed / root - 1), 1e-11, "ours")
 
 
 def _at_collapse(P: Layers, K: int, layers: int, C: float) -> Minimum:
@@ -216,7 +223,8 @@ def _squares(K: int, layers: int, share: float, beta: float = 1.5) -> Outcome:
     q = layers + 1
     c = share * tie_of_squares(K, q, beta)
     P = _linear(partial(direct.squares, beta=beta), K, layers, c)
-    best = theory.global_optimum(_problem(ufm.losses.mse(beta=beta), K, layers, c))
+    prob = _problem(ufm.losses.mse(beta=beta), K, layers, c)
+    best = theory.global_optimum(prob)
     starts = [direct.search(P.f, P.unknowns, [(seed, 1.0) for seed in range(3)])]
     if share < 1:  # near the tie random starts end at frames of fewer vectors
         noise = 0.02 * np.random.default_rng(0).normal(size=P.unknowns)
@@ -234,6 +242,9 @@ def _squares(K: int, layers: int, share: float, beta: float = 1.5) -> Outcome:
         stationary = 2 / K * (beta - best.margin) * best.margin ** (1 - 2 / q)
         what = "(2/K) (beta - a) a^(1-2/q) at the theory's a against c"
         instances.append(compared(what, config, abs(stationary - c), 1e-12, "ours"))
+        tie = theory.threshold(prob)
+        what = "c at which the frame and zero tie, of the theory against the formula, relative"
+        instances.append(compared(what, config, abs(c / share / tie.c_tie - 1), 1e-12, "ours"))
     else:
         what = "f* beyond the tie against that of zero"
         instances.append(compared(what, config, abs(best.objective - beta**2), 1e-12, "ours"))
