@@ -229,4 +229,6 @@ def test_theorems_about_equal_classes_refuse_weights():
     deep = prob.replace(model=ufm.models.deep(layers=2).fitted(4, 6))
     with pytest.raises(theory.NoClosedForm, match="no weights"):
         theory.global_optimum(deep)
+    with pytest.raises(theory.NoClosedForm, match="two free factors, got model=fixed"):
+        theory.threshold(prob.replace(model=ufm.models.fixed().fitted(4, 6)))
     assert theory.threshold(prob).weights.tolist() == [2.0, 1.0]

@@ -216,6 +216,17 @@ class Problem:
         """grad f, with the fields of `params`."""
         return jax.tree.map(jnp.add, *self.gradients(params))
 
+    # --- variables with a bound -------------------------------------------------------------------------
+
+    def unbound(self, params: Variables, gradient: Variables) -> Variables:
+        """What of a gradient no bound holds back: zero where the conditions of a minimum hold."""
+        return models.unbound(params, gradient, self.model.lower(self))
+
+    def off_bounds(self, params: Variables) -> Variables | None:
+        """Which variables are above their bound; None where the model has no bounds."""
+        lower = self.model.lower(self)
+        return None if lower is None else jax.tree.map(jnp.greater, params, lower)
+
     # --- samples that share their features -------------------------------------------------------------
 
     def merged(self, cell: ArrayLike, labels: ArrayLike) -> Problem:

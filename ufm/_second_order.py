@@ -85,6 +85,8 @@ def way_down(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variable
     if _is_lowest(prob, params):
         return None
     floor = float(resolution(prob.model.stiffness(prob), grad_norm))
+    if prob.model.two_factors and not prob.model.bilinear:
+        return _with_bounds(prob, params, floor)
     for find in (_through_unused, _lowest_eigenvector):
         direction = find(prob, params, floor)
         below = None if direction is None else _lowest(prob, params, direction)
@@ -135,6 +137,24 @@ def _curves_up(prob: Problem, params: Variables, floor: float) -> bool:
         return True
 
 
+def _with_bounds(prob: Problem, params: Params, floor: float) -> Params | None:
+    """`way_down` where H >= 0: through idle neurons, else along the variables that are off their bounds.
+
+    A convex loss has its minimum where |G h| <= lam |h| for every h >= 0.
+    """
+    from ufm.hessian import copositive, neurons
+
+    G = neurons.class_gradient(prob, params)
+    if prob.loss.convex and copositive.upper_bound(G) <= float(prob.lam) + floor:
+        return None
+    step = neurons.through_idle(prob, params, G, floor)
+    below = None if step is None else _lowest(prob, *step)
+    if below is not None or (prob.size <= FACTORISED and _curves_up(prob, params, floor)):
+        return below
+    direction = _lowest_eigenvector(prob, params, floor)
+    return None if direction is None else _lowest(prob, params, direction)
+
+
 @jax.jit
 def _logit_gradient(prob: Problem, params: Variables) -> Array:
     return prob.logit_gradient(params)
@@ -180,10 +200,10 @@ def _lowest_eigenvector(prob: Problem, params: Variables, floor: float) -> Varia
 
 @jax.jit
 def heights(prob: Problem, params: Variables, direction: Variables, ts: Array) -> Array:
-    """f at params + t direction for each t."""
+    """f at params + t direction for each t, or at the nearest point that the model allows."""
 
     def height(t: Array) -> Array:
-        return prob(axpy(t, direction, params))
+        return prob(prob.model.nearest(prob, axpy(t, direction, params)))
 
     return jax.lax.map(height, ts)
 
@@ -206,4 +226,4 @@ def _lowest(prob: Problem, params: Variables, direction: Variables) -> Variables
     here = at[ts == 0.0][0]
     if not at[lowest] < here - float(noise(jnp.asarray(here))):
         return None
-    return axpy(ts[lowest], direction, params)
+    return prob.model.nearest(prob, axpy(ts[lowest], direction, params))

@@ -75,7 +75,7 @@ class Solution(Printed):
     problem: Problem
     params: Variables  # of the problem's model
     objective: Any  # f
-    grad_norm: Any  # |grad f|, Euclidean over (W, H, b)
+    grad_norm: Any  # |grad f|, Euclidean over (W, H, b), less what bounds hold back
     code: Any  # the `Status` as a number
     steps: Any
     tol: Any

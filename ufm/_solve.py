@@ -102,6 +102,7 @@ def _run(
             f, g = jax.value_and_grad(prob)(params)
             if history is None:
                 history = History(jnp.zeros(options.rows, steps.dtype), *[empty] * 5)
+            g = prob.unbound(params, g)
             history = _written(history, params, prob, steps, f, jnp.sqrt(dot(g, g)), options)
         far = jnp.asarray(False)
         status = _judged(at, norm, jnp.asarray(0), far, steps >= last, tol, solver)
@@ -168,10 +169,9 @@ def _outcome(prob: Problem, view: AnyView, run: _Run, tol: Array, reduced: bool)
         problem = problem.replace(labels=prob.labels, samples=prob.samples)
         at = at._replace(H=at.H[:, prob.labels])
         full = solvers.evaluate(problem, at)
-        g = full.g
-        free = problem.model.bilinear
-        g = (g.W, g.H, g.b if prob.bias else None) if free else g
-        objective, norm = full.f, view.residual(at, g)
+        split = problem.model.two_factors
+        y, g = ((x.W, x.H, x.b if prob.bias else None) if split else x for x in (at, full.g))
+        objective, norm = full.f, view.residual(y, g)
         floor = 100 * np.finfo(norm.dtype).eps * jnp.sqrt(dot(params, params))
         failed = (status == Status.CONVERGED) & (norm > 2 * tol + floor)
         status = jnp.where(failed, Status.NOT_EXPANDABLE, status)
@@ -209,6 +209,15 @@ def run_once(
 # --- the verbs ------------------------------------------------------------------------------------
 
 
+def method_of(prob: Problem, solver: str | Solver) -> Solver:
+    """The solver for a problem: one that keeps to the bounds of the variables where there are any.
+
+    Raises:
+        ValueError: an unknown solver, or one that leaves the bounds.
+    """
+    return solvers.get(solver) if prob.model.lower(prob) is None else solvers.for_bounds(solver)
+
+
 def solve(
     prob: Problem,
     params: Any = None,
@@ -230,7 +239,8 @@ def solve(
         prob: the problem.
         params: the start, `Params(W, H, b)`; default `init(prob)`.  One that violates the model's
             constraints is exchanged for the nearest point that does not, and the solution says so.
-        solver: a name of `solvers.SOLVERS` or a solver object.
+        solver: a name of `solvers.SOLVERS` or a solver object.  Where variables have bounds, "newton" is a
+            projected Newton method, and no other name is allowed.
         tol: bound on the Euclidean norm of the gradient in (W, H, b).  Newton, once within it, takes one
             step more, which being quadratic leaves little but rounding.
         max_steps: the solver's own default where None.
@@ -248,7 +258,7 @@ def solve(
         ValueError: an unknown solver, a start of wrong shape, dtype or with NaN, tol or max_steps out of
             range, or `reduced` for a loss that is not convex.
     """
-    method = solvers.get(solver)
+    method = method_of(prob, solver)
     tol = float(_checks.real("tol", tol, above=0.0))
     max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
     check_reduced(prob, reduced)
@@ -374,7 +384,7 @@ def _trim(history: History, steps: int, stride: int) -> History:
 def check_reduced(prob: Problem, reduced: bool) -> None:
     if not reduced:
         return
-    if not (prob.model.bilinear or prob.model.layered):
+    if not (prob.model.two_factors or prob.model.layered):
         raise ValueError(f"reduced: expected free factors, got model={prob.model!r}; use reduced=False")
     if not prob.loss.convex:
         raise ValueError(

@@ -24,7 +24,8 @@ from ufm import _layers, solvers
 from ufm._layers import Layers, row_space
 from ufm._problem import Params, Problem, Variables
 from ufm._rays import Rays, rays_of
-from ufm.solvers import Point, Solver, dot
+from ufm.models import unbound
+from ufm.solvers import Bounded, Objective, Point, Solver, dot
 
 #: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
 SATURATED = 100.0
@@ -46,16 +47,43 @@ class View(NamedTuple):
         F = F if self.root is None else F / self.root[:, None]
         return Params(W, F.T, jnp.zeros(len(W), W.dtype) if b is None else b)
 
-    def objective(self, y: Any) -> Array:
+    def value(self, y: Any) -> Array:
+        """f."""
         return self.problem(self.params(y))
 
+    @property
+    def objective(self) -> Objective:
+        """f(y), with the bounds of y where there are any."""
+        return self.value if self.lower is None else Bounded(self.value, self.lower)
+
+    @property
+    def lower(self) -> Any:
+        """The bounds of y, None where there are none; 0 and -inf are the same in every scale."""
+        lower = self.problem.model.lower(self.problem)
+        if lower is None or self.stretch is None:
+            return lower
+        W, F, b = lower
+        return W, F, b if self.problem.bias else None
+
     def residual(self, y: Any, g: Any) -> Array:
-        """|grad f| in the variables of the problem as it was given, from the gradient g at y."""
+        """|grad f| in the variables of the problem as it was given, from the gradient g at y.
+
+        Where variables have bounds it is the norm of what they do not hold back of the gradient.
+        """
+        if self.lower is not None:
+            return self._unbound(y, g)
         if self.stretch is None:
             return jnp.sqrt(dot(g, g))
         W, F, b = g
         square = self.stretch**2 * jnp.sum(W * W) + jnp.sum(F * F) / self.stretch**2
         return jnp.sqrt(square if b is None else square + jnp.sum(b * b))
+
+    def _unbound(self, y: Any, g: Any) -> Array:
+        if self.stretch is not None:
+            (W, F, b), (dW, dF, db) = y, g
+            y, g = (W / self.stretch, F * self.stretch, b), (dW * self.stretch, dF / self.stretch, db)
+        held = unbound(y, g, self.lower)
+        return jnp.sqrt(dot(held, held))
 
 
 #: what the loop runs in
@@ -68,7 +96,7 @@ def first_point(view: AnyView, y: Any) -> Point:
     Where every softmax is saturated, gradients and Hessians say nothing of the loss: Newton's step leads to
     the origin, and a trust region that follows a piecewise linear loss takes hundreds of steps.
     """
-    if not view.problem.model.bilinear:
+    if not view.problem.model.two_factors:
         return solvers.evaluate(view.objective, y)
     largest = jnp.max(jnp.abs(view.problem.logits(view.params(y))))
     t = jnp.sqrt(SATURATED / jnp.maximum(largest, SATURATED))
@@ -116,7 +144,7 @@ def view_of(
         return _layers.layers_of(prob, params, solver, reduced, Q)
     if prob.model.curved:
         return rays_of(prob, params, solver)
-    if not prob.model.bilinear:
+    if not prob.model.two_factors:
         return View(prob, None, None, None), params
     base, H = (prob.means(), prob.class_means(params.H)) if reduced else (prob, params.H)
     dtype = params.W.dtype

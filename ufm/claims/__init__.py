@@ -120,6 +120,12 @@ def _has_two_groups(f: Facts) -> str:
     return why or ("" if len(f.groups) > 1 else "only one group has several classes")
 
 
+def _has_gain(f: Facts) -> str:
+    if _has_groups(f):
+        return _has_groups(f)
+    return "" if f.gains is not None else f"about cross-entropy and label smoothing, not {f.prob.loss!r}"
+
+
 def _etf_theorem(f: Facts) -> str:
     why = _theorem(f)
     if why or f.best.mean_eigenvalue == 0:
@@ -196,6 +202,10 @@ def _lower_bound(f: Facts) -> str:
 
 def _optimum(f: Facts) -> str:
     return f"f* = {f.best.objective:.15g}: {f.best.structure} ({f.best.theorem}; {f.best.proved})"
+
+
+def _geometry(f: Facts) -> str:
+    return "; ".join(f.geometry.lines())
 
 
 def _uncertified(f: Facts, tolerance: float) -> str:
@@ -366,6 +376,21 @@ UNEQUAL = (
         _measures.groups_orthogonal,
         _measures.tol_structure,
         _has_two_groups,
+    ),
+    _Statement(
+        "group_gain",
+        "classes of a group: p_target - p_other = max(0, s - N lam/(w sqrt(n))), s = 1 - alpha",
+        _measures.group_gain,
+        _measures.tol_probabilities,
+        _has_gain,
+    ),
+    _Statement(
+        "group_geometry",
+        "norms and angles: W W' and the Gram matrix of the class means are the optimum's",
+        _measures.group_geometry,
+        _measures.tol_structure,
+        _structured,
+        _geometry,
     ),
 )
 

@@ -212,9 +212,10 @@ def gap_of_features(prob: Problem, params: Params) -> Array:
 
         D(Y) = -g*(Y) - |W'Y|^2/(2 lam_H) - |Y 1|^2/(2 lam_b)      (lam_b = 0: for Y 1 = 0)
 
-    At Y = G the gap is |grad_H f|^2/(2 lam_H) + |grad_b f|^2/(2 lam_b), which is strong convexity. It is
-    infinite where lam_b = 0 and the bias is not stationary to rounding; there a loss that carries its
-    conjugate gives a Y that obeys Y 1 = 0, and the smaller of the two gaps is taken.
+    Where H >= 0 the positive part of -W'Y takes the place of W'Y. At Y = G the gap is
+    |grad_H f|^2/(2 lam_H) + |grad_b f|^2/(2 lam_b), which is strong convexity. It is infinite where lam_b = 0
+    and the bias is not stationary to rounding; there a loss that carries its conjugate gives a Y that obeys
+    Y 1 = 0, and the smaller of the two gaps is taken.
     """
     point = evaluate(prob, params)
     U = point.member.T @ point.slope / point.counts[:, None]
@@ -229,8 +230,10 @@ def gap_of_features(prob: Problem, params: Params) -> Array:
 
 def _feature_gap(prob: Problem, point: Point, rows: Array, U: Array) -> Array:
     """The part of f - D that the penalties make, at N Y' = `rows` (N, K) with the class means U (K, K)."""
-    match = prob.lam_H * point.features + rows @ point.W / prob.N
-    gap = jnp.vdot(match, match) / (2 * prob.lam_H)
+    pull = -rows @ point.W / prob.N
+    reached = pull if prob.model.lower(prob) is None else jnp.maximum(pull, 0.0)  # features >= 0: lam_H h
+    match = prob.lam_H * point.features - reached
+    gap = jnp.vdot(match, match) / (2 * prob.lam_H) + jnp.vdot(reached - pull, point.features)
     return gap + (_per_lam_b(prob, _bias_residual(prob, point, U)) if prob.bias else 0.0)
 
 

@@ -62,6 +62,14 @@ def product(prob: Problem, params: Variables) -> Callable[[Variables], Variables
     return apply
 
 
+def off_bounds(prob: Problem, params: Variables) -> Callable[[Variables], Variables]:
+    """The map that sets a direction to zero in the variables at their bounds; the identity without bounds."""
+    above = prob.off_bounds(params)
+    if above is None:
+        return lambda v: v
+    return lambda v: jax.tree.map(lambda off, x: jnp.where(off, x, 0.0), above, v)
+
+
 @jax.jit
 def _one_product(prob: Problem, params: Params, direction: Params) -> Params:
     return product(prob, params)(direction)
@@ -128,7 +136,7 @@ def dense(prob: Problem, params: Variables) -> Float[np.ndarray, "size size"]:
 
 
 def finite_dense(prob: Problem, params: Variables) -> np.ndarray:
-    """The whole Hessian where no entry is NaN or infinite.
+    """The Hessian in all variables off their bounds, where no entry is NaN or infinite.
 
     Raises:
         NotFinite: one is.
@@ -139,7 +147,20 @@ def finite_dense(prob: Problem, params: Variables) -> np.ndarray:
             f"params: expected a point where the Hessian is finite, got NaN or infinity in it; take a point "
             f"where {prob.loss!r} is twice differentiable and the logits do not overflow"
         )
-    return matrix
+    free = _off_bounds(prob, params)
+    return matrix if free is None else np.asarray(matrix[np.ix_(free, free)])
+
+
+def dimension(prob: Problem, params: Variables) -> int:
+    """The number of variables that are off their bounds."""
+    free = _off_bounds(prob, params)
+    return prob.size if free is None else len(free)
+
+
+def _off_bounds(prob: Problem, params: Variables) -> np.ndarray | None:
+    """The places of the variables off their bounds in the dense Hessian; None where there are no bounds."""
+    above = prob.off_bounds(params)
+    return None if above is None else np.flatnonzero(np.asarray(ravel_pytree(above)[0])[: prob.size])
 
 
 class NotFinite(ValueError):  # noqa: N818 (callers catch it by name; users see its message)
@@ -187,7 +208,8 @@ def _sizes(prob: Problem, params: Params) -> tuple[Array, Array, Array]:
     fit, penalty = prob.gradients(params, G)
     without_bias = (*fit._replace(b=jnp.zeros(())), *penalty._replace(b=jnp.zeros(())))
     parts = sum((jnp.linalg.norm(x) for x in without_bias), jnp.zeros(()))
-    return norm(jax.tree.map(jnp.add, fit, penalty)), parts, jnp.linalg.norm(G)
+    gradient = prob.unbound(params, jax.tree.map(jnp.add, fit, penalty))
+    return norm(gradient), parts, jnp.linalg.norm(G)
 
 
 def norm(tree: Variables) -> Array:

@@ -9,14 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ufm import _checks
-from ufm.models._base import Model, Params, Sizes, Variables, by_part
+from ufm.models._base import Model, Params, Sizes, Variables, at_least, by_part, unbound
 from ufm.models._deep import Deep, deep
 from ufm.models._fixed import Fixed, fixed
+from ufm.models._nonnegative import NonNegative, nonnegative
 from ufm.models._spheres import Spheres, spheres
 from ufm.models.free import Free
 
 #: The shelf: tests and the command line iterate it.
-MODELS: dict[str, Callable[[], Model]] = {"free": Free, "deep": Deep, "spheres": Spheres}
+MODELS: dict[str, Callable[[], Model]] = {
+    "free": Free,
+    "nonnegative": NonNegative,
+    "deep": Deep,
+    "spheres": Spheres,
+}
 
 
 def get(model: str | Model) -> Model:
@@ -36,13 +42,17 @@ __all__ = [
     "Fixed",
     "Free",
     "Model",
+    "NonNegative",
     "Params",
     "Sizes",
     "Spheres",
     "Variables",
+    "at_least",
     "by_part",
     "deep",
     "fixed",
     "get",
+    "nonnegative",
     "spheres",
+    "unbound",
 ]

@@ -77,7 +77,8 @@ class Model:
     Attributes:
         name: what it is called in `Problem(model=...)`.
         variables: the named tuple of its variables, with a field `b` for the bias.
-        bilinear: the logits are W H + b 1', with W and H free and penalised by their Frobenius norms alone.
+        two_factors: the variables are W, H and b, the logits W H + b 1', with the penalties of equation (7).
+        bilinear: two factors, both free.
         isotropic: f(W Q, Q'H, b) = f(W, H, b) for every orthogonal Q (d, d).
         convex: the logits are affine in the variables, which are penalised by lam_H samples_j |h_j|^2 and
             lam_b |b|^2, so that f is convex wherever the loss is.
@@ -91,6 +92,7 @@ class Model:
 
     name = "model"
     variables: ClassVar[type[Any]] = Params
+    two_factors = False
     bilinear = False
     isotropic = False
     convex = False
@@ -122,6 +124,10 @@ class Model:
     def effective(self, prob: Sizes, params: Variables) -> Params:
         """The classifier, features and bias that the variables amount to."""
         raise NotImplementedError
+
+    def lower(self, prob: Sizes) -> Variables | None:
+        """A bound below each variable, 0 or -inf, in shapes that broadcast; None where all are free."""
+        return None
 
     def chain(self, prob: Sizes, params: Variables) -> tuple[tuple[Any, Array], ...]:
         """The free factors of W H, from H on, each with its penalty; () if one of them is not free."""
@@ -162,9 +168,12 @@ class Model:
         return 0
 
     def nearest(self, prob: Sizes, params: Variables) -> Variables:
-        """The nearest feasible point, of numpy or JAX arrays: parts on spheres are scaled to their radii."""
+        """The nearest feasible point, of numpy or JAX arrays.
+
+        What is below its bound is lifted to it; parts on spheres are scaled to their radii.
+        """
         if not self.curved:
-            return params
+            return at_least(params, self.lower(prob))
         squares = self.products(params, params)
         return by_part(lambda square, x, r: x * (r / square**0.5), squares, params, self.radii(prob))
 
@@ -188,9 +197,9 @@ class Model:
         moved = [
             np.abs(x - y).max() / np.abs(y).max() for x, y in zip(given, nearest, strict=True) if y.any()
         ]
-        if max(moved, default=0.0) <= ROUNDING * np.finfo(given.b.dtype).eps:
+        if self.curved and max(moved, default=0.0) <= ROUNDING * np.finfo(given.b.dtype).eps:
             return params, False
-        return jax.device_put(nearest), True
+        return jax.device_put(nearest), bool(max(moved, default=0.0) > 0)
 
     def tangent(self, at: Variables, step: Variables) -> Variables:
         """The part of a step that changes the direction of each part on a sphere."""
@@ -224,6 +233,22 @@ class Model:
 
     def __repr__(self) -> str:
         return self.name
+
+
+def at_least(params: Variables, lower: Variables | None) -> Variables:
+    """The nearest point within the bounds."""
+    return params if lower is None else jax.tree.map(jnp.maximum, params, lower)
+
+
+def unbound(params: Variables, gradient: Variables, lower: Variables | None) -> Variables:
+    """y - max(y - gradient, lower): the gradient where it is not held back by a bound.
+
+    It is zero exactly where the conditions of Karush, Kuhn and Tucker hold: a variable at its bound has a
+    gradient >= 0, any other one the gradient 0.
+    """
+    if lower is None:
+        return gradient
+    return jax.tree.map(lambda y, g, low: y - jnp.maximum(y - g, low), params, gradient, lower)
 
 
 def by_part(f: Callable[..., Any], scalars: Variables, tree: Variables, *others: Variables) -> Variables:

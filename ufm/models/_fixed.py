@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from ufm import _checks
-from ufm._pytree import pytree_dataclass, static
-from ufm.models._base import Model, Params, Sizes
+from ufm._pytree import pytree_dataclass, replace, static
+from ufm.models._base import Model, Params, Sizes, Variables
 from ufm.models._spheres import diagonal, of_columns
 
 #: what the features may be
-FEATURES = ("free", "sphere")
+FEATURES = ("free", "nonnegative", "sphere")
 
 
 class Features(NamedTuple):
@@ -50,13 +52,16 @@ class Fixed(Model):
 
     @property
     def convex(self) -> bool:  # type: ignore[override]
-        """They are free."""
-        return self.features == "free"
+        """They are free or have bounds."""
+        return not self.curved
 
     def fitted(self, K: int, d: int) -> Fixed:
         """With a W of shape (K, d)."""
         scale = _checks.real("scale", self.scale, above=0.0)
-        W = simplex(K, d) if isinstance(self.W, str) else _classifier(self.W, (K, d))
+        if isinstance(self.W, str):
+            W: Any = projection(K, d) if self.features == "nonnegative" else simplex(K, d)
+        else:
+            W = _classifier(self.W, (K, d))
         return Fixed(W, scale, self.radius, self.features)
 
     @property
@@ -68,9 +73,22 @@ class Fixed(Model):
         """H (d, columns), b (K,)."""
         return {"H": (prob.d, prob.columns), "b": (prob.K,)}
 
+    def lower(self, prob: Sizes) -> Features | None:
+        """H >= 0 where the features are not negative."""
+        return Features(jnp.asarray(0.0), jnp.asarray(-jnp.inf)) if self.features == "nonnegative" else None
+
+    def normal(
+        self, prob: Sizes, seed: ArrayLike, scale: ArrayLike, random: ModuleType = jax.random
+    ) -> Variables:
+        """The absolute values of free features where they are not negative, else as for every model."""
+        if self.features != "nonnegative":
+            return super().normal(prob, seed, scale, random)
+        drawn = replace(self, features="free").normal(prob, seed, scale, random)
+        return drawn._replace(H=abs(drawn.H))
+
     def logits(self, prob: Sizes, params: Features) -> Float[Array, "N K"]:
         """H'W' + 1 b'."""
-        H, b = self.nearest(prob, params)
+        H, b = self.nearest(prob, params) if self.curved else params
         Z = H.T @ self.classifier.T
         return Z + b if prob.bias else Z
 
@@ -116,7 +134,11 @@ class Fixed(Model):
 
 
 def fixed(
-    W: Any = "etf", *, scale: Any = 1.0, features: Literal["free", "sphere"] = "free", radius: Any = 1.0
+    W: Any = "etf",
+    *,
+    scale: Any = 1.0,
+    features: Literal["free", "nonnegative", "sphere"] = "free",
+    radius: Any = 1.0,
 ) -> Fixed:
     """The model with a given classifier: Z = scale W H + b 1', variables H and b.
 
@@ -126,9 +148,10 @@ def fixed(
     part in f's variables. `W`, `scale` and `radius` are leaves: new values compile nothing.
 
     Args:
-        W: (K, d), or "etf": the simplex ETF W W' = I - 11'/K, which needs d >= K - 1.
+        W: (K, d), or "etf": a simplex ETF, W W' = I - 11'/K, which needs d >= K - 1.  For features that are
+            not negative it is I - 11'/K itself, padded with zeros, which needs d >= K.
         scale: a number > 0 that multiplies W.
-        features: "sphere": |h_j| = radius, in place of the penalty of the features.
+        features: "nonnegative": H >= 0.  "sphere": |h_j| = radius, in place of the penalty of the features.
         radius: a number > 0.
 
     Raises:
@@ -161,6 +184,20 @@ def simplex(K: int, d: int) -> Float[np.ndarray, "K d"]:
             "give a W (K, d)"
         )
     return np.pad(helmert(K), ((0, 0), (0, d - K + 1))).astype(jnp.result_type(float))
+
+
+def projection(K: int, d: int) -> Float[np.ndarray, "K d"]:
+    """I - 11'/K, padded with zeros to d columns: the simplex ETF that features e_k >= 0 serve.
+
+    Raises:
+        ValueError: d < K.
+    """
+    if d < K:
+        raise ValueError(
+            f"W: expected d >= K = {K} for the simplex ETF I - 11'/K of features that are not negative, got "
+            f"d={d}; raise d, or give a W (K, d)"
+        )
+    return np.pad(np.eye(K) - 1 / K, ((0, 0), (0, d - K))).astype(jnp.result_type(float))
 
 
 def helmert(K: int) -> Float[np.ndarray, "K r"]:

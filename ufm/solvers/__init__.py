@@ -10,6 +10,7 @@ also have `patience`, the number of steps without progress beyond rounding after
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 from ufm import _checks
@@ -29,6 +30,7 @@ from ufm.solvers._base import (
 from ufm.solvers._first_order import FirstOrder, of_optax
 from ufm.solvers._lbfgs import LBFGS
 from ufm.solvers._newton import Newton
+from ufm.solvers._projected import Bounded, ProjectedNewton
 
 #: The shelf: tests, benchmarks and the command line iterate it.
 SOLVERS: dict[str, Solver] = {
@@ -58,20 +60,40 @@ def get(solver: str | Solver) -> Solver:
     return solver
 
 
+def for_bounds(solver: str | Solver) -> Solver:
+    """The solver for variables with lower bounds: Newton's method is projected, another must know bounds.
+
+    Raises:
+        ValueError: an unknown name, no solver, or one that does not know bounds.
+    """
+    method = get(solver)
+    if type(method) is Newton:
+        return ProjectedNewton(**dataclasses.asdict(method))
+    if not getattr(method, "bounds", False):
+        raise ValueError(
+            f"solver: expected 'newton' where variables have bounds, got {method.name!r}, whose steps leave "
+            "them; use solver='newton', or an object with bounds = True whose f is a solvers.Bounded"
+        )
+    return method
+
+
 __all__ = [
     "LBFGS",
     "SOLVERS",
     "STALLED",
+    "Bounded",
     "FirstOrder",
     "Newton",
     "Objective",
     "OnSpheres",
     "Point",
+    "ProjectedNewton",
     "Solver",
     "Tree",
     "axpy",
     "dot",
     "evaluate",
+    "for_bounds",
     "get",
     "noise",
     "scale",

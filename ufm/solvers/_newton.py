@@ -41,7 +41,7 @@ class _CG(NamedTuple):
     steps: Array
 
 
-def _steihaug(hvp: Callable[[Tree], Tree], g: Tree, radius: Array, stop: Array, limit: int) -> _CG:
+def steihaug(hvp: Callable[[Tree], Tree], g: Tree, radius: Array, stop: Array, limit: int) -> _CG:
     """Conjugate gradients to |r| <= stop, or to the trust region's boundary or a negative curvature.
 
     Steihaug, SIAM J. Numer. Anal. 20 (1983); recurrences of Conn, Gould & Toint (2000), section 7.5.1.
@@ -83,7 +83,7 @@ def _steihaug(hvp: Callable[[Tree], Tree], g: Tree, radius: Array, stop: Array, 
     return jax.lax.while_loop(going, iterate, start)
 
 
-class _Trust(NamedTuple):
+class Trust(NamedTuple):
     """Newton's memory."""
 
     radius: Array
@@ -116,14 +116,14 @@ class Newton:
     max_steps = 1000
     patience = 200
 
-    def init(self, f: Objective, at: Point) -> _Trust:
-        return _Trust(jnp.sqrt(dot(at.y, at.y)) + 1.0, jnp.asarray(0))
+    def init(self, f: Objective, at: Point) -> Trust:
+        return Trust(jnp.sqrt(dot(at.y, at.y)) + 1.0, jnp.asarray(0))
 
-    def step(self, f: Objective, at: Point, memory: _Trust) -> tuple[Point, _Trust, Array]:
+    def step(self, f: Objective, at: Point, memory: Trust) -> tuple[Point, Trust, Array]:
         hvp = curvature(f, at.y)
         size = jnp.sqrt(dot(at.g, at.g))
         forcing = jnp.clip(size**self.power, self.least, self.forcing)
-        cg = self._bounded(_steihaug(hvp, at.g, memory.radius, size * forcing, self.cg_steps), at)
+        cg = self._bounded(steihaug(hvp, at.g, memory.radius, size * forcing, self.cg_steps), at)
         new = evaluate(f, axpy(1.0, cg.p, at.y))
 
         rounding = cg.decrease <= noise(at.f)
@@ -141,7 +141,7 @@ class Newton:
         stuck = ~accept & (
             (rounding & ~cg.at_boundary) | (length <= np.finfo(at.f.dtype).eps * jnp.maximum(y_size, 1e-3))
         )
-        memory = _Trust(radius, memory.products + cg.steps)
+        memory = Trust(radius, memory.products + cg.steps)
         return select(accept, new, at), memory, jnp.where(stuck, STALLED, 0)
 
     def _bounded(self, cg: _CG, at: Point) -> _CG:

@@ -9,6 +9,7 @@ from ufm.theory.convexity import convexity_region
 from ufm.theory.covering import CertifiedRange, certified_range
 from ufm.theory.depth import DepthThreshold, SmallPenalties, schatten_penalty, small_penalties
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
+from ufm.theory.geometry import GroupGeometry, group_geometry, measured_geometry
 from ufm.theory.imbalance import GroupThresholds
 from ufm.theory.layer_peeled import CollapseRatio, collapse_ratio
 from ufm.theory.optima import Optimum, global_optimum, lower_bound
@@ -24,6 +25,7 @@ __all__ = [
     "ContrastiveProperty",
     "ConvexityRegion",
     "DepthThreshold",
+    "GroupGeometry",
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
@@ -40,8 +42,10 @@ __all__ = [
     "convexity_region",
     "focal_lower_bound",
     "global_optimum",
+    "group_geometry",
     "hessian_spectrum",
     "lower_bound",
+    "measured_geometry",
     "p_infl",
     "p_unit",
     "partial_states",

@@ -6,7 +6,9 @@ a (e_k - 1/K), h = (a/omega^2) w_k, so that for any counts
 
     f* = min over a >= 0 of l(a) + theta a^2/2,    theta = N lam_H (K - 1)/(K omega^2).
 
-On a sphere |h| = r, the same averaging leaves min l(a) over a <= r omega sqrt(K/(K-1)), and h = r w_k/|w_k|.
+Features that are not negative pay more: for W = omega (I - 11'/K), averaging leaves h = (a/omega) e_k, so
+that theta becomes N lam_H/omega^2. On a sphere |h| = r, the same averaging leaves min l(a) over a <= r omega
+sqrt(K/(K-1)), and h = r w_k/|w_k|.
 
 l' < 0 at a = 0: there is no threshold beyond which the features vanish. With equal counts a convex loss has
 an optimal bias that is the same for all classes, and one that is shift-invariant then needs none. A loss
@@ -44,7 +46,9 @@ def optimum(prob: Problem) -> Optimum:
     """
     assert isinstance(prob.model, Fixed)
     s, W = any_counts(prob), np.asarray(prob.model.classifier, np.float64)
-    square = _scale_of_simplex(W)
+    square, rows = _scale_of_simplex(W), W
+    if prob.model.features == "nonnegative":  # h_k = (a/omega) e_k is 1/sqrt(1 - 1/K) times as long
+        square, rows = square * (1 - 1 / s.K), _own_columns(W, square) * square**0.5 * (1 - 1 / s.K)
     _need_decoupled(s, prob.n is not None)
     profile = _profile(s)
     if prob.model.curved:
@@ -54,7 +58,8 @@ def optimum(prob: Problem) -> Optimum:
     reach = max(math.sqrt(2 * (trivial - float(s.loss.infimum)) / theta), 1.0)
     a = lowest(lambda a: profile.value(a) + theta * a**2 / 2, lambda a: profile.slope(a) + theta * a, reach)
     value = float(profile.value(a)) + theta * a**2 / 2
-    return _record(s, a, value, trivial, ALONG, (a / square) * W.T)
+    means, structure = (a / square) * rows.T, ALONG if rows is W else "a neuron of its own for each class"
+    return _record(s, a, value, trivial, structure, means)
 
 
 ALONG = "features along the rows of the given simplex ETF"
@@ -111,6 +116,25 @@ def _scale_of_simplex(W: np.ndarray) -> float:
             f"{error:.1e}; ufm.solve finds the optimum and ufm.landscape.certificate proves it"
         )
     return square
+
+
+def _own_columns(W: np.ndarray, square: float) -> np.ndarray:
+    """(K, d): row k has its 1 in the column of W that is omega (e_k - 1/K).
+
+    Raises:
+        NoClosedForm: some class has no such column.
+    """
+    K = len(W)
+    wanted = square**0.5 * (np.eye(K) - 1 / K)
+    error = np.abs(W[:, None, :] - wanted[:, :, None]).max(axis=0)  # (K, d) of class and column
+    own = error.argmin(axis=1)
+    worst = float(error.min(axis=1).max())
+    if worst > 16 * K * np.finfo(np.float64).eps * square**0.5:
+        raise NoClosedForm(
+            f"W: with features that are not negative the optimum is known for W = s (I - 11'/K), got columns "
+            f"that are off by {worst:.1e}; ufm.solve finds the optimum"
+        )
+    return np.eye(W.shape[1])[own]
 
 
 def _need_decoupled(s: Setting, balanced: bool) -> None:

@@ -80,6 +80,28 @@ def group_thresholds(s: Setting, groups: Groups) -> GroupThresholds:
     )
 
 
+class Levels(NamedTuple):
+    """What is known of `GroupThresholds` without solving the program of a part."""
+
+    groups: Groups
+    x_merge: Float[np.ndarray, " G"]  # nan: one class, or not known in closed form
+    x_zero: float
+    x: float  # of the problem
+
+
+def levels(s: Setting, groups: Groups) -> Levels:
+    """The thresholds that figures draw, in some milliseconds.
+
+    Raises:
+        NoClosedForm: as `group_thresholds`.
+    """
+    p = _blocks.program(s, groups)
+    zero = _blocks.slopes(p, _blocks.from_zero(p, s.bias)).largest
+    scale = p.loss.merging(s.bias)
+    merge = np.nan if scale is None else scale * groups.weights * np.sqrt(groups.counts)
+    return Levels(groups, np.where(groups.sizes > 1, merge, np.nan), s.N * zero, s.N * float(p.lam))
+
+
 def _means(p: Program, s: Setting, groups: Groups, zero: float, at_zero: _blocks.Slopes) -> float:
     """lam at which the means of the groups leave zero."""
     known = p.loss.parting(s, groups)

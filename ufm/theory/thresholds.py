@@ -18,7 +18,7 @@ from ufm.losses._profile import ScalarProfile, margin_of
 from ufm.models import Model
 from ufm.theory import _convex
 from ufm.theory._blocks import groups_of
-from ufm.theory._setting import any_counts, setting
+from ufm.theory._setting import any_counts, need_free_factors, setting
 from ufm.theory.imbalance import group_thresholds
 from ufm.theory.profiles import facts_of, profile_of
 
@@ -72,8 +72,9 @@ def threshold(prob: Problem) -> Any:
     deep classifier a `DepthThreshold` (docs/theory.md, section 6.2).
 
     Raises:
-        NoClosedForm: a user's loss without class symmetry, or one that is neither shift-invariant nor
-            declared convex; with unequal counts, one that is not convex or not smooth.
+        NoClosedForm: another model than two free factors; a user's loss without class symmetry, or one that
+            is neither shift-invariant nor declared convex; with unequal counts, one that is not convex or not
+            smooth.
         ValueError: a batch of problems.
 
     Source: docs/theory.md, sections 1.7 and 2.3, from Zhou et al. 2022, equation (10). Their Appendix C.1 and
@@ -82,6 +83,7 @@ def threshold(prob: Problem) -> Any:
     """
     if type(prob.model) in OF_MODELS:
         return OF_MODELS[type(prob.model)](prob)
+    need_free_factors(prob)
     if prob.n is None:
         return group_thresholds(any_counts(prob), groups_of(prob.counts, prob.class_weights))
     return balanced_threshold(prob)
