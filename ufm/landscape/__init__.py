@@ -2,7 +2,8 @@
 
 At any point: `certificate` (how far from the global minimum), `hvp`, `eigenvalues`, `inertia`. At a
 critical point: `escape_direction`, `descend`. All of them: `critical_points`, `find_critical_points`,
-`verify` (Theorem 2 over them), `phase_diagram`. In ball arithmetic: `prove_critical_point` and others.
+`verify` (Theorem 2 over them), `phase_diagram`, `minority_diagram` (two groups of classes). In ball
+arithmetic: `prove_critical_point` and others.
 """
 
 from ufm.hessian.certificate import Bounds, Certificate, bounds, certificate
@@ -11,6 +12,7 @@ from ufm.hessian.product import dense, hvp
 from ufm.hessian.spectrum import Eigenvalues, eigenvalues
 from ufm.landscape._polish import Polished, polish
 from ufm.landscape.critical import CriticalPoint, CriticalPoints, critical_points
+from ufm.landscape.minority import COLLAPSES, MinorityDiagram, minority_diagram
 from ufm.landscape.phases import PHASES, PhaseDiagram, phase_diagram
 from ufm.landscape.saddles import Descent, Escape, descend, escape_direction
 from ufm.landscape.search import find_critical_points
@@ -18,6 +20,7 @@ from ufm.landscape.theorems import LandscapeReport, verify
 from ufm.rigour.proofs import Proof, prove_below, prove_critical_point, prove_negative_curvature
 
 __all__ = [
+    "COLLAPSES",
     "PHASES",
     "Bounds",
     "Certificate",
@@ -29,6 +32,7 @@ __all__ = [
     "Inertia",
     "InertiaWarning",
     "LandscapeReport",
+    "MinorityDiagram",
     "PhaseDiagram",
     "Polished",
     "Proof",
@@ -42,6 +46,7 @@ __all__ = [
     "find_critical_points",
     "hvp",
     "inertia",
+    "minority_diagram",
     "phase_diagram",
     "polish",
     "prove_below",
