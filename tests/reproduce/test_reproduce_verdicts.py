@@ -15,6 +15,8 @@ from ufm.reproduce import (
     Outcome,
     _corollary_2,
     _focal_loss,
+    _focal_window,
+    _lemmas,
     _nuclear_norm,
     _runner,
     _scalar_problem,
@@ -22,8 +24,11 @@ from ufm.reproduce import (
     _theorem_2,
     statements,
 )
+from ufm.reproduce import _witness as witness
 from ufm.reproduce._records import Record, compared
+from ufm.reproduce._theorem_2 import Case
 from ufm.reproduce._witness import Shape
+from ufm.theory import covering
 
 
 def measured(*jobs: Job, row: str = "figure-9") -> Finding:
@@ -84,6 +89,10 @@ CLOSED_FORMS = {
         "global_optimum",
         "objective",
     ),
+    "start": ("spurious-begin", partial(_focal_window._begin, 3.0, 20), "spurious_range", "C_start"),
+    "start's margin": ("spurious-begin", partial(_focal_window._begin, 3.0, 20), "spurious_range", "margin"),
+    "excess": ("spurious-begin", partial(_focal_window._begin, 3.0, 20), "spurious_range", "excess"),
+    "fold": ("spurious-begin", partial(_focal_window._begin, 3.0, 20), "spurious_range", "C_fold"),
     "lemma 8": ("lemma-8", partial(_nuclear_norm._intermediate, 3, 0.05), "global_optimum", "objective"),
 }
 
@@ -116,6 +125,88 @@ def test_a_penalty_of_the_nuclear_norm_off_by_a_millionth_fails(monkeypatch):
     assert wrong.verdict == "fails"
 
 
+def factor(function):
+    """`function` whose result is a millionth off."""
+    return lambda *args: function(*args) * (1 + 1e-6)
+
+
+def argument(number: int):
+    """A change of a function, one of whose arguments becomes a millionth larger."""
+
+    def change(function):
+        def wrong(*args):
+            changed = [x * (1 + 1e-6 * (i == number)) for i, x in enumerate(args)]
+            return function(*changed)
+
+        return wrong
+
+    return change
+
+
+def last(function):
+    """`function` whose last result is a millionth off."""
+    return lambda *args: (*function(*args)[:-1], function(*args)[-1] * (1 + 1e-6))
+
+
+def uncentred(function):
+    """The centring of Lemma 4 with a millionth more of the mean."""
+    return lambda p: function(p) - 1e-6 * p
+
+
+def first_of_each(field: str):
+    """A change of a function of records: this field is a millionth off."""
+
+    def change(function):
+        def wrong(*args):
+            return tuple(x._replace(**{field: getattr(x, field) * (1 + 1e-6)}) for x in function(*args))
+
+        return wrong
+
+    return change
+
+
+WINDOW = partial(_focal_window._window, 3.0, 20, 1.20108, range(17, 20))
+LEMMA_6 = partial(_lemmas._lemma_6, Case("ce", Shape(3, 4, 2), lam_b=0.02))
+LEMMA_9 = partial(_lemmas._lemma_9, "ce", Shape(3, 4, 2))
+#: row, a job of it, where the formula lives, and how it is put a millionth off
+FORMULAS = {
+    "lemma 1": ("lemma-1", partial(_lemmas._lemma_1, 1000), _lemmas, "young", argument(2)),
+    "lemma 2": ("lemma-2", partial(_lemmas._lemma_2, 4, 6, 20), _lemmas, "mean_square", factor),
+    "lemma 3": ("lemma-3", partial(_lemmas._distinct, 5, 5), _lemmas, "loewner", argument(2)),
+    "lemma 4": (
+        "lemma-4",
+        partial(_lemmas._lemma_4, 3, 10),
+        _lemmas,
+        "centred",
+        lambda f: lambda p: f(p) - 1e-6 * p,
+    ),
+    "lemma 6": ("lemma-6", LEMMA_6, witness, "logit_gradient", factor),
+    "lemma 9": (
+        "lemma-9",
+        partial(_lemmas._lemma_9, "ce", Shape(3, 4, 2)),
+        _lemmas,
+        "conditions",
+        argument(2),
+    ),
+    "cost": ("certified", partial(_focal_window._cost, 3), covering, "weights", last),
+    "f of a state": ("window", WINDOW, theory, "partial_states", first_of_each("objective")),
+    "pull": ("window", WINDOW, theory, "partial_states", first_of_each("tension")),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_formula_off_by_a_millionth_fails(name, monkeypatch):
+    row, measure, module, function, change = FORMULAS[name]
+    right = measured(Job("it", measure), row=row)
+    assert not right.errors
+    assert not right.failing("ours")
+    before = len(right.failing("paper"))
+    monkeypatch.setattr(module, function, change(getattr(module, function)))
+    wrong = measured(Job("it", measure), row=row)
+    assert not wrong.errors
+    assert len(wrong.failing("ours")) + len(wrong.failing("paper")) > before
+
+
 def an_instance(deviation: float, about: str = "paper", tolerance: float = 1e-9) -> Instance:
     return compared("a deviation", {"K": 3}, deviation, tolerance, about)
 
@@ -141,6 +232,11 @@ def test_verdicts_follow_from_the_instances_alone():
     assert a_finding(good, error="Traceback").verdict == "error"
     assert a_finding(bad, error="Traceback").verdict == "fails"
     assert a_finding().verdict == "error"
+    undecided = STATEMENTS[0]._replace(correction="", undecided="no proof is known", known="open")
+    assert a_finding(good, right)._replace(statement=undecided).verdict == "open"
+    assert a_finding(good, right)._replace(statement=undecided).consistent
+    assert a_finding(bad, right)._replace(statement=undecided).verdict == "fails"
+    assert a_finding(error="Traceback")._replace(statement=undecided).verdict == "error"
     assert a_finding(good, right, missing=1).verdict == "unfinished"
     assert a_finding(bad, right, missing=1).verdict == "fails"
     assert a_finding(bad, right, correction="so", missing=1).verdict == "unfinished"

@@ -129,7 +129,7 @@ def _of_dense(
     zero, tol, near = _zeros(values, np.ones(len(values)), grad_norm if critical else 0.0, size, tol)
     negative, zeros = int(((values < 0) & ~zero).sum()), int(zero.sum())
     symmetry = min(zeros, _symmetries(prob, params, critical))
-    return Inertia(negative, zeros, prob.size - negative - zeros, symmetry, tol, near)
+    return Inertia(negative, zeros, len(values) - negative - zeros, symmetry, tol, near)
 
 
 def _symmetries(prob: Problem, params: Variables, critical: bool) -> int:

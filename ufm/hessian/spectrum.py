@@ -16,7 +16,7 @@ from ufm._figure import plot
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
 from ufm.hessian import lanczos
-from ufm.hessian.product import check_dense, finite_dense, is_critical
+from ufm.hessian.product import check_dense, dimension, finite_dense, is_critical
 from ufm.hessian.structure import Structure, as_params, split, structure
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _by_dense(prob: Problem, params: Variables, k: int, which: Which) -> Eigenva
     values, weights = merge(found, np.ones(len(found), np.int64))
     values, weights = _chosen(values, weights, k, which)
     rounding = len(found) * float(np.finfo(float).eps * np.abs(found).max(initial=0.0))
-    return Eigenvalues(values, weights, prob.size, "dense matrix", rounding)
+    return Eigenvalues(values, weights, len(found), "dense matrix", rounding)
 
 
 def _chosen(values: np.ndarray, weights: np.ndarray, k: int, which: Which) -> tuple[np.ndarray, np.ndarray]:
@@ -296,6 +296,17 @@ def lowest_without_structure(prob: Problem, params: Variables) -> Lowest:
     return Lowest(pair.value, pair.vector, "all variables")
 
 
+def exceeds(prob: Problem, params: Variables, least: float) -> bool:
+    """Whether all eigenvalues are above `least`, by a Cholesky factorisation: in a fifth of an `eigvalsh`."""
+    matrix = finite_dense(prob, params)
+    shifted = matrix - least * np.eye(len(matrix))
+    try:
+        np.linalg.cholesky(shifted)
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
 def lowest_pair(at: Structure, params: Params, critical: bool) -> Lowest:
     """The smallest eigenvalue at a point that has been decomposed."""
     prob = at.prob
@@ -357,4 +368,5 @@ def _by_lanczos(prob: Problem, params: Params, k: int, which: Which, tol: float)
     values = np.array([sign * pair.value for pair in pairs])
     values, weights = merge(values, np.ones(len(values), np.int64))
     method = "Lanczos (each as often as found)"
-    return Eigenvalues(values, weights, prob.size, method, max(pair.residual for pair in pairs))
+    size = dimension(prob, params)
+    return Eigenvalues(values, weights, size, method, max(pair.residual for pair in pairs))
