@@ -2,7 +2,8 @@
 
 from ufm.losses._closed import ConvexityRegion, NoClosedForm
 from ufm.losses._profile import ScalarProfile
-from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
+from ufm.theory import _deep, _fixed, _nonnegative  # noqa: F401  (they add the optima of their models)
+from ufm.theory._nonnegative import OrthogonalFrame, VanishingThresholds, orthogonal_frame
 from ufm.theory._spheres import supervised_contrastive
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
@@ -29,6 +30,7 @@ __all__ = [
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
+    "OrthogonalFrame",
     "PartialState",
     "ScalarProfile",
     "SmallPenalties",
@@ -36,6 +38,7 @@ __all__ = [
     "SpuriousRange",
     "Threshold",
     "VanishingPenalties",
+    "VanishingThresholds",
     "certified_range",
     "collapse_ratio",
     "contrastive_property",
@@ -46,6 +49,7 @@ __all__ = [
     "hessian_spectrum",
     "lower_bound",
     "measured_geometry",
+    "orthogonal_frame",
     "p_infl",
     "p_unit",
     "partial_states",
