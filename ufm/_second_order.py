@@ -204,7 +204,7 @@ def heights(prob: Problem, params: Variables, direction: Variables, ts: Array) -
     """f at params + t direction for each t, or at the nearest point that the model allows."""
 
     def height(t: Array) -> Array:
-        return prob(prob.model.nearest(prob, axpy(t, direction, params)))
+        return prob(prob.model.retract(prob, axpy(t, direction, params)))
 
     return jax.lax.map(height, ts)
 
@@ -227,4 +227,4 @@ def _lowest(prob: Problem, params: Variables, direction: Variables) -> Variables
     here = at[ts == 0.0][0]
     if not at[lowest] < here - float(noise(jnp.asarray(here))):
         return None
-    return prob.model.nearest(prob, axpy(ts[lowest], direction, params))
+    return prob.model.retract(prob, axpy(ts[lowest], direction, params))

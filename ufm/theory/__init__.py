@@ -2,8 +2,9 @@
 
 from ufm.losses._closed import ConvexityRegion, NoClosedForm
 from ufm.losses._profile import ScalarProfile
-from ufm.theory import _deep, _fixed, _nonnegative  # noqa: F401  (they add the optima of their models)
+from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
 from ufm.theory._nonnegative import OrthogonalFrame, VanishingThresholds, orthogonal_frame
+from ufm.theory._norms import EquivalentPenalties, equivalent_penalties
 from ufm.theory._spheres import supervised_contrastive
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
@@ -26,6 +27,7 @@ __all__ = [
     "ContrastiveProperty",
     "ConvexityRegion",
     "DepthThreshold",
+    "EquivalentPenalties",
     "GroupGeometry",
     "GroupThresholds",
     "NoClosedForm",
@@ -43,6 +45,7 @@ __all__ = [
     "collapse_ratio",
     "contrastive_property",
     "convexity_region",
+    "equivalent_penalties",
     "focal_lower_bound",
     "global_optimum",
     "group_geometry",
