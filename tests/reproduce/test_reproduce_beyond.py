@@ -38,7 +38,7 @@ def test_the_gradient_of_layers_is_that_of_their_objective(name):
 
 def test_the_gradient_of_unit_vectors_is_that_of_their_objective():
     x = np.random.default_rng(0).normal(size=24)
-    assert slopes_agree(_features._on_spheres(3, 4, 5.0), x)
+    assert slopes_agree(_features.on_spheres(3, 4, 5.0), x)
     assert slopes_agree(_features._in_angles(5.0), x[:6])
 
 

@@ -49,6 +49,7 @@ BEYOND: tuple[Row, ...] = (
         remark="R_0 is exact for two groups: where the multiplier of the norm is n_B/N. With E_W E_H = 5 it "
         "is 12.192447 for 5 + 5 classes.",
         jobs=_limits.collapse,
+        panels=(Panel("ratio", "sqrt(E_W E_H)", "R_0 = n_A/n_B", yscale="log"),),
     ),
     _Row(
         id="seli",
