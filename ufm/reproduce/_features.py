@@ -169,7 +169,9 @@ def _orthogonal(counts: tuple[int, ...], near: float) -> Outcome:
     prob = ufm.Problem.from_counts(
         "ce", counts=np.array(counts), d=K, lam_W=2 * lam, lam_H=lam / 2, bias=False, model="nonnegative"
     )
-    best = theory.global_optimum(prob)
+    best, vanish = theory.global_optimum(prob), theory.threshold(prob)
+    assert isinstance(vanish, theory.VanishingThresholds)
+    claimed = np.sqrt(vanish.counts * (K - 1) / K)
     rest = np.minimum(missing(n / N, lam * math.sqrt(N)), 1 - 1 / K)
     Z = W @ H
     mass = np.exp(Z - Z.max(axis=0))
@@ -185,6 +187,8 @@ def _orthogonal(counts: tuple[int, ...], near: float) -> Outcome:
             compared("sum of the rows of W", config, float(np.abs(W.sum(axis=0)).max()), 1e-8),
             compared("f* of the theory against a search with bounds", config,
                      abs(best.objective - found.value), 1e-11, "ours"),
+            compared("N lam at which classes vanish, of the theory against the formula, relative", config,
+                     float(np.abs(vanish.x_vanish / claimed - 1).max()), 1e-12, "ours"),
             compared("the conditions at a bound, at the end of the search", config, found.gradient, 1e-9,
                      "ours"),
         )
@@ -197,11 +201,19 @@ def _half(counts: tuple[int, ...], lam: float) -> Outcome:
     found, frame = _lowest(P, 6), _lowest(P, 1, np.eye(K, dtype=bool))
     (H, _), _ = P.factors(found.x)
     most = max(counts) / sum(counts)
+    prob = ufm.Problem.from_counts(
+        "ce", counts=np.array(counts), d=K, lam_W=lam, lam_H=lam, model="nonnegative"
+    )
+    known, lower = theory.orthogonal_frame(prob), frame.value - found.value
     config = {"counts": counts, "lam_W": lam, "lam_H": lam, "bias": "free", "largest class": most}
     details = {"orthogonal frame": frame.value, "f": found.value, "H": H.round(6).tolist()}
     instances = [
         compared("free bias: f of the best orthogonal frame less f at a point that is none", config,
-                 frame.value - found.value, 1e-9, "paper", details),
+                 lower, 1e-9, "paper", details),
+        compared("f of the best orthogonal frame, of the theory, against a search", config,
+                 abs(known.objective - frame.value), 1e-11, "ours"),
+        compared("its certificate closes although a lower point exists, or the reverse", config,
+                 float(known.optimal != (lower < 1e-9)), 0.0, "ours"),
     ]  # fmt: skip
     if most > 0.5:
         at_origin = float(np.abs(H[:, int(np.argmax(counts))]).max())
