@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 
 from ufm._precision import in_float64
 from ufm._problem import Problem, Variables
+from ufm._sheet import printed
 from ufm.losses._base import Setting
 from ufm.losses._closed import THEOREM_1, Block, Groups, NoClosedForm, Proof, SymmetricPoint
 from ufm.losses._profile import ScalarProfile
@@ -29,6 +30,7 @@ from ufm.theory.thresholds import first_order_margins
 Regime = Literal["non-trivial", "partial", "trivial"]
 
 
+@printed
 class Optimum(NamedTuple):
     """The global minimum and a point that attains it."""
 
