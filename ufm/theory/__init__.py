@@ -3,6 +3,7 @@
 from ufm.losses._closed import ConvexityRegion, NoClosedForm
 from ufm.losses._profile import ScalarProfile
 from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
+from ufm.theory._nonnegative import OrthogonalFrame, VanishingThresholds, orthogonal_frame
 from ufm.theory._norms import EquivalentPenalties, equivalent_penalties
 from ufm.theory._spheres import supervised_contrastive
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
@@ -31,6 +32,7 @@ __all__ = [
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
+    "OrthogonalFrame",
     "PartialState",
     "ScalarProfile",
     "SmallPenalties",
@@ -38,6 +40,7 @@ __all__ = [
     "SpuriousRange",
     "Threshold",
     "VanishingPenalties",
+    "VanishingThresholds",
     "certified_range",
     "collapse_ratio",
     "contrastive_property",
@@ -49,6 +52,7 @@ __all__ = [
     "hessian_spectrum",
     "lower_bound",
     "measured_geometry",
+    "orthogonal_frame",
     "p_infl",
     "p_unit",
     "partial_states",
