@@ -25,7 +25,7 @@ class Rays(NamedTuple):
 
     def params(self, y: Any) -> Variables:
         """The variables on their spheres."""
-        return self.problem.model.nearest(self.problem, y)
+        return self.problem.model.onto(self.problem, y)
 
     @property
     def objective(self) -> Objective:

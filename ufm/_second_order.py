@@ -142,10 +142,11 @@ def _with_bounds(prob: Problem, params: Params, floor: float) -> Params | None:
 
     A convex loss has its minimum where |G h| <= lam |h| for every h >= 0.
     """
-    from ufm.hessian import copositive, neurons
+    from ufm.hessian import neurons  # here, because they need scipy
+    from ufm.theory import _copositive
 
     G = neurons.class_gradient(prob, params)
-    if prob.loss.convex and copositive.upper_bound(G) <= float(prob.lam) + floor:
+    if prob.loss.convex and _copositive.upper_bound(G) <= float(prob.lam) + floor:
         return None
     step = neurons.through_idle(prob, params, G, floor)
     below = None if step is None else _lowest(prob, *step)
@@ -203,7 +204,7 @@ def heights(prob: Problem, params: Variables, direction: Variables, ts: Array) -
     """f at params + t direction for each t, or at the nearest point that the model allows."""
 
     def height(t: Array) -> Array:
-        return prob(prob.model.nearest(prob, axpy(t, direction, params)))
+        return prob(prob.model.retract(prob, axpy(t, direction, params)))
 
     return jax.lax.map(height, ts)
 
@@ -226,4 +227,4 @@ def _lowest(prob: Problem, params: Variables, direction: Variables) -> Variables
     here = at[ts == 0.0][0]
     if not at[lowest] < here - float(noise(jnp.asarray(here))):
         return None
-    return prob.model.nearest(prob, axpy(ts[lowest], direction, params))
+    return prob.model.retract(prob, axpy(ts[lowest], direction, params))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -14,14 +15,18 @@ from ufm.reproduce import (
     Job,
     Outcome,
     _corollary_2,
+    _depth,
+    _features,
     _focal_loss,
     _focal_window,
     _lemmas,
+    _limits,
     _nuclear_norm,
     _runner,
     _scalar_problem,
     _theorem_1,
     _theorem_2,
+    _unequal,
     statements,
 )
 from ufm.reproduce import _witness as witness
@@ -37,6 +42,13 @@ def measured(*jobs: Job, row: str = "figure-9") -> Finding:
     return Finding(statement, tuple(_runner.measure(statement, job) for job in jobs))
 
 
+def replaced(record, field: str, value):
+    """The record, a named tuple or a frozen dataclass, with another value of a field."""
+    if dataclasses.is_dataclass(record):
+        return dataclasses.replace(record, **{field: value})
+    return record._replace(**{field: value})
+
+
 def scaled(function, field: str, factor: float = 1 + 1e-6):
     """`function` whose result has one field a millionth off."""
 
@@ -44,11 +56,29 @@ def scaled(function, field: str, factor: float = 1 + 1e-6):
         found = function(*args, **kwargs)
         value = getattr(found, field)
         moved = (lambda a: value(a) * factor) if callable(value) else value * factor
-        return found._replace(**{field: moved})
+        return replaced(found, field, moved)
 
     return wrong
 
 
+def in_turn(*measures):
+    """The outcomes of several measurements, as one."""
+
+    def measure() -> Outcome:
+        return Outcome(tuple(instance for each in measures for instance in each().instances))
+
+    return measure
+
+
+MERGING = partial(_unequal._merging, (9, 2, 9, 2, 2), None, 0.0, "paper")
+FRAMES = partial(_unequal._frames, (5, 3, 8), 3.0, 2.0, 0.995)
+GIVEN = in_turn(*(partial(_unequal._given, (1, 7, 2), 2.0, 0.01, bias) for bias in (False, True)))
+VANISHING = partial(_limits._vanishing, (6, 6, 1, 1), True)
+DEEP = partial(_depth._below, 4, 2, 0.2)
+DEEP_SQUARES = partial(_depth._squares, 3, 2, 0.4)
+LOW_RANK = partial(_depth._linear_squares, 3, 3, 0.3)
+HALF = partial(_features._half, (40, 1, 1, 1), 0.02)
+UNIT = partial(_features._unit, 3, 3, 1.0, 2)
 figure_9, figure_10 = _scalar_problem._figure_9, _scalar_problem._figure_10
 #: row, a job of it, and the closed form that is put a millionth off
 CLOSED_FORMS = {
@@ -93,6 +123,21 @@ CLOSED_FORMS = {
     "start's margin": ("spurious-begin", partial(_focal_window._begin, 3.0, 20), "spurious_range", "margin"),
     "excess": ("spurious-begin", partial(_focal_window._begin, 3.0, 20), "spurious_range", "excess"),
     "fold": ("spurious-begin", partial(_focal_window._begin, 3.0, 20), "spurious_range", "C_fold"),
+    "merging": ("merging", MERGING, "threshold", "x_merge"),
+    "f of two groups": ("merging", MERGING, "global_optimum", "objective"),
+    "R_0": ("minority-collapse", partial(_limits._ratio, 2, 2, 1.0), "collapse_ratio", "ratio"),
+    "offsets": ("seli", VANISHING, "vanishing_penalties", "offsets"),
+    "limit": ("seli", VANISHING, "vanishing_penalties", "direction"),
+    "frames": ("orthogonal-frames", FRAMES, "global_optimum", "objective"),
+    "given": ("given-etf", GIVEN, "global_optimum", "objective"),
+    "margin of a given classifier": ("given-etf", GIVEN, "global_optimum", "margin"),
+    "tie of layers": ("deep-cross-entropy", DEEP, "threshold", "C_tie"),
+    "square": ("deep-cross-entropy", DEEP, "global_optimum", "objective"),
+    "deep squares": ("deep-squares", DEEP_SQUARES, "global_optimum", "objective"),
+    "margin of deep squares": ("deep-squares", DEEP_SQUARES, "global_optimum", "margin"),
+    "low rank": ("low-rank", LOW_RANK, "global_optimum", "objective"),
+    "orthogonal frame": ("nonnegative", HALF, "orthogonal_frame", "objective"),
+    "unit vectors": ("unit-vectors", UNIT, "global_optimum", "objective"),
     "lemma 8": ("lemma-8", partial(_nuclear_norm._intermediate, 3, 0.05), "global_optimum", "objective"),
 }
 
@@ -168,6 +213,7 @@ def first_of_each(field: str):
 WINDOW = partial(_focal_window._window, 3.0, 20, 1.20108, range(17, 20))
 LEMMA_6 = partial(_lemmas._lemma_6, Case("ce", Shape(3, 4, 2), lam_b=0.02))
 LEMMA_9 = partial(_lemmas._lemma_9, "ce", Shape(3, 4, 2))
+NONNEGATIVE = partial(_features._orthogonal, (7, 2, 4), 0.995)
 #: row, a job of it, where the formula lives, and how it is put a millionth off
 FORMULAS = {
     "lemma 1": ("lemma-1", partial(_lemmas._lemma_1, 1000), _lemmas, "young", argument(2)),
@@ -189,6 +235,8 @@ FORMULAS = {
         argument(2),
     ),
     "cost": ("certified", partial(_focal_window._cost, 3), covering, "weights", last),
+    "missing": ("nonnegative", NONNEGATIVE, _features, "missing", factor),
+    "rotations": ("degeneracy", partial(_depth._degeneracy, 4, 2, 0.2), _depth, "rotations", factor),
     "f of a state": ("window", WINDOW, theory, "partial_states", first_of_each("objective")),
     "pull": ("window", WINDOW, theory, "partial_states", first_of_each("tension")),
 }

@@ -11,7 +11,7 @@ import functools
 
 from ufm._claim import Statement
 from ufm._problem import Problem
-from ufm.claims import _measures
+from ufm.claims import _layers, _measures
 from ufm.claims._measures import Facts as Facts
 
 # --- what it assumes: each returns the reason why not, or "" --------------------------------------
@@ -51,7 +51,10 @@ def _has_optimum(f: Facts) -> str:
     best = f.optimum
     if best is None or f.prob.model.bilinear or best.proved != "upper bound":
         return f.no_optimum
-    return f"f* is only known to be at most {best.objective:.15g}: {best.structure}"
+    above = f.objective - best.objective
+    near = abs(above) <= _measures.tol_objective(f)
+    here = "f is that" if near else f"f is {abs(above):.3e} {'above' if above > 0 else 'below'} that"
+    return f"f* is only known to be at most {best.objective:.15g}, {best.structure}; {here}"
 
 
 def _dual_bound(f: Facts) -> str:
@@ -395,6 +398,40 @@ UNEQUAL = (
 )
 
 
+#: What holds at every critical point of several layers (docs/theory.md, section 6.2); the last at minima.
+LAYERS = (
+    _Statement(
+        "schatten",
+        "the factors cost (q/2) lam sum sigma(W H)^(2/q), the least of all with their product",
+        _layers.schatten,
+        _layers.tolerance,
+        _layers.nonzero,
+    ),
+    _Statement(
+        "layer_pairs",
+        "G V S^(1-2/q) = -lam U and U' G S^(1-2/q) = -lam V', W H = U S V', lam^q = lam_H lam_1 ... lam_M",
+        _layers.pairs,
+        _layers.tolerance,
+        _layers.nonzero,
+    ),
+    _Statement(
+        "null_directions",
+        "lam_j is an eigenvalue of the Hessian: no escape through what the neighbours of a layer leave out",
+        _layers.null_directions,
+        _layers.tolerance,
+        _layers.has_null_directions,
+    ),
+    _Statement(
+        "zero_modes",
+        "the only zero eigenvalues are those of the rotations between layers and of a free bias",
+        _layers.zero_modes,
+        _measures.no_tolerance,
+        _layers.isolated,
+    ),
+)
+
+
 def statements(prob: Problem) -> tuple[Statement[Facts], ...]:
     """The rows that are measured at a solution of a problem."""
-    return STATEMENTS if prob.n is not None else (*STATEMENTS, *UNEQUAL)
+    unequal, layers = UNEQUAL if prob.n is None else (), LAYERS if prob.model.layered else ()
+    return (*STATEMENTS, *unequal, *layers)

@@ -197,19 +197,21 @@ def is_critical(prob: Problem, params: Params) -> tuple[bool, float]:
 
 def _critical(prob: Problem, params: Params) -> tuple[float, float]:
     norm, parts, G = (float(x) for x in _sizes(prob, params))
-    # at the origin the parts vanish, and sums of N terms of size |G| must cancel; on spheres they do always
-    return norm, CRITICAL * (parts + float(prob.model.reach(prob)) * G)
+    # at the origin the parts vanish, and sums of N terms of size |G| must cancel
+    return norm, CRITICAL * (parts + 1e-3 * G)
 
 
 @partial(_compile.jit, options=_compile.USUAL)
 def _sizes(prob: Problem, params: Params) -> tuple[Array, Array, Array]:
-    """|grad f|, the sum of the norms of its parts other than the bias's, and |G|."""
+    """|grad f|, the sum of the norms of the parts that cancel in it, other than the bias's, and |G|."""
     G = prob.logit_gradient(params)
     fit, penalty = prob.gradients(params, G)
+    total = norm(prob.unbound(params, jax.tree.map(jnp.add, fit, penalty)))
+    if prob.model.curved:  # what cancels is the part along the rays, which the gradient lacks
+        fit = prob.model.ambient(prob, prob.model.onto(prob, params), G)
     without_bias = (*fit._replace(b=jnp.zeros(())), *penalty._replace(b=jnp.zeros(())))
     parts = sum((jnp.linalg.norm(x) for x in without_bias), jnp.zeros(()))
-    gradient = prob.unbound(params, jax.tree.map(jnp.add, fit, penalty))
-    return norm(gradient), parts, jnp.linalg.norm(G)
+    return total, parts, jnp.linalg.norm(G)
 
 
 def norm(tree: Variables) -> Array:

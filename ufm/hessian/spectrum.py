@@ -15,7 +15,7 @@ from ufm import _checks
 from ufm._figure import plot
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
-from ufm.hessian import lanczos
+from ufm.hessian import lanczos, layers
 from ufm.hessian.product import check_dense, dimension, finite_dense, is_critical
 from ufm.hessian.structure import Structure, as_params, split, structure
 
@@ -121,6 +121,9 @@ def eigenvalues(
             raise ValueError("which: expected 'smallest' or 'largest' with method='lanczos', got 'all'")
         return _by_lanczos(prob, params, k, which, tol)
     if not prob.decomposes:
+        parts = layers.spectrum(prob, params) if method == "auto" else None
+        if parts is not None:
+            return _of_parts(prob, *parts, k, which)
         if method == "auto" and which != "all" and prob.size > DENSE_CORE:
             return _by_lanczos(prob, params, k, which, tol)
         return _by_dense(prob, params, k, which)
@@ -152,6 +155,14 @@ def _by_dense(prob: Problem, params: Variables, k: int, which: Which) -> Eigenva
     values, weights = _chosen(values, weights, k, which)
     rounding = len(found) * float(np.finfo(float).eps * np.abs(found).max(initial=0.0))
     return Eigenvalues(values, weights, len(found), "dense matrix", rounding)
+
+
+def _of_parts(prob: Problem, found: np.ndarray, times: np.ndarray, k: int, which: Which) -> Eigenvalues:
+    """From the core of a product of layers, and the rest."""
+    present = times > 0
+    values, weights = _chosen(*merge(found[present], times[present]), k, which)
+    rounding = len(found) * float(np.finfo(float).eps * np.abs(found).max(initial=0.0))
+    return Eigenvalues(values, weights, prob.size, "core of the layers", rounding)
 
 
 def _chosen(values: np.ndarray, weights: np.ndarray, k: int, which: Which) -> tuple[np.ndarray, np.ndarray]:

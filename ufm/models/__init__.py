@@ -13,6 +13,7 @@ from ufm.models._base import Model, Params, Sizes, Variables, at_least, by_part,
 from ufm.models._deep import Deep, deep
 from ufm.models._fixed import Fixed, fixed
 from ufm.models._nonnegative import NonNegative, nonnegative
+from ufm.models._norms import NormConstrained, norm_constrained
 from ufm.models._spheres import Spheres, spheres
 from ufm.models.free import Free
 
@@ -22,6 +23,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "nonnegative": NonNegative,
     "deep": Deep,
     "spheres": Spheres,
+    "norm_constrained": NormConstrained,
 }
 
 
@@ -43,6 +45,7 @@ __all__ = [
     "Free",
     "Model",
     "NonNegative",
+    "NormConstrained",
     "Params",
     "Sizes",
     "Spheres",
@@ -53,6 +56,7 @@ __all__ = [
     "fixed",
     "get",
     "nonnegative",
+    "norm_constrained",
     "spheres",
     "unbound",
 ]

@@ -155,10 +155,6 @@ class Model:
         """Factors of the variables, in a named tuple, that make the curvatures of all parts alike."""
         raise NotImplementedError
 
-    def reach(self, prob: Sizes) -> Any:
-        """How far logits move with the variables: |grad f| <= reach |G|, where that tells more than |f|."""
-        return 1e-3
-
     def stiffness(self, prob: Any) -> Any:
         """The size of the curvatures of f against which a negative one is judged."""
         return prob.lam
@@ -167,13 +163,28 @@ class Model:
         """How many spheres there are: each takes a dimension from the variables."""
         return 0
 
-    def nearest(self, prob: Sizes, params: Variables) -> Variables:
-        """The nearest feasible point, of numpy or JAX arrays.
+    def ambient(self, prob: Sizes, params: Variables, G: Float[Array, "K N"]) -> Variables:
+        """The gradient of the mean loss as if nothing lay on a sphere, from G, that in the logits."""
+        raise NotImplementedError
 
-        What is below its bound is lifted to it; parts on spheres are scaled to their radii.
-        """
+    def multipliers(self, prob: Sizes, params: Variables, G: Float[Array, "K N"]) -> Variables:
+        """-<ambient gradient, x>/|x|^2 of each sphere: as a penalty it makes the gradient of x zero."""
+        at = self.onto(prob, params)
+        along, squares = self.products(self.ambient(prob, at, G), at), self.products(at, at)
+        return jax.tree.map(lambda a, square: -a / square, along, squares)
+
+    def nearest(self, prob: Sizes, params: Variables) -> Variables:
+        """The nearest feasible point, of numpy arrays."""
+        return self.retract(prob, params)
+
+    def retract(self, prob: Sizes, params: Variables) -> Variables:
+        """Back from a step: what is below its bound is lifted to it, parts on spheres go along their rays."""
+        return self.onto(prob, params) if self.curved else at_least(params, self.lower(prob))
+
+    def onto(self, prob: Sizes, params: Variables) -> Variables:
+        """The point on the spheres: each part along its ray, a free one as it is."""
         if not self.curved:
-            return at_least(params, self.lower(prob))
+            return params
         squares = self.products(params, params)
         return by_part(lambda square, x, r: x * (r / square**0.5), squares, params, self.radii(prob))
 
@@ -194,12 +205,17 @@ class Model:
                     f"{name}: expected vectors that are not zero with model={self!r}, got one of norm 0, "
                     "which has no nearest point of another norm; start from ufm.init(prob)"
                 )
-        moved = [
-            np.abs(x - y).max() / np.abs(y).max() for x, y in zip(given, nearest, strict=True) if y.any()
-        ]
-        if self.curved and max(moved, default=0.0) <= ROUNDING * np.finfo(given.b.dtype).eps:
-            return params, False
-        return jax.device_put(nearest), bool(max(moved, default=0.0) > 0)
+        accuracy = ROUNDING * float(np.finfo(given.b.dtype).eps) if self.curved else 0.0
+        moved = {
+            name
+            for name, x, y in zip(given._fields, given, nearest, strict=True)
+            if np.abs(x - y).max(initial=0.0) > accuracy * np.abs(y).max(initial=0.0)
+        }
+        return (jax.device_put(nearest) if moved else params), bool(moved & set(self.given()))
+
+    def given(self) -> tuple[str, ...]:
+        """The variables that do not follow from the others."""
+        return tuple(self.variables._fields)
 
     def tangent(self, at: Variables, step: Variables) -> Variables:
         """The part of a step that changes the direction of each part on a sphere."""
@@ -229,7 +245,7 @@ class Model:
         names = [name for name in shapes if name != "b"]
         keys = random.split(random.key(seed), len(names))
         drawn = {n: scale * random.normal(key, shapes[n]) for n, key in zip(names, keys, strict=True)}
-        return self.nearest(prob, self.variables(**drawn, b=np.zeros(shapes["b"], jnp.result_type(float))))
+        return self.onto(prob, self.variables(**drawn, b=np.zeros(shapes["b"], jnp.result_type(float))))
 
     def __repr__(self) -> str:
         return self.name

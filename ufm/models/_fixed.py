@@ -88,7 +88,7 @@ class Fixed(Model):
 
     def logits(self, prob: Sizes, params: Features) -> Float[Array, "N K"]:
         """H'W' + 1 b'."""
-        H, b = self.nearest(prob, params) if self.curved else params
+        H, b = self.onto(prob, params)
         Z = H.T @ self.classifier.T
         return Z + b if prob.bias else Z
 
@@ -101,7 +101,7 @@ class Fixed(Model):
 
     def effective(self, prob: Sizes, params: Features) -> Params:
         """The given classifier with the features and the bias."""
-        return Params(self.classifier, *self.nearest(prob, params))
+        return Params(self.classifier, *self.onto(prob, params))
 
     def products(self, u: Features, v: Features) -> Any:
         """Of the columns of H."""
@@ -115,9 +115,9 @@ class Fixed(Model):
         """Ones: all columns are alike."""
         return Features(1.0, 1.0)  # type: ignore[arg-type]
 
-    def reach(self, prob: Sizes) -> Any:
-        """|W|, on a sphere."""
-        return jnp.linalg.norm(self.classifier) if self.curved else 1e-3
+    def ambient(self, prob: Sizes, params: Features, G: Float[Array, "K N"]) -> Features:
+        """W'G and G 1."""
+        return Features(self.classifier.T @ G, jnp.sum(G, axis=1) if prob.bias else jnp.zeros_like(params.b))
 
     def stiffness(self, prob: Any) -> Any:
         """|W|/(N radius), what the sphere's own curvature is at most for a loss with slopes of 1."""

@@ -39,7 +39,7 @@ class Spheres(Model):
 
     def logits(self, prob: Sizes, params: Params) -> Float[Array, "N K"]:
         """scale H'W'."""
-        W, H, _ = self.nearest(prob, params)
+        W, H, _ = self.onto(prob, params)
         return jnp.asarray(self.scale * (H.T @ W.T))
 
     def penalty(self, prob: Sizes, params: Params) -> Float[Array, ""]:
@@ -48,7 +48,7 @@ class Spheres(Model):
 
     def effective(self, prob: Sizes, params: Params) -> Params:
         """scale W with the features."""
-        W, H, b = self.nearest(prob, params)
+        W, H, b = self.onto(prob, params)
         return Params(self.scale * W, H, b)
 
     def products(self, u: Params, v: Params) -> Any:
@@ -66,9 +66,9 @@ class Spheres(Model):
         N = prob.columns if prob.samples is None else prob.samples.sum()
         return Params(1.0, (samples * prob.K / N) ** 0.5, 1.0)  # type: ignore[arg-type]
 
-    def reach(self, prob: Sizes) -> Any:
-        """The scale."""
-        return self.scale
+    def ambient(self, prob: Sizes, params: Params, G: Float[Array, "K N"]) -> Params:
+        """scale G H' and scale W'G."""
+        return Params(self.scale * G @ params.H.T, self.scale * params.W.T @ G, jnp.zeros_like(params.b))
 
     def stiffness(self, prob: Any) -> Any:
         """scale / sqrt(K N), the curvature where all vectors are equal."""

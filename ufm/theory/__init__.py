@@ -3,6 +3,8 @@
 from ufm.losses._closed import ConvexityRegion, NoClosedForm
 from ufm.losses._profile import ScalarProfile
 from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
+from ufm.theory._nonnegative import OrthogonalFrame, VanishingThresholds, orthogonal_frame
+from ufm.theory._norms import EquivalentPenalties, equivalent_penalties
 from ufm.theory._spheres import supervised_contrastive
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
@@ -25,10 +27,12 @@ __all__ = [
     "ContrastiveProperty",
     "ConvexityRegion",
     "DepthThreshold",
+    "EquivalentPenalties",
     "GroupGeometry",
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
+    "OrthogonalFrame",
     "PartialState",
     "ScalarProfile",
     "SmallPenalties",
@@ -36,16 +40,19 @@ __all__ = [
     "SpuriousRange",
     "Threshold",
     "VanishingPenalties",
+    "VanishingThresholds",
     "certified_range",
     "collapse_ratio",
     "contrastive_property",
     "convexity_region",
+    "equivalent_penalties",
     "focal_lower_bound",
     "global_optimum",
     "group_geometry",
     "hessian_spectrum",
     "lower_bound",
     "measured_geometry",
+    "orthogonal_frame",
     "p_infl",
     "p_unit",
     "partial_states",

@@ -46,9 +46,9 @@ def optimum(prob: Problem) -> Optimum:
 
     Source: docs/theory.md, section 6.3.
     """
-    s, model = any_counts(prob), prob.model
+    s, model = _balanced(prob), prob.model
     assert isinstance(model, Spheres)
-    profile = _profile(prob, s)
+    profile = averaged_profile(s)
     if model.features_only:
         return _free_rows(s, float(model.scale), profile)
     reach, scale = _reach(s.K, float(model.scale)), float(model.scale)
@@ -66,7 +66,7 @@ def optimum(prob: Problem) -> Optimum:
     if cosine < 1:
         means[-1] = math.sqrt(1 - cosine**2)
     tilted = f", features at {math.degrees(math.acos(cosine)):.4g} degrees from it" if cosine < 1 else ""
-    return _record(s, profile, a, float(profile.value(a)), "simplex ETF" + tilted, W, means)
+    return of_margin(s, profile, a, "simplex ETF" + tilted, _point(s, W, means))
 
 
 def bound(prob: Problem) -> float:
@@ -77,9 +77,9 @@ def bound(prob: Problem) -> float:
 
     Source: docs/theory.md, section 6.3.
     """
-    s, model = any_counts(prob), prob.model
+    s, model = _balanced(prob), prob.model
     assert isinstance(model, Spheres)
-    profile = _profile(prob, s)
+    profile = averaged_profile(s)
     if model.features_only:
         a = _free_margin(s, float(model.scale), profile)
         value, weight = float(profile.value(a)), _weight(s, float(model.scale))
@@ -95,13 +95,21 @@ def _reach(K: int, scale: float) -> float:
     return scale * K / (K - 1)
 
 
-def _profile(prob: Problem, s: Setting) -> ScalarProfile:
-    """l, where averaging the other logits does not raise the loss."""
+def _balanced(prob: Problem) -> Setting:
     if prob.n is None:
         raise NoClosedForm(
-            f"labels: on spheres the optimum is known for equal counts, got {prob.counts.min()} to "
-            f"{prob.counts.max()}; ufm.solve takes any counts"
+            "labels, class_weights: on spheres the optimum is known for equal counts and no weights, got "
+            f"counts from {prob.counts.min()} to {prob.counts.max()}; ufm.solve takes any"
         )
+    return any_counts(prob)
+
+
+def averaged_profile(s: Setting) -> ScalarProfile:
+    """l, where averaging the other logits does not raise the loss.
+
+    Raises:
+        NoClosedForm: it may.
+    """
     facts = facts_of(s.loss, s.K)
     if not (facts.symmetric and facts.shift_invariant and facts.averages):
         raise NoClosedForm(
@@ -120,10 +128,11 @@ def _proved(s: Setting, a: float) -> Proof:
     return "proved" if focal else "numerical"
 
 
-def _record(
-    s: Setting, profile: ScalarProfile, a: float, value: float, structure: str, W: Any, means: Any
+def of_margin(
+    s: Setting, profile: ScalarProfile, a: float, structure: str, point: Any, value: float | None = None
 ) -> Optimum:
-    proved = _proved(s, a)
+    """The record of a simplex ETF with the margin a, of value l(a) where nothing is penalised."""
+    proved, value = _proved(s, a), float(profile.value(a)) if value is None else value
     return Optimum(
         objective=value,
         margin=a,
@@ -139,8 +148,12 @@ def _record(
         lower_bound=value if proved == "proved" else float(s.loss.infimum),
         factors=_frames.symmetric(s.K, a, 0.0),
         setting=s,
-        point=Params(jnp.asarray(W), jnp.asarray(means[:, s.labels]), jnp.zeros(s.K)),
+        point=point,
     )
+
+
+def _point(s: Setting, W: np.ndarray, means: np.ndarray) -> Params:
+    return Params(jnp.asarray(W), jnp.asarray(means[:, s.labels]), jnp.zeros(s.K))
 
 
 def _polygon(s: Setting, scale: float, profile: ScalarProfile, a: float) -> Optimum:
@@ -153,7 +166,7 @@ def _polygon(s: Setting, scale: float, profile: ScalarProfile, a: float) -> Opti
     angle = 2 * np.pi * np.arange(s.K) / s.K
     W = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     value = float(s.loss(jnp.asarray(scale * W @ W[0]), 0))
-    best = _record(s, profile, a, float(profile.value(a)), "regular polygon", W, W.T)
+    best = of_margin(s, profile, a, "regular polygon", _point(s, W, W.T))
     U, sigma, Vt = np.linalg.svd(scale * W @ W.T)
     return best._replace(
         objective=value,
@@ -190,7 +203,7 @@ def _free_rows(s: Setting, scale: float, profile: ScalarProfile) -> Optimum:
     unit = math.sqrt(s.K / (s.K - 1)) * simplex(s.K, s.d)
     value = float(profile.value(a)) + _weight(s, scale) * a**2 / 2
     W = a * (s.K - 1) / (scale * s.K) * unit
-    return _record(s, profile, a, value, "simplex ETF", W, unit.T)
+    return of_margin(s, profile, a, "simplex ETF", _point(s, W, unit.T), value)
 
 
 # --- the spectrum ---------------------------------------------------------------------------------
@@ -277,7 +290,7 @@ def supervised_contrastive(K: int, n: int, scale: float) -> float:
 
     >>> import ufm
     >>> round(ufm.theory.supervised_contrastive(K=3, n=2, scale=1.0), 12)
-    0.637366012133
+    0.637909612792
     """
     K, n = _checks.integer("K", K, least=2), _checks.integer("n", n, least=2)
     s = float(_checks.real("scale", scale, above=0.0))
