@@ -84,8 +84,8 @@ class Comparison(Printed):
             _row("norms of means, spread", self.norm_spread, 0.0),
             _row("cosine of w_k and mean k", self.alignment, self.optimal_alignment),
             _row("NC3", self.duality, 0.0),
-            _row("not centred: cosine of class means", self.raw_angle, self.optimal_raw_angle),
-            _row("not centred: NC3", self.raw_duality, self.optimal_raw_duality),
+            _row("cosine of raw class means", self.raw_angle, self.optimal_raw_angle),
+            _row("NC3 of raw class means", self.raw_duality, self.optimal_raw_duality),
             _row("|b|", self.norm_b, self.optimal_norm_b),
             _row("|H|^2 within classes", self.within, 0.0),
         ]
@@ -113,7 +113,7 @@ class Comparison(Printed):
 
 
 def _row(name: str, got: float, wanted: float | None) -> tuple[str, ...]:
-    ratio = "" if not wanted else f"{got / wanted:.3f}"
+    ratio = "" if wanted is None or abs(wanted) < 1e-9 else f"{got / wanted:.3f}"
     return name, f"{got:.4g}", "-" if wanted is None else f"{wanted:.4g}", ratio
 
 
