@@ -3,6 +3,8 @@
 from ufm.losses._closed import ConvexityRegion, NoClosedForm
 from ufm.losses._profile import ScalarProfile
 from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
+from ufm.theory._rank_bound import rank_lower_bound
+from ufm.theory.codes import code_optimum, lowest_code
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
 from ufm.theory.focal import focal_lower_bound, p_infl, p_unit
@@ -21,13 +23,16 @@ __all__ = [
     "ScalarProfile",
     "Spectrum",
     "Threshold",
+    "code_optimum",
     "contrastive_property",
     "convexity_region",
     "focal_lower_bound",
     "global_optimum",
     "hessian_spectrum",
+    "lowest_code",
     "p_infl",
     "p_unit",
+    "rank_lower_bound",
     "scalar_profile",
     "threshold",
 ]
