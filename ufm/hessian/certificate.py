@@ -112,9 +112,10 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     order |grad f|) or with its singular values clipped to lam (Cert B, of order |grad f|^2), the better of
     the two.  Valid for every d; it closes where an optimum of full rank fits, d >= K - 1 (d >= K for losses
     that are not shift-invariant).  Below, `theory.rank_lower_bound` takes its place where it is better: it
-    closes for MSE with kappa = 1 and comes nearer for cross-entropy and label smoothing.  A given classifier: strong convexity, or the dual of the problem in
-    (H, b), of order |grad f|^2 for every d.  Focal loss: the scalar bound `theory.focal_lower_bound`.  A deep
-    classifier: the lower bound of `theory.global_optimum`.  Any other loss: f - `loss.infimum`.
+    closes for MSE with kappa = 1, and is nearer for cross-entropy and label smoothing.  A given classifier:
+    strong convexity, or the dual of the problem in (H, b), of order |grad f|^2 for every d.  Focal loss: the
+    scalar bound `theory.focal_lower_bound`.  A deep classifier: the lower bound of `theory.global_optimum`.
+    Any other loss: f - `loss.infimum`.
 
     Args:
         prob: the problem.
@@ -125,8 +126,8 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     Raises:
         ValueError: params of a wrong shape, an integer dtype or a value that is not finite; tol <= 0.
 
-    Source: docs/theory.md, section 5.1, the Fenchel dual of the nuclear-norm problem, and 5.4; for a given classifier
-    docs/theory.md, section 6.1.
+    Source: docs/theory.md, section 5.1, the Fenchel dual of the nuclear-norm problem; for small d section
+    5.4; for a given classifier section 6.1.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced("ce", K=3, d=4, n=2)

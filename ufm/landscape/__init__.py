@@ -9,6 +9,7 @@ from ufm.hessian.certificate import Bounds, Certificate, bounds, certificate
 from ufm.hessian.inertia import Inertia, InertiaWarning, inertia
 from ufm.hessian.product import dense, hvp
 from ufm.hessian.spectrum import Eigenvalues, eigenvalues
+from ufm.landscape._best_known import BestKnown, best_known, recompute_best_known
 from ufm.landscape._polish import Polished, polish
 from ufm.landscape.critical import CriticalPoint, CriticalPoints, critical_points
 from ufm.landscape.phases import PHASES, PhaseDiagram, phase_diagram
@@ -19,6 +20,7 @@ from ufm.rigour.proofs import Proof, prove_below, prove_critical_point, prove_ne
 
 __all__ = [
     "PHASES",
+    "BestKnown",
     "Bounds",
     "Certificate",
     "CriticalPoint",
@@ -32,6 +34,7 @@ __all__ = [
     "PhaseDiagram",
     "Polished",
     "Proof",
+    "best_known",
     "bounds",
     "certificate",
     "critical_points",
@@ -47,5 +50,6 @@ __all__ = [
     "prove_below",
     "prove_critical_point",
     "prove_negative_curvature",
+    "recompute_best_known",
     "verify",
 ]

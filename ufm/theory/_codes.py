@@ -1,8 +1,8 @@
 """Orthogonal blocks of symmetric codes: critical points of cross-entropy in any number of dimensions.
 
-The classes are divided into blocks, block i of K_i classes. Each block has a code: unit vectors X_i (K_i, d_i)
-that a group permutes transitively, and on whose span it acts without an invariant direction. Blocks lie in
-orthogonal subspaces, with the logits a_i X_i X_i' inside block i, zero elsewhere, and a bias b_i on the block.
+The classes are divided into blocks, block i of K_i classes. Each block has a code: unit vectors X_i
+(K_i, d_i) that a group permutes transitively, and on whose span it acts without an invariant subspace. Blocks
+lie in orthogonal subspaces: the logits are a_i X_i X_i' inside block i and zero elsewhere, plus a bias b_i.
 Such a point is critical wherever it is so in the numbers (a, b) (symmetric criticality), and there
 
     F(a, b) = sum_i K_i/K log( sum_(j in i) e^(a_i (x_j.x_1 - 1)) + e^(-a_i) sum_(l != i) K_l e^(b_l - b_i) )
@@ -89,7 +89,13 @@ def _icosahedron() -> Float[np.ndarray, "12 3"]:
 
 
 #: name: the least number of classes, and of what it is a multiple
-CODES = {"simplex": (2, 1), "polygon": (3, 1), "cross-polytope": (4, 2), "icosahedron": (12, 12), "point": (1, 1)}
+CODES = {
+    "simplex": (2, 1),
+    "polygon": (3, 1),
+    "cross-polytope": (4, 2),
+    "icosahedron": (12, 12),
+    "point": (1, 1),
+}
 #: one word for a code with its size
 WORDS = {
     "pair": "simplex 2",
@@ -263,7 +269,9 @@ def _minimum(codes: tuple[Code, ...], u: float, lam_b: float, bias: bool) -> Blo
     return Blocks(codes, _jet(rows, sizes, u, lam_b, np.append(a, b))[0], a, b)
 
 
-def _newton(jet: functools.partial[tuple[float, np.ndarray, np.ndarray]], x: np.ndarray, free: np.ndarray) -> np.ndarray:
+def _newton(
+    jet: functools.partial[tuple[float, np.ndarray, np.ndarray]], x: np.ndarray, free: np.ndarray
+) -> np.ndarray:
     """The minimum of a convex function over the free unknowns, the first half of which stay >= 0."""
     B = len(x) // 2
     low = np.append(np.zeros(B), np.full(B, -np.inf))

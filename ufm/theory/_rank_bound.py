@@ -14,7 +14,7 @@ it. With a = sqrt((K-1)(K-2)) and e = sqrt((K-2)/(K-1)), cross-entropy is at lea
 because no entry deviates by less than -r e, and the quadratic that touches exp at r/a and meets it at -r e is
 below exp from there on. Label smoothing adds alpha tau. Hence f* >= log K, or, with u = c + alpha/K,
 
-    f* >= min (1/K) sum_k psi(tau_k, r_k) + u T    subject to    sum_k q(tau_k, r_k) >= T^2/d,  T = sum_k tau_k,
+    f* >= min (1/K) sum_k psi(tau_k, r_k) + u T   subject to   sum_k q(tau_k, r_k) >= T^2/d, T = sum_k tau_k,
 
 q(tau, r) = tau^2 K/(K-1) + r^2. The objective is convex and the simplex ETF violates the constraint, so that
 equality holds at the minimum. To bound the minimum itself, let A = (tau_A, 0) be any state, and
@@ -27,8 +27,8 @@ Equality in the constraint says sum_k q(x_k - A) = S(T), so that no q(x_k - A) e
           psi(A) + u T + [psi_tau(A) (T - K tau_A) + S(T) D(x)/q(x - A)]/K.
 
 For a given x this is a quadratic in T on two half-lines, whose minimum is explicit; a minimum over the two
-numbers of x is left. Every tau_A gives a bound; the best one equals the minimum of the program where one class
-differs from the others, which was the case in every program compared.
+numbers of x is left. Every tau_A gives a bound; the best one equals the minimum of the program where one
+class differs from the others, which was the case in every program compared.
 
 Source: docs/theory.md, section 5.4.
 """
@@ -150,7 +150,7 @@ def _lowest(value: Callable[[Grid, Grid], Grid], K: int) -> float:
     V = value(np.exp(sizes)[:, None], angles)
     around = np.pad(V, 1, constant_values=np.inf)
     near = [around[i : i + len(sizes), j : j + len(angles)] for i in range(3) for j in range(3)]
-    rows, columns = np.nonzero(V <= np.min(near, axis=0))
+    rows, columns = np.nonzero(np.equal(V, np.min(near, axis=0)))
     first = np.argsort(V[rows, columns])[:4]
     s, t = sizes[rows[first]], angles[columns[first]]
     step = np.linspace(-1.0, 1.0, 9)

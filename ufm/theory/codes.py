@@ -55,7 +55,9 @@ def code_optimum(prob: Problem, structure: str) -> Optimum:
             f"structure: expected blocks with K={s.K} classes together, got {classes} in {structure!r}"
         )
     if dimension > s.d:
-        raise NoClosedForm(f"d: {structure!r} needs d >= {dimension}, got d={s.d}; raise d or take fewer blocks")
+        raise NoClosedForm(
+            f"d: {structure!r} needs d >= {dimension}, got d={s.d}; raise d or take fewer blocks"
+        )
     return _record(s, _codes.minimum(s, codes))
 
 

@@ -91,8 +91,8 @@ def global_optimum(prob: Problem) -> Optimum:
     Unequal counts n_k: min over (Zbar, b) of sum_k n_k/N L(Zbar e_k + b, k) + lam ||Zbar diag(sqrt n_k)||_*
     + lam_b/2 |b|^2 for convex smooth losses with class symmetry, lam = sqrt(lam_W lam_H): a program in O(G^2)
     numbers for G different counts, solved to rounding by Newton's method.
-    MSE with kappa = 1 and no bias or a free one, any counts: for d below the rank of the optimum the d largest
-    of the singular values, each less N lam/2.
+    MSE with kappa = 1 and no bias or a free one, any counts: for d below the rank of the optimum the d
+    largest of the singular values, each less N lam/2.
 
     Departures from the paper, which `remark` and `proved` state: Definition 1 asks for t* < 0, which holds
     below the threshold only; for focal loss with a bias and C > 1, Theorem 1 is false in a window of c for K
@@ -103,9 +103,9 @@ def global_optimum(prob: Problem) -> Optimum:
     Other models: docs/theory.md, section 6.
 
     Raises:
-        NoClosedForm: d smaller than the rank of the optimum, with what is known there; a user's loss without class symmetry, without
-            the averaging property, or neither shift-invariant nor convex; with unequal counts, a loss that is
-            not convex or not smooth.
+        NoClosedForm: d smaller than the rank of the optimum, with what is known there; a user's loss without
+            class symmetry, without the averaging property, or neither shift-invariant nor convex; with
+            unequal counts, a loss that is not convex or not smooth.
         ValueError: a batch of problems.
 
     Source: Zhou et al. 2022, Theorem 1 and Appendix C; docs/theory.md, sections 1.5 and 2.1, which proves it
