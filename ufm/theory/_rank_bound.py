@@ -1,7 +1,7 @@
 """A lower bound of equation (7) in fewer dimensions than the simplex ETF needs, d < K - 1.
 
 For cross-entropy and label smoothing, equal counts and every bias, a global minimum has collapsed features,
-1'Z = 0 for the logits Z = W H of the class means, and <Z, b 1'> = lam_b/lam_H |W'b|^2 >= 0. With
+1'Z = 0 for the logits Z = W H of the class means, and <Z, b 1'> = lam_b/(n lam_H) |W'b|^2 >= 0. With
 U = Z + b 1' (b centred) and rank Z <= d,
 
     T = tr U = tr Z <= ||Z||_*,    |U|_F^2 >= |Z|_F^2 >= ||Z||_*^2/d >= T^2/d    (T >= 0).
