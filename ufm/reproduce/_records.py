@@ -13,8 +13,10 @@ from ufm.figures.records import Made
 
 Level = Literal["quick", "full"]
 #: A row's verdict, which follows from the verdicts of all its claims.
-RowVerdict = Literal["holds", "holds with a correction", "fails", "error", "unfinished"]
-#: Whose claim it is: the paper's to the letter, or one of ours, a correction or evidence for one.
+RowVerdict = Literal["holds", "holds with a correction", "fails", "open", "error", "unfinished"]
+#: The two parts of the report: the paper itself, and statements of other papers about the same models.
+Part = Literal["paper", "beyond"]
+#: Whose claim it is: the cited paper's to the letter, or one of ours, a correction or evidence for one.
 About = Literal["paper", "ours"]
 
 #: Plain data: text, numbers, lists and dictionaries of them.
@@ -115,12 +117,12 @@ class Job(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A statement of the paper: what it says, how it is measured, and the verdict to expect."""
+    """A statement: what its source says, how it is measured, and the verdict to expect."""
 
     id: str
     title: str
-    section: str  # theorem, equation or figure of the paper
-    paper: str  # what the paper says, in our words
+    section: str  # theorem, equation or figure of the paper; beyond it, authors and year
+    paper: str  # what the source says, in our words
     formulas: tuple[str, ...]  # LaTeX
     measured: str  # what is compared with what
     known: RowVerdict  # the verdict that this package expects
@@ -129,6 +131,8 @@ class Row(NamedTuple):
     remark: str = ""
     panels: tuple[Panel, ...] = ()  # of its figure
     draw: Callable[[Sequence[Curve]], Made] | None = None  # where the figure is one of the paper's
+    undecided: str = ""  # what no proof and no counterexample decides; empty where the statement is decided
+    part: Part = "paper"
 
 
 class Unmeasured(NamedTuple):
@@ -205,7 +209,9 @@ class Finding(NamedTuple):
             return "unfinished"
         if contradicted:
             return "holds with a correction"
-        return "error" if self.errors or not self.instances else "holds"
+        if self.errors or not self.instances:
+            return "error"
+        return "open" if self.statement.undecided else "holds"
 
     @property
     def consistent(self) -> bool:

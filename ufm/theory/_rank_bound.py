@@ -115,7 +115,7 @@ def _best_state(p: Program, top: float) -> float:
     ends = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     known, value = coarse[best][1], coarse[best][0]
     for _ in range(4):
-        tau, promised = _golden(lambda tau, known=known: _refined(p, tau, known), *ends)
+        tau, promised = _golden(functools.partial(_refined, p, known), *ends)
         found, starts = _search(p, tau)
         value = max(value, found)
         if found >= promised - 1e-10:
@@ -255,7 +255,7 @@ def _search(p: Program, tau_A: float) -> tuple[float, list[_Starts]]:
         (_logistic, np.append(-odds[::-1], odds), np.linspace(-3.0, math.log(far), 61)),
     )
     starts = [_local_minima(_state(p, tau_A), *grid) for grid in grids]
-    return _refined(p, tau_A, starts), starts
+    return _refined(p, starts, tau_A), starts
 
 
 def _local_minima(A: _State, chart: Any, x: Grid, y: Grid) -> _Starts:
@@ -269,7 +269,7 @@ def _local_minima(A: _State, chart: Any, x: Grid, y: Grid) -> _Starts:
     return _Starts(chart, x[rows], y[columns], np.gradient(x)[rows], float(y[1] - y[0]))
 
 
-def _refined(p: Program, tau_A: float, starts: list[_Starts]) -> float:
+def _refined(p: Program, starts: list[_Starts], tau_A: float) -> float:
     """The minimum over ever finer grids around the starts, and beside A."""
     A, step = _state(p, tau_A), np.linspace(-1.0, 1.0, 13)
     best = _beside(A)
