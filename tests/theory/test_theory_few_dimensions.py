@@ -122,7 +122,7 @@ def test_solutions_lie_above_the_bound_and_the_certificate_says_so(loss, hyper, 
     assert certificate.lower_bound == pytest.approx(bound, rel=1e-13)
     assert certificate.method == "lower bound at rank <= 2"
     assert not certificate.is_global
-    with pytest.raises(theory.NoClosedForm, match=f"no point is below {bound:.12g}"):
+    with pytest.raises(theory.NoClosedForm, match=f"No point is below {bound:.12g}"):
         theory.global_optimum(prob)
 
 
