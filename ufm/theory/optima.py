@@ -195,9 +195,10 @@ def _few_dimensions(s: Setting) -> str:
     bound, found = _rank_bound.of_rank(s.K, s.d, _rank_bound.slope(s)), _codes.lowest(s)
     best = f"{_codes.named(found[0].codes)} has f = {found[0].value:.12g}" if found else "no code is known"
     return (
-        f"d: the simplex ETF has rank {s.K - 1} and needs d >= {s.K - 1}, got d={s.d} with K={s.K}; below that "
-        f"no optimum is proved and spurious minima are known. No point is below {bound:.12g} "
-        f"(theory.rank_lower_bound), {best} (theory.lowest_code), and landscape.certificate bounds f - f* at any point"
+        f"d: the simplex ETF has rank {s.K - 1} and needs d >= {s.K - 1}, got d={s.d} with K={s.K}; below "
+        "that no optimum is proved and spurious minima are known. No point is below "
+        f"{bound:.12g} (theory.rank_lower_bound), {best} (theory.lowest_code), and landscape.certificate "
+        "bounds f - f* at any point"
     )
 
 
