@@ -142,10 +142,11 @@ def _with_bounds(prob: Problem, params: Params, floor: float) -> Params | None:
 
     A convex loss has its minimum where |G h| <= lam |h| for every h >= 0.
     """
-    from ufm.hessian import copositive, neurons
+    from ufm.hessian import neurons  # here, because they need scipy
+    from ufm.theory import _copositive
 
     G = neurons.class_gradient(prob, params)
-    if prob.loss.convex and copositive.upper_bound(G) <= float(prob.lam) + floor:
+    if prob.loss.convex and _copositive.upper_bound(G) <= float(prob.lam) + floor:
         return None
     step = neurons.through_idle(prob, params, G, floor)
     below = None if step is None else _lowest(prob, *step)

@@ -3,7 +3,7 @@
 At any point: `certificate` (how far from the global minimum), `hvp`, `eigenvalues`, `inertia`; where norms
 are fixed, `multipliers`. At a critical point: `escape_direction`, `descend`. All of them: `critical_points`,
 `find_critical_points`, `verify` (Theorem 2 over them), `phase_diagram`, `minority_diagram` (two groups of
-classes). In ball arithmetic: `prove_critical_point` and others.
+classes), `low_rank_diagram` (layers). In ball arithmetic: `prove_critical_point` and others.
 """
 
 from ufm.hessian.certificate import Bounds, Certificate, bounds, certificate
@@ -14,6 +14,7 @@ from ufm.hessian.spectrum import Eigenvalues, eigenvalues
 from ufm.landscape._best_known import BestKnown, best_known, recompute_best_known
 from ufm.landscape._polish import Polished, polish
 from ufm.landscape.critical import CriticalPoint, CriticalPoints, critical_points
+from ufm.landscape.low_rank import LowRankDiagram, low_rank_diagram
 from ufm.landscape.minority import COLLAPSES, MinorityDiagram, minority_diagram
 from ufm.landscape.phases import PHASES, PhaseDiagram, phase_diagram
 from ufm.landscape.saddles import Descent, Escape, descend, escape_direction
@@ -35,6 +36,7 @@ __all__ = [
     "Inertia",
     "InertiaWarning",
     "LandscapeReport",
+    "LowRankDiagram",
     "MinorityDiagram",
     "PhaseDiagram",
     "Polished",
@@ -50,6 +52,7 @@ __all__ = [
     "find_critical_points",
     "hvp",
     "inertia",
+    "low_rank_diagram",
     "minority_diagram",
     "multipliers",
     "phase_diagram",

@@ -3,6 +3,7 @@
 from ufm.losses._closed import ConvexityRegion, NoClosedForm
 from ufm.losses._profile import ScalarProfile
 from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
+from ufm.theory._nonnegative import OrthogonalFrame, VanishingThresholds, orthogonal_frame
 from ufm.theory._norms import EquivalentPenalties, equivalent_penalties
 from ufm.theory._rank_bound import rank_lower_bound
 from ufm.theory._spheres import supervised_contrastive
@@ -33,6 +34,7 @@ __all__ = [
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
+    "OrthogonalFrame",
     "PartialState",
     "ScalarProfile",
     "SmallPenalties",
@@ -40,6 +42,7 @@ __all__ = [
     "SpuriousRange",
     "Threshold",
     "VanishingPenalties",
+    "VanishingThresholds",
     "certified_range",
     "code_optimum",
     "collapse_ratio",
@@ -53,6 +56,7 @@ __all__ = [
     "lower_bound",
     "lowest_code",
     "measured_geometry",
+    "orthogonal_frame",
     "p_infl",
     "p_unit",
     "partial_states",

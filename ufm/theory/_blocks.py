@@ -21,7 +21,8 @@ Source: docs/theory.md, section 1.7.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,7 @@ class Parts(NamedTuple):
 
 
 def solve(p: Program, parts: Parts) -> Block:
-    """The minimiser, by Newton steps along the eigenvectors of the Hessian with |curvature| in place of it.
+    """The minimiser, by `newton`.
 
     Raises:
         NoClosedForm: the steps do not arrive at a point whose gradient is zero up to rounding.
@@ -174,22 +175,40 @@ def solve(p: Program, parts: Parts) -> Block:
         [np.full(2 * G * G, parts.mean), np.tile((p.sizes > 1) & parts.spread, 2), np.full(G, parts.bias)]
     )
     y = np.where(free, _start(G), 0.0)
-    value, gradient, hessian = _at(p, y, free)
+
+    def at(x: np.ndarray) -> Derivatives:
+        y[free] = x
+        return _at(p, y, free)
+
+    y[free] = newton(at, y[free], f"the block program of {p.loss!r}")
+    x, _ = _from_factors(p, jnp.asarray(y))
+    return Block(*(np.asarray(part) for part in x))
+
+
+#: the value, the gradient and the Hessian at a point
+Derivatives: TypeAlias = tuple[float, np.ndarray, np.ndarray]
+
+
+def newton(at: Callable[[np.ndarray], Derivatives], y: np.ndarray, what: str) -> np.ndarray:
+    """A minimum to rounding, by Newton steps along the eigenvectors with |curvature| in place of curvature.
+
+    Raises:
+        NoClosedForm: the steps do not arrive at a point whose gradient is zero up to rounding.
+    """
+    value, gradient, hessian = at(y)
     radius = 1.0
     for _ in range(500):
         size = float(np.linalg.norm(gradient))
         if size <= 1e-15 * (1 + abs(value)):
             break
         step = _step(gradient, hessian, radius)
-        new = y.copy()
-        new[free] += step
-        there = _at(p, new, free)
+        there = at(y + step)
         promised = -float(gradient @ step + step @ hessian @ step / 2)
         noise = 1e-14 * (1 + abs(value))
         better = there[0] < value if promised > noise else float(np.linalg.norm(there[1])) < size / 2
         if better and all(np.isfinite(part).all() for part in there):
             radius = max(radius, 2 * float(np.linalg.norm(step)))
-            y, (value, gradient, hessian) = new, there
+            y, (value, gradient, hessian) = y + step, there
         elif promised <= noise:
             break
         else:
@@ -197,11 +216,10 @@ def solve(p: Program, parts: Parts) -> Block:
     # f is quartic at a threshold, where its rounding hides gradients below the power 3/4 of it
     if not float(np.linalg.norm(gradient)) <= 1e-7 * (1 + abs(value)):
         raise NoClosedForm(
-            f"loss: the block program of {p.loss!r} stops at |gradient| = {np.linalg.norm(gradient):.1e}; "
-            "its infimum may not be attained (try lam_b > 0); solvers and certificate take it"
+            f"loss: {what} stops at |gradient| = {np.linalg.norm(gradient):.1e}; its infimum may not be "
+            "attained (try lam_b > 0); solvers and certificate take it"
         )
-    x, _ = _from_factors(p, jnp.asarray(y))
-    return Block(*(np.asarray(part) for part in x))
+    return y
 
 
 def _start(G: int) -> Float[np.ndarray, " unknowns"]:
@@ -210,7 +228,7 @@ def _start(G: int) -> Float[np.ndarray, " unknowns"]:
     return np.concatenate([random, np.ones(2 * G), np.zeros(G)])
 
 
-def _at(p: Program, y: np.ndarray, free: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+def _at(p: Program, y: np.ndarray, free: np.ndarray) -> Derivatives:
     value, gradient, hessian = map(np.asarray, _derivatives(p, y))
     return float(value), gradient[free], hessian[np.ix_(free, free)]
 

@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 
 from ufm._precision import in_float64
 from ufm._problem import Problem, Variables
+from ufm._sheet import printed
 from ufm.losses._base import Setting
 from ufm.losses._closed import THEOREM_1, Block, Groups, NoClosedForm, Proof, SymmetricPoint
 from ufm.losses._profile import ScalarProfile
@@ -29,6 +30,7 @@ from ufm.theory.thresholds import first_order_margins
 Regime = Literal["non-trivial", "partial", "trivial"]
 
 
+@printed
 class Optimum(NamedTuple):
     """The global minimum and a point that attains it."""
 
@@ -153,7 +155,7 @@ def collapsed_optimum(s: Setting) -> Optimum:
     for form in FORMS:
         why_not = form.why_not(s)
         if not why_not:
-            return _framed(s, form.optimum(s))
+            return framed(s, form.optimum(s))
         reasons.append(why_not)
     raise NoClosedForm(f"loss: {'; '.join(dict.fromkeys(reasons))}")
 
@@ -161,7 +163,7 @@ def collapsed_optimum(s: Setting) -> Optimum:
 NOT_BELOW = "at this c the minimiser is zero: the paper's t* < 0 (Definition 1) reads t* <= 0"
 
 
-def _framed(s: Setting, point: SymmetricPoint) -> Optimum:
+def framed(s: Setting, point: SymmetricPoint) -> Optimum:
     """The record of Zbar = a (I - 11^T/K) + m 11^T/K, b = b0 1.
 
     Raises:
@@ -367,7 +369,7 @@ def _not_scalar(s: Setting) -> str:
     return ""
 
 
-def _not_convex(s: Setting) -> str:
+def not_convex(s: Setting) -> str:
     if _not_symmetric(s) or s.loss.convex:
         return _not_symmetric(s)
     facts, remedy = facts_of(s.loss, s.K), "if it is convex, declare losses.custom(f, convex=True)"
@@ -447,5 +449,5 @@ def lowest(value: Callable[[Any], Any], slope: Callable[[Any], Any], reach: floa
 FORMS = (
     Form("stated by the loss", _not_stated, _stated, "Zhou et al. 2022, Theorem 1, and the loss's own file"),
     Form("scalar problem", _not_scalar, _scalar, "Zhou et al. 2022, equation (10)"),
-    Form("frame of a convex loss", _not_convex, _convex_frame, "docs/theory.md, section 2.1"),
+    Form("frame of a convex loss", not_convex, _convex_frame, "docs/theory.md, section 2.1"),
 )
