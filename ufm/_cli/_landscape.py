@@ -88,7 +88,7 @@ def _table(given: dict[str, Any], output: Output, recompute: bool, starts: int |
     if starts is not None and not recompute:
         raise ValueError("starts: expected with --table --recompute; drop it, or add --recompute")
     wanted: dict[str, Any] = {name: given[name] for name in ("K", "d") if name in given}
-    wanted |= {} if given["bias"] else {"bias": False}
+    wanted |= {} if given.get("bias", True) else {"bias": False}
     record = best_known().where(**wanted)
     found = record
     if recompute:
