@@ -310,4 +310,3 @@ def test_a_named_tuple_prints_a_row_for_each_number_array_and_word():
     optimum = repr(ufm.theory.global_optimum(ufm.Problem.balanced("ce", K=3, d=4, n=2)))
     assert "objective" in optimum
     assert "factors" not in optimum
-    assert max(map(len, optimum.splitlines())) <= 110
