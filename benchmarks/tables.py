@@ -9,6 +9,7 @@ from benchmarks import (
     collapse,
     convex,
     gpu_program,
+    imbalance,
     minute,
     scaling,
     solving,
@@ -86,6 +87,22 @@ runs in a separate process (peak memory: the whole process). Compilation is excl
         group=("K", "d", "n", "case"),
         named=_NAMED,
         task=lambda row: "solve, 5.2 million unknowns",
+    ),
+    "imbalance": Table(
+        imbalance.large,
+        """## A large problem with unequal classes
+Cross-entropy, K=100, d=512, counts that fall geometrically from `most` to `least`; |grad f| <= 1e-8, one
+start, lam_W = lam_H = 0.2/(K sqrt n) at the mean count n. Our solver runs in a separate process (peak
+memory: the whole process). *gap*: the certificate's bound on f - f*. Compilation is excluded for all.""",
+        group=("K", "d", "most", "least"),
+        named=_NAMED,
+        task=lambda row: f"solve, classes of {row['most']} to {row['least']} samples",
+    ),
+    "optima": Table(
+        imbalance.optima,
+        """## The optimum of three groups of classes
+`theory.global_optimum` for 30, 40 and 30 classes of 500, 60 and 5 samples, compilation excluded, and what
+the class-mean solve of the unstructured problem ends above it.""",
     ),
     "convex": Table(
         convex.rows,

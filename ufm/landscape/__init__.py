@@ -11,6 +11,7 @@ from ufm.hessian.inertia import Inertia, InertiaWarning, inertia
 from ufm.hessian.multipliers import multipliers
 from ufm.hessian.product import dense, hvp
 from ufm.hessian.spectrum import Eigenvalues, eigenvalues
+from ufm.landscape._best_known import BestKnown, best_known, recompute_best_known
 from ufm.landscape._polish import Polished, polish
 from ufm.landscape.critical import CriticalPoint, CriticalPoints, critical_points
 from ufm.landscape.low_rank import LowRankDiagram, low_rank_diagram
@@ -24,6 +25,7 @@ from ufm.rigour.proofs import Proof, prove_below, prove_critical_point, prove_ne
 __all__ = [
     "COLLAPSES",
     "PHASES",
+    "BestKnown",
     "Bounds",
     "Certificate",
     "CriticalPoint",
@@ -39,6 +41,7 @@ __all__ = [
     "PhaseDiagram",
     "Polished",
     "Proof",
+    "best_known",
     "bounds",
     "certificate",
     "critical_points",
@@ -57,5 +60,6 @@ __all__ = [
     "prove_below",
     "prove_critical_point",
     "prove_negative_curvature",
+    "recompute_best_known",
     "verify",
 ]
