@@ -11,7 +11,7 @@ import functools
 
 from ufm._claim import Statement
 from ufm._problem import Problem
-from ufm.claims import _layers, _measures
+from ufm.claims import _layers, _measures, _spheres
 from ufm.claims._measures import Facts as Facts
 
 # --- what it assumes: each returns the reason why not, or "" --------------------------------------
@@ -431,7 +431,57 @@ LAYERS = (
 )
 
 
+#: What holds at the optimum where norms are fixed (docs/theory.md, sections 6.3 and 6.5).
+SPHERES = (
+    _Statement("fixed_norms", "every fixed norm is its radius", _spheres.norms, _spheres.rounding),
+    _Statement(
+        "riemannian_gradient",
+        "the gradient on the spheres is zero",
+        lambda f: f.grad_norm,
+        _measures.tol_gradient,
+    ),
+    _Statement(
+        "features_coincide",
+        "the features of a class coincide (NC1)",
+        _measures.within_class,
+        _spheres.structure,
+        _spheres.resolved,
+    ),
+    _Statement(
+        "rows_simplex", "W W' is a simplex ETF (NC2)", _measures.etf, _spheres.structure, _spheres.simplex
+    ),
+    _Statement(
+        "features_along_rows",
+        "h_j / |h_j| = w_k / |w_k| for the class k of j (NC3)",
+        _spheres.alignment,
+        _spheres.structure,
+        _spheres.aligned,
+    ),
+    _Statement(
+        "sphere_logits",
+        "W H + b 1' is the optimum's",
+        _measures.class_logits,
+        _spheres.structure,
+        _spheres.resolved,
+    ),
+    _Statement(
+        "riemannian_spectrum",
+        "the eigenvalues of the Riemannian Hessian are those of theory.hessian_spectrum",
+        _spheres.spectrum,
+        _spheres.structure,
+        _spheres.closed_spectrum,
+    ),
+    _Statement(
+        "multipliers",
+        "the multipliers of the bounds are the equivalent penalties",
+        _spheres.penalties,
+        _spheres.structure,
+        _spheres.bounded,
+    ),
+)
+
+
 def statements(prob: Problem) -> tuple[Statement[Facts], ...]:
     """The rows that are measured at a solution of a problem."""
     unequal, layers = UNEQUAL if prob.n is None else (), LAYERS if prob.model.layered else ()
-    return (*STATEMENTS, *unequal, *layers)
+    return (*STATEMENTS, *unequal, *layers, *(SPHERES if prob.model.curved else ()))
