@@ -53,7 +53,8 @@ def optimum(prob: Problem) -> Optimum:
 
 
 def _of_any(prob: Problem) -> Optimum:
-    """Whatever W: the minimum of a strongly convex function, to rounding."""
+    """Whatever W: the minimum of a convex function, to rounding."""
+    assert isinstance(prob.model, Fixed)
     s, W = any_counts(prob), np.asarray(prob.model.classifier, np.float64)
     best = _given.minimum(s, prob.counts, W)
     Z = W @ best.means
