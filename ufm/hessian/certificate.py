@@ -16,10 +16,9 @@ from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
 from ufm._pytree import pytree_dataclass, static
 from ufm._sheet import finite
-from ufm.hessian import dual
+from ufm.hessian import dual, supports
 from ufm.hessian.dual import Point
 from ufm.hessian.product import norm
-from ufm.theory import _copositive
 
 
 class Bounds(NamedTuple):
@@ -114,11 +113,12 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     Convex losses: the Fenchel dual at a point made from the gradient G = grad_Z g, scaled (Cert A, a gap of
     order |grad f|) or with its singular values clipped to lam (Cert B, of order |grad f|^2), the better of
     the two.  Valid for every d; it closes where an optimum of full rank fits, d >= K - 1 (d >= K for losses
-    that are not shift-invariant).  H >= 0: Cert A of the dual over |Y h| <= lam |h| for h >= 0, by all
-    supports of h for K <= 12, else by an eigenvalue bound.  A given classifier: strong convexity, or the dual
-    of the problem in (H, b), of order |grad f|^2 for every d.  Focal loss: the scalar bound
-    `theory.focal_lower_bound`.  A deep classifier: the lower bound of `theory.global_optimum`.  Any other
-    loss: f - `loss.infimum`.
+    that are not shift-invariant).  Below, `theory.rank_lower_bound` takes its place where it is better: it
+    closes for MSE with kappa = 1, and is nearer for cross-entropy and label smoothing.  H >= 0: Cert A of the
+    dual over |Y h| <= lam |h| for h >= 0, by all supports of h for K <= 12, else by an eigenvalue bound.  A
+    given classifier: strong convexity, or the dual of the problem in (H, b), of order |grad f|^2 for every d.
+    Focal loss: the scalar bound `theory.focal_lower_bound`.  A deep classifier: the lower bound of
+    `theory.global_optimum`.  Any other loss: f - `loss.infimum`.
 
     Args:
         prob: the problem.
@@ -129,8 +129,8 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     Raises:
         ValueError: params of a wrong shape, an integer dtype or a value that is not finite; tol <= 0.
 
-    Source: docs/theory.md, section 5.1, the Fenchel dual of the nuclear-norm problem; for a given classifier
-    docs/theory.md, section 6.1.
+    Source: docs/theory.md, section 5.1, the Fenchel dual of the nuclear-norm problem; for small d section
+    5.4; for a given classifier section 6.1.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced("ce", K=3, d=4, n=2)
@@ -302,12 +302,7 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
     if not prob.model.bilinear and not (prob.model.two_factors and loss.convex and found.dual):
         return (gap, _CONVEX, "") if found.dual else _of_theory(prob, found, gap)
     if loss.convex:
-        if not found.dual:
-            return gap, infimum, "the dual bound is no better than the loss's infimum at this point"
-        if prob.model.constrained:
-            return gap, _DUAL, ""
-        how = "" if loss.has_conjugate else ", at gradients of the loss (it carries no conjugate)"
-        return gap, _DUAL + how, ""
+        return (gap, _DUAL, "") if prob.model.constrained else _of_rank(prob, found, gap)
     if not loss.has_lower_bound:
         return gap, infimum, "the loss is not declared convex: no bound but its infimum"
     from ufm import theory
@@ -332,29 +327,29 @@ def _under_bounds(
 ) -> tuple[float, str, str]:
     """Where H >= 0 and the simple bound is not tight: the dual with the exact norm, and theory."""
     if gap > tol * (1 + abs(found.objective)) and prob.loss.has_conjugate:
-        gap = min(gap, _by_supports(prob, params))
+        gap = min(gap, supports.gap(prob, params))
     if gap <= tol * (1 + abs(found.objective)):
         return gap, _NON_NEGATIVE, ""
     above, method, why = _of_theory(prob, found, gap)
     return (above, method, why) if above < gap else (gap, _NON_NEGATIVE, "")
 
 
-def _by_supports(prob: Problem, params: Params) -> float:
-    """f - D with max |Y h| over h >= 0 found by looking at all supports, for up to 12 classes."""
-    if prob.K > _copositive.ENUMERATED:
-        return math.inf
-    point = _evaluated(prob, params)
-    gaps = [math.inf]
-    for U in np.asarray(_starts(prob, point)):
-        Y = (np.sqrt(np.asarray(point.counts))[:, None] * U / prob.N).T
-        scale = min(1.0, float(prob.lam) / max(_copositive.largest(Y)[0], 1e-300))
-        gaps.append(float(_gap_at(prob, point, scale * U)))
-    return float(np.nanmin(gaps))
+def _of_rank(prob: Problem, found: Bounds, gap: float) -> tuple[float, str, str]:
+    """For a convex loss: the dual bound, or where d is small the one that knows the rank, if it is better."""
+    from ufm import theory
+
+    how = "" if prob.loss.has_conjugate else ", at gradients of the loss (it carries no conjugate)"
+    best, why = (_DUAL + how, "") if found.dual else ("infimum of the loss", _NO_BETTER)
+    if prob.d >= prob.full_rank:
+        return gap, best, why
+    try:
+        above = float(found.objective) - theory.rank_lower_bound(prob)
+    except theory.NoClosedForm:
+        return gap, best, why
+    return (max(above, 0.0), f"lower bound at rank <= {prob.d}", "") if above < gap else (gap, best, why)
 
 
-_evaluated, _starts, _gap_at = (
-    _compile.jit(f, options=_compile.INSTANT) for f in (dual.evaluate, dual.dual_starts, dual.gap_at)
-)
+_NO_BETTER = "the dual bound is no better than the loss's infimum at this point"
 
 
 def _of_theory(prob: Problem, found: Bounds, gap: float) -> tuple[float, str, str]:
@@ -406,9 +401,7 @@ def _verdict(prob: Problem, found: Bounds, gap: float, tol: float, why: str) -> 
     reasons = [f"gap {gap:.1e}, not below {tol:g} (1 + |f|)", f"|grad f| = {found.grad_norm:.1e}"]
     full = prob.full_rank
     if prob.d < full and prob.model.bilinear:
-        reasons.append(
-            f"d = {prob.d} < {full}: the bound holds but an optimum of rank {full} is out of reach"
-        )
+        reasons.append(f"d = {prob.d} < {full}: the bound holds, but is not known to be attained")
     if found.rounding > allowed:
         reasons.append(f"rounding {found.rounding:.1e} alone exceeds that")
     if not math.isfinite(found.grad_norm) and math.isfinite(found.objective):

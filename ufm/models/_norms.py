@@ -11,10 +11,12 @@ from jaxtyping import Float
 
 from ufm import _checks
 from ufm._pytree import pytree_dataclass
+from ufm._sheet import printed
 from ufm.models._base import Model, Params, Sizes
 from ufm.models._spheres import complement, diagonal
 
 
+@printed
 class Bounded(NamedTuple):
     """Two factors with what each leaves of its bound."""
 

@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from ufm._precision import in_float64
 from ufm._problem import Problem
+from ufm._sheet import printed
 from ufm.losses import Loss
 from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
@@ -25,6 +26,7 @@ from ufm.theory.profiles import facts_of, profile_of
 Kind = Literal["second order", "first order"]
 
 
+@printed
 class Threshold(NamedTuple):
     """Three values of C = (K-1) c in ascending order, equal where the transition is of second order."""
 
