@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ufm import theory
-from ufm.claims._measures import COARSEST, Facts, tol_gradient
+from ufm.claims._measures import COARSEST, Facts, class_logits, etf, tol_gradient, within_class
+from ufm.claims._rows import Row
 from ufm.hessian.multipliers import multipliers
 from ufm.hessian.spectrum import eigenvalues
 from ufm.models import NormConstrained
@@ -121,3 +122,53 @@ def _distance(f: Facts) -> float:
         curvature = 1e-2 * max(float(min(found)), 1e-300)
     size = min(float(np.linalg.norm(f.W, axis=1).mean()), float(np.linalg.norm(f.H, axis=0).mean()), 1.0)
     return min(f.grad_norm, tol_gradient(f)) / curvature / size
+
+
+# --- the rows ---------------------------------------------------------------------------------------
+
+#: What holds at the optimum where norms are fixed (docs/theory.md, sections 6.3 and 6.5).
+SPHERES = (
+    Row("fixed_norms", "every fixed norm is its radius", norms, rounding),
+    Row(
+        "riemannian_gradient",
+        "the gradient on the spheres is zero",
+        lambda f: f.grad_norm,
+        tol_gradient,
+    ),
+    Row(
+        "features_coincide",
+        "the features of a class coincide (NC1)",
+        within_class,
+        structure,
+        resolved,
+    ),
+    Row("rows_simplex", "W W' is a simplex ETF (NC2)", etf, structure, simplex),
+    Row(
+        "features_along_rows",
+        "h_j / |h_j| = w_k / |w_k| for the class k of j (NC3)",
+        alignment,
+        structure,
+        aligned,
+    ),
+    Row(
+        "sphere_logits",
+        "W H + b 1' is the optimum's",
+        class_logits,
+        structure,
+        resolved,
+    ),
+    Row(
+        "riemannian_spectrum",
+        "the eigenvalues of the Riemannian Hessian are those of theory.hessian_spectrum",
+        spectrum,
+        structure,
+        closed_spectrum,
+    ),
+    Row(
+        "multipliers",
+        "the multipliers of the bounds are the equivalent penalties",
+        penalties,
+        structure,
+        bounded,
+    ),
+)
