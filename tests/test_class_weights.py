@@ -105,6 +105,16 @@ def test_the_certificate_bounds_where_the_point_is_not_optimal():
             assert gap < 1e4 * size**2
 
 
+@pytest.mark.parametrize("lam_b", [0.0, 0.05])
+def test_no_dual_bound_exceeds_the_optimum(lam_b):
+    """Biases far from stationary, where the dual point is moved along the simplexes of sum w_k."""
+    prob = problem("ls", lam_b=lam_b)
+    best, rng = theory.global_optimum(prob), np.random.default_rng(0)
+    for _ in range(20):
+        point = best.params._replace(b=best.params.b + 2 * rng.normal(size=5))
+        assert landscape.certificate(prob, point).lower_bound <= best.objective + 1e-14
+
+
 def test_the_hessian():
     """The exact split of the spectrum and the inertia against the dense matrix."""
     prob = problem("ls", counts=np.array([1, 3, 2]), weights=WEIGHTS[:3], x=1.2)
