@@ -14,6 +14,7 @@ from benchmarks import (
     scaling,
     solving,
     spectra,
+    spheres,
     sweeps,
     training,
 )
@@ -111,6 +112,19 @@ for each class; our solver solves the same problem. |grad f| is measured at the 
 first call of cvxpy, which computes the canonical form, is not counted in the full run.""",
         group=("K", "d", "n", "formulation"),
         task=lambda row: f"solve against a convex solver, {row['formulation']}, {_shape(row)}",
+    ),
+    "spheres": Table(
+        spheres.rows,
+        """## Unit vectors
+Cross-entropy with rows and features of norm one, K=10, d=64, to a Riemannian gradient of 1e-8. pymanopt's
+trust region has our jitted objective, gradient and Hessian-vector product. The sides take turns on the
+same starts; times are medians over the seeds. `ufm newton` turns what features have outside of the row
+space of W into one direction, which leaves the objective alone, and balances the norms of features and
+rows; the rows *not turned* and *nor norms balanced* omit the first or both of these.""",
+        group=("K", "d", "n", "scale"),
+        named=("pymanopt trust regions",),
+        task=lambda row: f"solve on spheres, scale {row['scale']:g}, {_shape(row)}",
+        summarised=lambda row: row["solver"] == "ufm newton",
     ),
     "sweep": Table(
         sweeps.sweeps,

@@ -211,7 +211,7 @@ def test_verify_measures_what_weights_leave():
     assert verdicts["etf"] == "not applicable"
 
 
-def test_a_user_s_function_and_a_sweep_take_weights():
+def test_a_user_s_function_takes_weights():
     def mine(z, k):
         return jax.nn.logsumexp(z) - z[k]
 
@@ -219,9 +219,14 @@ def test_a_user_s_function_and_a_sweep_take_weights():
     sol = ufm.solve(problem(loss), reduced=True)
     assert abs(float(sol.objective) - theory.global_optimum(problem()).objective) < 1e-12
     assert landscape.certificate(problem(loss), sol.params).gap < 1e-8
-    sweep = ufm.solve_sweep(problem("ls"), alpha=np.array([0.1, 0.2]), seeds=[0])
-    for alpha, value in zip((0.1, 0.2), np.ravel(sweep.objective), strict=True):
-        close(value, theory.global_optimum(problem("ls", alpha=alpha)).objective, ulps=2**12)
+
+
+def test_hyperparameters_of_a_weighted_loss_are_swept():
+    loss = losses.exchanged(problem("ls").loss, alpha=0.3)
+    assert loss.hyperparameters == {"alpha": 0.3}
+    assert losses.weights_of(loss) is losses.weights_of(losses.exchanged(loss, alpha=0.2))
+    z = jnp.linspace(-1.0, 2.0, 5)
+    close(loss(z, 3), 1.5 * losses.label_smoothing(0.3)(z, 3))
 
 
 def test_focal_loss_is_refused_with_what_works():
