@@ -32,9 +32,8 @@ def focal_lower_bound(prob: Problem) -> float:
     if not prob.loss.has_lower_bound:
         raise ValueError(f"prob: expected a problem with focal loss, got {prob.loss!r}")
     s = setting(prob)
-    if certified(s):
-        return float(s.loss.optimum(s).objective)
-    return s.loss.lower_bound(s)
+    best = s.loss.optimum(s) if certified(s) else None
+    return s.loss.lower_bound(s) if best is None else float(best.objective)
 
 
 def certified(s: Setting) -> bool:
