@@ -277,10 +277,10 @@ def _truncated_optimum(s: Setting, counts: np.ndarray) -> Optimum:
         factors=best.factors,
         setting=s,
     )
-    return optimum._replace(margin=_least_margin(optimum.logits))
+    return optimum._replace(margin=least_margin(optimum.logits))
 
 
-def _least_margin(logits: np.ndarray) -> float:
+def least_margin(logits: np.ndarray) -> float:
     """The target logit above the others, in the class where this is least."""
     others = logits - np.diag(np.full(len(logits), np.inf))
     return float((np.diag(logits) - others.max(axis=0)).min())
@@ -319,7 +319,7 @@ def _unequal_optimum(s: Setting, groups: Groups) -> Optimum:
         factors=factors,
         setting=s,
     )
-    return optimum._replace(margin=_least_margin(optimum.logits))
+    return optimum._replace(margin=least_margin(optimum.logits))
 
 
 def _block_name(groups: Groups, factors: _frames.Factors, x: Block) -> str:
