@@ -7,12 +7,13 @@ row.
 
 from __future__ import annotations
 
-import functools
-
 from ufm._claim import Statement
 from ufm._problem import Problem
 from ufm.claims import _layers, _measures, _nonnegative
 from ufm.claims._measures import Facts as Facts
+from ufm.claims._rows import Row as _Statement
+from ufm.claims._rows import failure
+from ufm.claims._spheres import SPHERES as SPHERES
 
 # --- what it assumes: each returns the reason why not, or "" --------------------------------------
 
@@ -212,28 +213,8 @@ def _geometry(f: Facts) -> str:
 
 
 def _uncertified(f: Facts, tolerance: float) -> str:
-    return str(f.certificate.why) if f.sol.converged else _failure(f, tolerance)
+    return str(f.certificate.why) if f.sol.converged else failure(f, tolerance)
 
-
-def _failure(f: Facts, tolerance: float) -> str:
-    """What is known of the reason why a statement fails."""
-    if not f.sol.converged:
-        return f"the solver did not converge: {f.sol.status.message}"
-    best = f.optimum
-    if best is not None and f.objective > best.objective + _measures.tol_objective(f):
-        return (
-            f"f = {f.objective:.15g} is {f.objective - best.objective:.3e} above {best.structure} "
-            f"({best.proved}), which theory.global_optimum(prob).params attains"
-        )
-    if best is not None and f.objective < best.objective - _measures.tol_objective(f):
-        below = best.objective - f.objective
-        return f"f is {below:.3e} below theory's optimum: a counterexample; please report it"
-    if best is not None and best.regime == "partial":
-        return f"Theorem 1 is false here: the lowest point known is {best.structure} ({best.proved})"
-    return f"the deviation exceeds {tolerance:.1e}"
-
-
-_Statement = functools.partial(Statement[Facts], failure=_failure)
 
 #: Theorem 1 of Zhou et al. 2022 (with its Lemmas 5 and 7), statement by statement.
 STATEMENTS = (
@@ -492,4 +473,5 @@ def statements(prob: Problem) -> tuple[Statement[Facts], ...]:
     """The rows that are measured at a solution of a problem."""
     unequal, layers = UNEQUAL if prob.n is None else (), LAYERS if prob.model.layered else ()
     bounds = NON_NEGATIVE if prob.model.two_factors and prob.model.constrained else ()
-    return (*STATEMENTS, *unequal, *layers, *bounds)
+    spheres = SPHERES if prob.model.curved else ()
+    return (*STATEMENTS, *unequal, *layers, *bounds, *spheres)

@@ -389,6 +389,8 @@ def tol_certificate(f: Facts) -> float:
 
 
 def tol_curvature(f: Facts) -> float:
+    if f.prob.model.curved:  # |grad f| is what moving vectors of norm one by their error does to curvatures
+        return 1e-9 * float(f.prob.model.stiffness(f.prob)) + 100 * min(f.grad_norm, tol_gradient(f))
     # moving a point moves eigenvalues by about as much
     return 1e-9 * (f.lam_W + f.lam_H) + 10 * f.distance
 
