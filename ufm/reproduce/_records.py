@@ -12,6 +12,8 @@ from ufm.figures import Curve, Panel
 from ufm.figures.records import Made
 
 Level = Literal["quick", "full"]
+#: Where the rows about trained networks come from: the package, or a training of the grid of that name.
+Deep = Literal["shipped", "mini"]
 #: A row's verdict, which follows from the verdicts of all its claims.
 RowVerdict = Literal["holds", "holds with a correction", "fails", "error", "unfinished"]
 #: Whose claim it is: the paper's to the letter, or one of ours, a correction or evidence for one.
@@ -205,7 +207,9 @@ class Finding(NamedTuple):
             return "unfinished"
         if contradicted:
             return "holds with a correction"
-        return "error" if self.errors or not self.instances else "holds"
+        if self.errors:
+            return "error"
+        return "holds" if self.instances else "unfinished"  # a grid of runs without the cells to compare
 
     @property
     def consistent(self) -> bool:

@@ -15,6 +15,7 @@ from ufm.reproduce import (
     _focal_loss,
     _nuclear_norm,
     _scalar_problem,
+    _section_4,
     _theorem_1,
     _theorem_2,
 )
@@ -315,6 +316,7 @@ STATEMENTS: tuple[Row, ...] = (
         jobs=_theorem_2.spectrum,
         panels=(Panel("spectrum", "eigenvalue number", "eigenvalue, cross-entropy"),),
     ),
+    *_section_4.rows(),
 )
 
 #: The parts of the paper that no row measures, and why.
@@ -325,6 +327,7 @@ UNMEASURED: tuple[Unmeasured, ...] = (
         "facts that the proofs rest on have rows without a number: the penalties as a nuclear norm, and "
         "the gradient that tells global minima from saddles.",
     ),
+    _section_4.UNMEASURED,
 )
 
 IDS: tuple[str, ...] = tuple(row.id for row in STATEMENTS)
