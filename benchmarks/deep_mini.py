@@ -1,6 +1,6 @@
 """The paper's grid in miniature (`ufm.deep.mini`), trained: `python -m benchmarks.deep_mini`.
 
-    python -m benchmarks.deep_mini --out runs                    train, or continue; may be killed at any moment
+    python -m benchmarks.deep_mini --out runs                    train, or continue; may be killed any time
     python -m benchmarks.deep_mini --out runs --status           how far it is
     python -m benchmarks.deep_mini --out runs --collect          finished runs become records of the package
     python -m benchmarks.deep_mini --out runs --skip-shipped     only the runs that the package's records lack

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -32,13 +34,14 @@ DIGITS = 6
 _OWN = {"loss", "hyperparameters", "width", "parameters", "features", "epochs", "metrics_every", "seed"}
 
 
-class Grid(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Grid:
     """The completed runs of an experiment."""
 
     experiment: Experiment
     records: tuple[dict[str, Any], ...]  # small records
 
-    @property
+    @functools.cached_property
     def runs(self) -> list[Record]:
         """The runs as figures take them."""
         return [_drawable(record) for record in self.records]
@@ -48,7 +51,7 @@ class Grid(NamedTuple):
         """The number of runs: "24 of 72 runs"."""
         return f"{len(self.records)} of {self.experiment.size} runs"
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """A hash of all records."""
         text = json.dumps(self.records, sort_keys=True)
@@ -76,7 +79,7 @@ class Grid(NamedTuple):
         _check_alike((*self.records, *other.records))
         own = {name_of(config) for config in self.configurations()}
         more = (record for record in other.records if name_of(record["config"]) not in own)
-        return self._replace(records=(*self.records, *more))
+        return Grid(self.experiment, (*self.records, *more))
 
     def configurations(self) -> list[dict[str, Any]]:
         """The configurations of the runs."""
@@ -132,7 +135,7 @@ def name_of(config: Mapping[str, Any]) -> str:
 def collect(runs: Path, into: Path, experiment: Experiment) -> list[Path]:
     """Write the small records of completed runs that `into` lacks; the new files."""
     found = read(runs, experiment)
-    held = read(into, experiment) if into.exists() else found._replace(records=())
+    held = read(into, experiment) if into.exists() else Grid(experiment, ())
     _check_alike((*held.records, *found.records))
     known = {name_of(config) for config in held.configurations()}
     _checks.folder("into", into)

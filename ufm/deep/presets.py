@@ -134,10 +134,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "mini": dataclasses.replace(
         _PAPER,
-        about="the paper's recipe for `ufm.deep.mini`: batches of 64, because 5,000 images make few steps, no "
-        "validation images, and twenty measurements a run",
+        about="the paper's recipe for `ufm.deep.mini`: batches of 64, because 5,000 images make few steps, "
+        "no validation images, and twenty measurements a run",
         batch=64,
         validation=0.0,
+        cifar10_constants=False,
         points=20,
     ),
 }

@@ -130,7 +130,7 @@ UNMEASURED = Unmeasured(
 
 def plan(out: Path, data: str | Path | Dataset, data_dir: str | Path | None, skip_shipped: bool) -> SweepPlan:
     """The runs of the grid in the folder `deep` of a report, checked."""
-    return mini.plan(out / "deep", data, data_dir=data_dir, skip_shipped=skip_shipped)
+    return mini.plan(out / "deep", data, data_dir=data_dir, experiment=mini.MINI, skip_shipped=skip_shipped)
 
 
 def trained(
@@ -144,7 +144,7 @@ def trained(
     done = mini.train(made, progress=progress)
     if done.troubles:
         raise OSError(f"deep: {'; '.join(done.troubles)}; the finished runs are kept in {made.out}")
-    found = mini.read(made.out)
+    found = mini.read(made.out, mini.MINI)
     grid = found.joined(mini.shipped()) if skip_shipped else found
     own = {row.id: row for row in rows(lambda: grid)}
     return tuple(own.get(row.id, row) for row in given)
