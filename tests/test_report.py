@@ -240,6 +240,20 @@ def test_a_sweep_s_figure_draws_theory_over_the_numbers(sweep):
     assert figure.axes[0].get_xscale() == "log"
 
 
+def test_a_sweep_s_figure_of_unequal_classes_draws_where_they_merge_and_vanish():
+    counts, lam = np.array([9, 2, 2]), np.array([0.02, 0.08, 0.4])
+    prob = ufm.Problem.from_counts("ce", counts=counts, d=4, class_weights=[1.0, 2.0, 2.0])
+    optima = [ufm.theory.global_optimum(prob.replace(lam_W=x, lam_H=x)) for x in lam]
+    result = ufm.solve_sweep(prob, lam_W=lam, lam_H=lam, seeds=[0])
+    margin = lines(result.plot().axes[1])
+    np.testing.assert_allclose(np.interp(lam, *margin["theory"]), margins(result)[0], atol=1e-7)
+    np.testing.assert_allclose(
+        margin["collapse threshold"][0], ufm.theory.threshold(prob).x_zero / 13, rtol=1e-9
+    )
+    np.testing.assert_allclose(margin["$n_k$ = 2, $w_k$ = 2: classes merge"][0], 2 * 2**0.5 / 13, rtol=1e-9)
+    assert optima[-1].regime == "trivial"
+
+
 def test_problems_that_did_not_converge_are_marked(sweep):
     stopped = replace(sweep, code=np.where(np.arange(LAM.size) < 2, ufm.Status.MAX_STEPS, sweep.code))
     drawn = lines(stopped.plot().axes[2])

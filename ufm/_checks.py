@@ -176,3 +176,30 @@ def classes(labels: np.ndarray, K: int) -> np.ndarray:
             "lower K or renumber the classes"
         )
     return labels.astype(np.int32)
+
+
+def counts(counts: Any) -> np.ndarray:
+    """`counts` as a vector (K,) of integers >= 1."""
+    try:
+        array = np.asarray(unmasked("counts", counts))
+    except ValueError as error:
+        raise ValueError(f"counts: expected a vector (K,) of integers >= 1, got {counts!r}") from error
+    if array.ndim != 1 or array.size < 2:
+        raise ValueError(f"counts: expected a vector (K,) with K >= 2, got shape {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"counts: expected integers, got dtype {array.dtype}")
+    if array.min() < 1:
+        k = int(array.argmin())
+        raise ValueError(f"counts: expected integers >= 1, got {array[k]} of class {k}; leave the class out")
+    return array.astype(np.int64)
+
+
+def increasing(name: str, values: Any, *, above: float = -math.inf) -> np.ndarray:
+    """`values` as a vector of finite, increasing float64 numbers above a bound."""
+    array = np.atleast_1d(np.asarray(values))
+    wrong = array.ndim != 1 or array.size == 0 or array.dtype.kind not in "fiu"
+    if wrong or not np.isfinite(array).all() or (np.diff(array) <= 0).any():
+        raise ValueError(f"{name}: expected a vector of finite, increasing numbers, got {values!r}")
+    if array[0] <= above:
+        raise ValueError(f"{name}: expected numbers > {above:g}, got {array[0]}")
+    return array.astype(np.float64)

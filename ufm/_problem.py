@@ -43,10 +43,13 @@ class Problem:
         K: number of classes.  Default: 1 + the largest label.
         d: feature dimension.
         lam_W, lam_H: penalties > 0.  lam_b: penalty >= 0; 0 leaves the bias free.
-        bias: False takes the bias out of the problem (b = 0).
+        bias: False takes the bias out of the problem (b = 0).  Default: True, where the model has one.
         model: a name of `models.MODELS` or a `Model`.  Default: two free factors.
         samples: (columns,) how many samples each column of H stands for.  Default: one.  `means()` gives the
             problem of the class means, with one column for each class.
+        class_weights: (K,) positive numbers w_k, by which the loss of each sample of class k is multiplied:
+            (1/N) sum_j w_(label_j) L(z_j, label_j).  They are not normalised: ones change nothing, and
+            w_k = N/(K n_k) gives all classes the same weight.  Default: none.
 
     `prob(params)` is the objective: differentiable, and fit for jit and vmap. The loss's hyperparameters,
     labels and penalties are leaves of the pytree; K, d and bias are structure.
@@ -77,27 +80,29 @@ class Problem:
         lam_W: ArrayLike = 5e-3,
         lam_H: ArrayLike = 5e-3,
         lam_b: ArrayLike = 0.0,
-        bias: bool = True,
+        bias: bool | None = None,
         model: str | Model = "free",
         samples: Any = None,
+        class_weights: Any = None,
     ) -> None:
         labels = _checks.labels(labels)
         K = int(labels.max()) + 1 if K is None else _checks.integer("K", K, least=2)
         if d is None:
             raise ValueError("d: expected an integer >= 1 (the feature dimension), got nothing")
         K, d = _checks.integer("K", K, least=2), _checks.integer("d", d, least=1)
-        function = losses.get(loss)
+        function, of_logits = losses.get(loss), models.get(model).fitted(K, d)
+        bias = _check_bias(bias, of_logits)
         checked: dict[str, Any] = {
-            "loss": function,
+            "loss": losses.weighted(function, class_weights, K),
             "K": K,
             "d": d,
-            "bias": _checks.boolean("bias", bias),
-            "model": models.get(model).fitted(K, d),
+            "bias": bias,
+            "model": of_logits,
             "samples": _checks.samples(samples, len(labels)),
         }
         checked["labels"] = _checks.classes(labels, K)
-        checked |= check_penalties(lam_W, lam_H, lam_b, bool(bias))
-        losses.check(function, K)
+        checked |= check_penalties(lam_W, lam_H, lam_b, bias)
+        losses.check(losses.without_weights(function), K)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -112,8 +117,9 @@ class Problem:
         lam_W: ArrayLike = 5e-3,
         lam_H: ArrayLike = 5e-3,
         lam_b: ArrayLike = 0.0,
-        bias: bool = True,
+        bias: bool | None = None,
         model: str | Model = "free",
+        class_weights: Any = None,
         **hyperparameters: Any,
     ) -> Problem:
         """n samples of each class in the paper's order H = [H_1 ... H_n]: labels 0..K-1 repeated n times."""
@@ -128,6 +134,7 @@ class Problem:
             lam_b=lam_b,
             bias=bias,
             model=model,
+            class_weights=class_weights,
         )
 
     @classmethod
@@ -140,8 +147,9 @@ class Problem:
         lam_W: ArrayLike = 5e-3,
         lam_H: ArrayLike = 5e-3,
         lam_b: ArrayLike = 0.0,
-        bias: bool = True,
+        bias: bool | None = None,
         model: str | Model = "free",
+        class_weights: Any = None,
         **hyperparameters: Any,
     ) -> Problem:
         """counts[k] samples of class k, with the labels in the order of the classes: 0 .. 0 1 .. 1 2 ..
@@ -156,7 +164,7 @@ class Problem:
         >>> ufm.Problem.from_counts("ce", counts=[2, 1, 3], d=4).labels.tolist()
         [0, 0, 1, 2, 2, 2]
         """
-        each = _check_counts(counts)
+        each = _checks.counts(counts)
         return cls(
             loss=losses.get(loss, **hyperparameters),
             labels=np.repeat(np.arange(len(each), dtype=np.int32), each),
@@ -167,6 +175,7 @@ class Problem:
             lam_b=lam_b,
             bias=bias,
             model=model,
+            class_weights=class_weights,
         )
 
     def _flat(self) -> Problem:
@@ -206,6 +215,17 @@ class Problem:
     def gradient(self, params: Variables) -> Variables:
         """grad f, with the fields of `params`."""
         return jax.tree.map(jnp.add, *self.gradients(params))
+
+    # --- variables with a bound -------------------------------------------------------------------------
+
+    def unbound(self, params: Variables, gradient: Variables) -> Variables:
+        """What of a gradient no bound holds back: zero where the conditions of a minimum hold."""
+        return models.unbound(params, gradient, self.model.lower(self))
+
+    def off_bounds(self, params: Variables) -> Variables | None:
+        """Which variables are above their bound; None where the model has no bounds."""
+        lower = self.model.lower(self)
+        return None if lower is None else jax.tree.map(jnp.greater, params, lower)
 
     # --- samples that share their features -------------------------------------------------------------
 
@@ -261,10 +281,24 @@ class Problem:
         return np.bincount(np.asarray(self.labels), weight, minlength=self.K).astype(np.int64)
 
     @property
+    def class_weights(self) -> Float[Array | np.ndarray, " K"] | None:
+        """The factor of each class's loss, None: no factors."""
+        return losses.weights_of(self.loss)
+
+    @property
     def n(self) -> int | None:
-        """Samples per class, or None where the classes are not balanced."""
+        """Samples per class, or None where the counts differ or the classes have weights."""
         counts = self.counts
-        return int(counts[0]) if (counts == counts[0]).all() else None
+        equal = self.class_weights is None and (counts == counts[0]).all()
+        return int(counts[0]) if equal else None
+
+    @property
+    def unequal(self) -> str:
+        """Why `n` is None, in words; empty where it is not."""
+        counts, weights = self.counts, self.class_weights
+        if counts.min() < counts.max():
+            return f"counts from {counts.min()} to {counts.max()}"
+        return "" if weights is None else f"class weights from {np.min(weights):g} to {np.max(weights):g}"
 
     @property
     def lam(self) -> Any:
@@ -317,7 +351,12 @@ class Problem:
 
     @property
     def size(self) -> int:
-        """Number of unknowns."""
+        """Number of unknowns, less one for each sphere that a part of them lies on."""
+        return self.unknowns - self.model.codimension(self)
+
+    @property
+    def unknowns(self) -> int:
+        """Number of entries of the variables."""
         sizes = {name: math.prod(shape) for name, shape in self.model.shapes(self).items()}
         return sum(sizes.values()) - (0 if self.bias else sizes["b"])
 
@@ -341,12 +380,17 @@ class Problem:
         data |= {"K": self.K, "d": self.d, "N": self.N, "n": self.n}
         if self.n is None:
             data["counts"] = self.counts.tolist()
+        if self.class_weights is not None:
+            data["class_weights"] = np.asarray(self.class_weights).tolist()
         penalties = {name: finite(getattr(self, name)) for name in ("lam_W", "lam_H", "lam_b")}
         model = {} if self.model.bilinear else {"model": self.model.name}
         return data | penalties | {"bias": self.bias} | model
 
     def replace(self, **changes: Any) -> Problem:
-        """A copy with other penalties, loss or labels (leaves), or another K, d or bias."""
+        """A copy with other penalties, loss, class weights or labels (leaves), or another K, d or bias."""
+        if "class_weights" in changes:
+            loss = losses.without_weights(changes.get("loss", self.loss))
+            changes["loss"] = losses.weighted(loss, changes.pop("class_weights"), changes.get("K", self.K))
         return replace(self, **changes)
 
     def check_params(self, params: Any) -> Variables:
@@ -405,19 +449,14 @@ def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def _check_counts(counts: Any) -> np.ndarray:
-    try:
-        array = np.asarray(_checks.unmasked("counts", counts))
-    except ValueError as error:
-        raise ValueError(f"counts: expected a vector (K,) of integers >= 1, got {counts!r}") from error
-    if array.ndim != 1 or array.size < 2:
-        raise ValueError(f"counts: expected a vector (K,) with K >= 2, got shape {array.shape}")
-    if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"counts: expected integers, got dtype {array.dtype}")
-    if array.min() < 1:
-        k = int(array.argmin())
-        raise ValueError(f"counts: expected integers >= 1, got {array[k]} of class {k}; leave the class out")
-    return array.astype(np.int64)
+def _check_bias(bias: Any, model: Model) -> bool:
+    if bias is None:
+        return model.biased
+    if _checks.boolean("bias", bias) and not model.biased:
+        raise ValueError(
+            f"bias: expected False with model={model!r}, whose logits have none, got {bias!r}; leave bias out"
+        )
+    return bool(bias)
 
 
 def check_penalties(lam_W: Any, lam_H: Any, lam_b: Any, bias: bool) -> dict[str, Any]:
@@ -438,6 +477,7 @@ class _Sizes(NamedTuple):
     K: int
     d: int
     columns: int
+    samples: None = None
 
 
 def _normal(model: Model, seed: Any, scale: Any, *, sizes: Any, random: ModuleType = jax.random) -> Variables:

@@ -29,11 +29,16 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
+from ufm._layers import bases, layers_of
 from ufm._problem import Params, Problem, Variables
-from ufm.solvers import axpy, noise
+from ufm.solvers import Newton, axpy, noise
 
 #: curvature above -RELATIVE lam counts as zero: what float64 resolves of |G|_op - lam at a converged point
 RELATIVE = 1e-6
+#: a Hessian up to this size is factorised, which takes some milliseconds
+FACTORISED = 600
+#: f within this of a proved lower bound, relative to 1 + |f|, is at its minimum
+NOTHING_BELOW = 1e-12
 
 
 class Evidence(NamedTuple):
@@ -72,15 +77,82 @@ def way_down(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variable
 
     Unused feature directions are tried first, all the singular vectors of G with sigma_i > lam at once, so
     that several classes separate in one step; else the eigenvector of the Hessian's smallest eigenvalue.
-    A direction counts only if f falls along it by more than rounding.
+    A direction counts only if f falls along it by more than rounding. Layers are examined in their narrow
+    coordinates: at a critical point no direction outside of these has negative curvature.
     """
-    floor = float(resolution(prob.lam, grad_norm))
+    if prob.model.layered:
+        return _between_layers(prob, params, grad_norm)
+    if _is_lowest(prob, params):
+        return None
+    floor = float(resolution(prob.model.stiffness(prob), grad_norm))
+    if prob.model.two_factors and not prob.model.bilinear:
+        return _with_bounds(prob, params, floor)
     for find in (_through_unused, _lowest_eigenvector):
         direction = find(prob, params, floor)
         below = None if direction is None else _lowest(prob, params, direction)
         if below is not None:
             return below
     return None
+
+
+def _is_lowest(prob: Problem, params: Variables) -> bool:
+    """Whether a bound that theory proves leaves nothing below f, where an eigenvector is dear."""
+    if not prob.model.curved:
+        return False
+    from ufm import theory  # here, because it needs scipy, which `import ufm` does not
+
+    try:
+        bound = theory.lower_bound(prob)
+    except theory.NoClosedForm:
+        return False
+    return bool(prob(params) - bound <= NOTHING_BELOW * (1 + abs(bound)))
+
+
+def _between_layers(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variables | None:
+    """`way_down` of a product of layers.
+
+    For a convex loss the features of a class coincide at a critical point, and to part them costs: the class
+    means suffice.
+    """
+    means = bool(prob.loss.convex)
+    Q = bases(prob, params, Newton(), means)
+    view, y = layers_of(prob, params, Newton(), means, Q)
+    small, at = view.problem, view.params(y)
+    floor = float(resolution(small.lam, grad_norm))
+    if small.size <= FACTORISED and _curves_up(small, at, floor):
+        return None
+    direction = _lowest_eigenvector(small, at, floor)
+    below = None if direction is None else _lowest(small, at, direction)
+    return None if below is None else view.expanded(prob, view.coordinates(below), means)
+
+
+def _curves_up(prob: Problem, params: Variables, floor: float) -> bool:
+    """Whether no eigenvalue of the Hessian is below -`floor`."""
+    from ufm.hessian.product import NotFinite  # here, because it needs scipy, as below
+    from ufm.hessian.spectrum import exceeds
+
+    try:
+        return exceeds(prob, params, -floor)
+    except NotFinite:
+        return True
+
+
+def _with_bounds(prob: Problem, params: Params, floor: float) -> Params | None:
+    """`way_down` where H >= 0: through idle neurons, else along the variables that are off their bounds.
+
+    A convex loss has its minimum where |G h| <= lam |h| for every h >= 0.
+    """
+    from ufm.hessian import copositive, neurons
+
+    G = neurons.class_gradient(prob, params)
+    if prob.loss.convex and copositive.upper_bound(G) <= float(prob.lam) + floor:
+        return None
+    step = neurons.through_idle(prob, params, G, floor)
+    below = None if step is None else _lowest(prob, *step)
+    if below is not None or (prob.size <= FACTORISED and _curves_up(prob, params, floor)):
+        return below
+    direction = _lowest_eigenvector(prob, params, floor)
+    return None if direction is None else _lowest(prob, params, direction)
 
 
 @jax.jit
@@ -128,10 +200,10 @@ def _lowest_eigenvector(prob: Problem, params: Variables, floor: float) -> Varia
 
 @jax.jit
 def heights(prob: Problem, params: Variables, direction: Variables, ts: Array) -> Array:
-    """f at params + t direction for each t."""
+    """f at params + t direction for each t, or at the nearest point that the model allows."""
 
     def height(t: Array) -> Array:
-        return prob(axpy(t, direction, params))
+        return prob(prob.model.retract(prob, axpy(t, direction, params)))
 
     return jax.lax.map(height, ts)
 
@@ -154,4 +226,4 @@ def _lowest(prob: Problem, params: Variables, direction: Variables) -> Variables
     here = at[ts == 0.0][0]
     if not at[lowest] < here - float(noise(jnp.asarray(here))):
         return None
-    return axpy(ts[lowest], direction, params)
+    return prob.model.retract(prob, axpy(ts[lowest], direction, params))

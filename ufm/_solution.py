@@ -75,13 +75,14 @@ class Solution(Printed):
     problem: Problem
     params: Variables  # of the problem's model
     objective: Any  # f
-    grad_norm: Any  # |grad f|, Euclidean over (W, H, b)
+    grad_norm: Any  # |grad f|, Euclidean over (W, H, b), less what bounds hold back
     code: Any  # the `Status` as a number
     steps: Any
     tol: Any
     history: History | None
     solver: Solver = static()
     reduced: bool = static()
+    projected: bool = static(default=False)  # the start was infeasible; the nearest feasible point was taken
 
     @property
     def effective(self) -> Params:
@@ -135,6 +136,7 @@ class Solution(Printed):
             ("objective", digits(self.objective)),
             ("|grad f|", f"{float(self.grad_norm):.1e}  (tol {float(self.tol):.0e})"),
             ("status", name if self.converged else f"{name}: {self.status.message}"),
+            *([("start", "infeasible: the nearest feasible point was taken")] * self.projected),
             ("steps", f"{int(self.steps)} of {self.solver.name}" + ", reduced to class means" * self.reduced),
             ("NC1 NC2 NC3", "  ".join(f"{float(x):.1e}" for x in (nc.nc1, nc.nc2, nc.nc3))),
             ("certificate", "sol.certificate bounds f - f*" if certificate is None else certificate.brief()),
@@ -159,7 +161,7 @@ class Solution(Printed):
             "steps": int(self.steps),
             "solver": self.solver.name,
             "reduced": self.reduced,
-        }
+        } | ({"projected": True} if self.projected else {})
         data |= {name: finite(value) for name, value in measured.items()}
         why = {n: _why_null(n, x) for n, x in (numbers | measured).items() if data[n] is None}
         return data | ({"why": why} if why else {})

@@ -17,7 +17,7 @@ from ufm._problem import Problem, Variables, init
 from ufm._progress import Progress
 from ufm._second_order import Evidence
 from ufm._solution import History, Solution, Status
-from ufm._view import View, basis, expanded, first_point, view_of
+from ufm._view import AnyView, basis, expanded, first_point, view_of
 from ufm.models import Model
 from ufm.solvers import Point, Solver, dot, noise
 
@@ -95,13 +95,14 @@ def _run(
 
     if run is None:
         at = first_point(view, y)
-        norm, steps = view.grad_norm(at.g), jnp.asarray(before.steps)
+        norm, steps = view.residual(at.y, at.g), jnp.asarray(before.steps)
         empty = jnp.full(options.rows, jnp.nan, at.f.dtype)
         history = before.history
         if options.rows:  # the first row is the start as it was given, not as the view has it
             f, g = jax.value_and_grad(prob)(params)
             if history is None:
                 history = History(jnp.zeros(options.rows, steps.dtype), *[empty] * 5)
+            g = prob.unbound(params, g)
             history = _written(history, params, prob, steps, f, jnp.sqrt(dot(g, g)), options)
         far = jnp.asarray(False)
         status = _judged(at, norm, jnp.asarray(0), far, steps >= last, tol, solver)
@@ -110,7 +111,7 @@ def _run(
 
     def step(run: _Run) -> _Run:
         at, memory, flag = solver.step(view.objective, run.at, run.memory)
-        norm, steps, within = view.grad_norm(at.g), run.steps + 1, run.grad_norm <= tol
+        norm, steps, within = view.residual(at.y, at.g), run.steps + 1, run.grad_norm <= tol
         if solver.polish:
             worse = within & ~(norm <= run.grad_norm)
             at = jax.tree.map(lambda old, new: jnp.where(worse, old, new), run.at, at)
@@ -160,7 +161,7 @@ def _written(
     return History(*(h.at[i].set(x, mode="drop") for h, x in zip(history, row, strict=True)))
 
 
-def _outcome(prob: Problem, view: View, run: _Run, tol: Array, reduced: bool) -> Outcome:
+def _outcome(prob: Problem, view: AnyView, run: _Run, tol: Array, reduced: bool) -> Outcome:
     params, status = expanded(prob, view, run.at.y, reduced), run.status
     objective, norm = run.at.f, run.grad_norm
     problem, at = view.problem, view.params(run.at.y)
@@ -168,8 +169,9 @@ def _outcome(prob: Problem, view: View, run: _Run, tol: Array, reduced: bool) ->
         problem = problem.replace(labels=prob.labels, samples=prob.samples)
         at = at._replace(H=at.H[:, prob.labels])
         full = solvers.evaluate(problem, at)
-        g = full.g
-        objective, norm = full.f, view.grad_norm((g.W, g.H, g.b if prob.bias else None))
+        split = problem.model.two_factors
+        y, g = ((x.W, x.H, x.b if prob.bias else None) if split else x for x in (at, full.g))
+        objective, norm = full.f, view.residual(y, g)
         floor = 100 * np.finfo(norm.dtype).eps * jnp.sqrt(dot(params, params))
         failed = (status == Status.CONVERGED) & (norm > 2 * tol + floor)
         status = jnp.where(failed, Status.NOT_EXPANDABLE, status)
@@ -207,6 +209,15 @@ def run_once(
 # --- the verbs ------------------------------------------------------------------------------------
 
 
+def method_of(prob: Problem, solver: str | Solver) -> Solver:
+    """The solver for a problem: one that keeps to the bounds of the variables where there are any.
+
+    Raises:
+        ValueError: an unknown solver, or one that leaves the bounds.
+    """
+    return solvers.get(solver) if prob.model.lower(prob) is None else solvers.for_bounds(solver)
+
+
 def solve(
     prob: Problem,
     params: Any = None,
@@ -226,8 +237,10 @@ def solve(
 
     Args:
         prob: the problem.
-        params: the start, `Params(W, H, b)`; default `init(prob)`.
-        solver: a name of `solvers.SOLVERS` or a solver object.
+        params: the start, `Params(W, H, b)`; default `init(prob)`.  One that violates the model's
+            constraints is exchanged for the nearest point that does not, and the solution says so.
+        solver: a name of `solvers.SOLVERS` or a solver object.  Where variables have bounds, "newton" is a
+            projected Newton method, and no other name is allowed.
         tol: bound on the Euclidean norm of the gradient in (W, H, b).  Newton, once within it, takes one
             step more, which being quadratic leaves little but rounding.
         max_steps: the solver's own default where None.
@@ -245,11 +258,12 @@ def solve(
         ValueError: an unknown solver, a start of wrong shape, dtype or with NaN, tol or max_steps out of
             range, or `reduced` for a loss that is not convex.
     """
-    method = solvers.get(solver)
+    method = method_of(prob, solver)
     tol = float(_checks.real("tol", tol, above=0.0))
     max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
     check_reduced(prob, reduced)
     params = init(prob) if params is None else prob.check_params(params)
+    params, projected = prob.model.feasible(prob, params)
     if not prob.bias and np.any(np.asarray(params.b)):
         raise ValueError("b: expected zeros where bias=False, got a nonzero start; drop it or set bias=True")
     stride = -(-max_steps // HISTORY_ROWS)
@@ -259,7 +273,7 @@ def solve(
     with Progress(f"{method.name}", max_steps, progress) as bar:
         outcome = _minimised(prob, params, Before(), tol, max_steps, options, bar)
         outcome = to_second_order(prob, outcome, tol, max_steps, options, escape, bar)
-    return _solution(prob, outcome, tol, options)
+    return _solution(prob, outcome, tol, options, projected)
 
 
 def to_second_order(
@@ -310,7 +324,7 @@ def _minimised(
         chunk = max(1, int(chunk * min(8.0, 0.5 / max(seconds, 1e-3))))
 
 
-def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options) -> Solution:
+def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options, projected: bool) -> Solution:
     history = outcome.history
     return Solution(
         problem=prob,
@@ -323,6 +337,7 @@ def _solution(prob: Problem, outcome: Outcome, tol: float, options: Options) -> 
         history=None if history is None else _trim(history, int(outcome.steps), options.stride),
         solver=options.solver,
         reduced=options.reduced,
+        projected=projected,
     )
 
 
@@ -369,8 +384,8 @@ def _trim(history: History, steps: int, stride: int) -> History:
 def check_reduced(prob: Problem, reduced: bool) -> None:
     if not reduced:
         return
-    if not prob.model.bilinear:
-        raise ValueError(f"reduced: expected two free factors, got model={prob.model!r}; use reduced=False")
+    if not (prob.model.two_factors or prob.model.layered):
+        raise ValueError(f"reduced: expected free factors, got model={prob.model!r}; use reduced=False")
     if not prob.loss.convex:
         raise ValueError(
             f"reduced: expected a loss that is convex in z, got {prob.loss!r}; without convexity the "
@@ -389,8 +404,9 @@ def solve_ufm(
     lam_W: float = 5e-3,
     lam_H: float = 5e-3,
     lam_b: float = 0.0,
-    bias: bool = True,
+    bias: bool | None = None,
     model: str | Model = "free",
+    class_weights: Any = None,
     seed: int = 0,
     scale: float = 0.1,
     solver: str | Solver = "newton",
@@ -403,8 +419,9 @@ def solve_ufm(
 ) -> Solution:
     """Solve the unconstrained feature model of equation (7): problem, start and solver in one call.
 
-    `n` samples (default 10) for each of `K` classes (default 10), or any `labels`; `alpha`, `gamma`,
-    `kappa`, `beta` go to the loss. See `Problem`, `init` and `solve` for the rest.
+    `n` samples (default 10) for each of `K` classes (default 10), or any `labels`; `class_weights` (K,)
+    multiply the losses of the classes; `alpha`, `gamma`, `kappa`, `beta` go to the loss. See `Problem`,
+    `init` and `solve` for the rest.
 
     >>> import ufm
     >>> sol = ufm.solve_ufm(loss="ls", K=4, d=6, n=3, alpha=0.2)
@@ -412,14 +429,15 @@ def solve_ufm(
     (True, True)
     """
     loss = losses.get(loss, **hyperparameters)
-    penalties: dict[str, Any] = {"lam_W": lam_W, "lam_H": lam_H, "lam_b": lam_b, "bias": bias, "model": model}
+    rest: dict[str, Any] = {"lam_W": lam_W, "lam_H": lam_H, "lam_b": lam_b, "bias": bias, "model": model}
+    rest["class_weights"] = class_weights
     if labels is None:
         K, n = 10 if K is None else K, 10 if n is None else n
-        prob = Problem.balanced(loss, K=K, d=d, n=n, **penalties)
+        prob = Problem.balanced(loss, K=K, d=d, n=n, **rest)
     elif n is not None:
         raise ValueError(f"n: expected either n or labels, got both (n={n!r}); labels fix the counts")
     else:
-        prob = Problem(loss, labels, K, d, **penalties)
+        prob = Problem(loss, labels, K, d, **rest)
     start = init(prob, seed=seed, scale=scale)
     options: dict[str, Any] = {"max_steps": max_steps, "record": record, "reduced": reduced}
     return solve(prob, start, solver=solver, tol=tol, progress=progress, **options)

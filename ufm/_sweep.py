@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from ufm import _checks, _compile, losses, solvers
+from ufm import _checks, _compile, losses
 from ufm._figure import plot
 from ufm._precision import is_double
 from ufm._problem import Params, Problem, Variables, check_penalties, init
@@ -25,7 +25,7 @@ from ufm._pytree import pytree_dataclass, static
 from ufm._second_order import may_be_saddle
 from ufm._sheet import Printed, Sheet, finite
 from ufm._solution import Solution, Status
-from ufm._solve import Options, Outcome, check_reduced, run_once, to_second_order
+from ufm._solve import Options, Outcome, check_reduced, method_of, run_once, to_second_order
 from ufm.solvers import Solver
 
 if TYPE_CHECKING:
@@ -209,7 +209,8 @@ _PENALTIES = ("lam_W", "lam_H", "lam_b")
 
 def _grid(prob: Problem, axes: dict[str, Any]) -> dict[str, np.ndarray]:
     """The axes, each value checked by the constructor that it is meant for, broadcast to one shape."""
-    loss: Any = prob.loss.given if isinstance(prob.loss, losses.Frozen) else prob.loss
+    loss: Any = losses.without_weights(prob.loss)
+    loss = loss.given if isinstance(loss, losses.Frozen) else loss
     known = (*_PENALTIES, *loss.hyperparameters)
     arrays = {}
     for name, values in axes.items():
@@ -324,7 +325,7 @@ def solve_sweep(
     >>> sols.shape, bool(sols.converged.all())
     ((2, 3), True)
     """
-    method = solvers.get(solver)
+    method = method_of(prob, solver)
     tol = float(_checks.real("tol", tol, above=0.0))
     max_steps = method.max_steps if max_steps is None else _checks.integer("max_steps", max_steps, least=1)
     check_reduced(prob, reduced)

@@ -15,6 +15,7 @@ from ufm._pytree import replace
 from ufm._sheet import digits
 from ufm._solution import Solution
 from ufm.claims import Facts, statements
+from ufm.theory.geometry import GroupGeometry, measured_geometry
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -23,12 +24,19 @@ class Report(Claims):
 
     solution: Solution
     claims: tuple[Claim, ...]
+    #: norms and angles of the groups of classes, measured and at the optimum, where counts or weights differ
+    geometry: tuple[GroupGeometry, GroupGeometry] | None = None
 
     def headline(self) -> tuple[str, str]:
         """The problem, and the solution in a line."""
         sol = self.solution
         measured = f"f = {digits(sol.objective)}, |grad f| = {float(sol.grad_norm):.1e}"
-        return sol.problem.describe(), f"{measured}, {int(sol.steps)} steps"
+        remark = f"{measured}, {int(sol.steps)} steps"
+        if self.geometry is not None:
+            here, best = (found.lines() for found in self.geometry)
+            each = [f"  {line}\n  theory: {other}" for line, other in zip(here, best, strict=True)]
+            remark = "\n".join([remark, "groups of classes:", *each])
+        return sol.problem.describe(), remark
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: passed, problem, solution, claims. This is what `ufm verify --json` prints."""
@@ -37,7 +45,13 @@ class Report(Claims):
             "problem": self.solution.problem.to_dict(),
             "solution": self.solution.to_dict(),
             "claims": [claim.to_dict() for claim in self.claims],
-        }
+        } | self._geometry_to_dict()
+
+    def _geometry_to_dict(self) -> dict[str, Any]:
+        if self.geometry is None:
+            return {}
+        here, best = (found.to_dict() for found in self.geometry)
+        return {"geometry": {"measured": here, "theory": best}}
 
 
 def verify(sol: Solution) -> Report:
@@ -50,7 +64,8 @@ def verify(sol: Solution) -> Report:
         ValueError: no `Solution`, or a batch of them.  Where numbers are not finite every claim fails.
 
     Unequal class counts: Theorem 1's structure is not applicable, and what survives of it is measured instead
-    (collapse within classes, simplexes inside the groups of classes of equal count, their orthogonality).
+    (collapse within classes, simplexes inside the groups of classes of equal count and weight, their
+    orthogonality, norms and angles), with the geometry in numbers beside theory's in `.geometry`.
 
     Source: Zhou et al. 2022, Theorem 1, and docs/theory.md, section 1.7; the optimum from
     `theory.global_optimum`.
@@ -69,7 +84,15 @@ def verify(sol: Solution) -> Report:
         why = f"not finite: {sol.status.message}"
         return Report(sol, tuple(Claim(r.name, r.statement, None, None, "fails", why) for r in rows))
     facts = Facts(_of_all_samples(sol))
-    return Report(sol, tuple(row.claim(facts) for row in rows))
+    return Report(sol, tuple(row.claim(facts) for row in rows), _geometry(facts))
+
+
+def _geometry(facts: Facts) -> tuple[GroupGeometry, GroupGeometry] | None:
+    """Measured and at the optimum, where the classes are not balanced and theory has an optimum."""
+    prob, best = facts.prob, facts.optimum
+    if prob.n is not None or best is None or not prob.model.bilinear or best.regime == "trivial":
+        return None
+    return facts.geometry, measured_geometry(prob, best.params)
 
 
 def _of_all_samples(sol: Solution) -> Solution:

@@ -7,21 +7,25 @@ f_j = sqrt(samples_j) Q'h_j / stretch, and W is stretch W Q.
 fifth of the steps, Newton half. `rotate` keeps min(d, K) feature dimensions. Feature components orthogonal to
 the rows of W incur only the penalty, so they vanish at the optimum, and gradients and Hessians leave the row
 space of W invariant; in coordinates of that space a step costs K/d of what it costs in R^d, for any loss.
-`reduced` solves the problem of the class means. A model that is not bilinear runs in its own variables.
+`reduced` solves the problem of the class means. Layers have coordinates of the same kind (`_layers`), unit
+vectors those of their rays (`_rays`); other models run in their own variables.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ufm import solvers
+from ufm import _layers, solvers
+from ufm._layers import Layers, row_space
 from ufm._problem import Params, Problem, Variables
-from ufm.solvers import Point, Solver, dot
+from ufm._rays import Rays, rays_of
+from ufm.models import unbound
+from ufm.solvers import Bounded, Objective, Point, Solver, dot
 
 #: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
 SATURATED = 100.0
@@ -43,25 +47,56 @@ class View(NamedTuple):
         F = F if self.root is None else F / self.root[:, None]
         return Params(W, F.T, jnp.zeros(len(W), W.dtype) if b is None else b)
 
-    def objective(self, y: Any) -> Array:
+    def value(self, y: Any) -> Array:
+        """f."""
         return self.problem(self.params(y))
 
-    def grad_norm(self, g: Any) -> Array:
-        """|grad f| in the variables of the problem as it was given, from the gradient in y."""
+    @property
+    def objective(self) -> Objective:
+        """f(y), with the bounds of y where there are any."""
+        return self.value if self.lower is None else Bounded(self.value, self.lower)
+
+    @property
+    def lower(self) -> Any:
+        """The bounds of y, None where there are none; 0 and -inf are the same in every scale."""
+        lower = self.problem.model.lower(self.problem)
+        if lower is None or self.stretch is None:
+            return lower
+        W, F, b = lower
+        return W, F, b if self.problem.bias else None
+
+    def residual(self, y: Any, g: Any) -> Array:
+        """|grad f| in the variables of the problem as it was given, from the gradient g at y.
+
+        Where variables have bounds it is the norm of what they do not hold back of the gradient.
+        """
+        if self.lower is not None:
+            return self._unbound(y, g)
         if self.stretch is None:
             return jnp.sqrt(dot(g, g))
         W, F, b = g
         square = self.stretch**2 * jnp.sum(W * W) + jnp.sum(F * F) / self.stretch**2
         return jnp.sqrt(square if b is None else square + jnp.sum(b * b))
 
+    def _unbound(self, y: Any, g: Any) -> Array:
+        if self.stretch is not None:
+            (W, F, b), (dW, dF, db) = y, g
+            y, g = (W / self.stretch, F * self.stretch, b), (dW * self.stretch, dF / self.stretch, db)
+        held = unbound(y, g, self.lower)
+        return jnp.sqrt(dot(held, held))
 
-def first_point(view: View, y: Any) -> Point:
+
+#: what the loop runs in
+AnyView: TypeAlias = View | Layers | Rays
+
+
+def first_point(view: AnyView, y: Any) -> Point:
     """The start; with logits above `SATURATED` it is shrunk along its ray, if that lowers the objective.
 
     Where every softmax is saturated, gradients and Hessians say nothing of the loss: Newton's step leads to
     the origin, and a trust region that follows a piecewise linear loss takes hundreds of steps.
     """
-    if not view.problem.model.bilinear:
+    if not view.problem.model.two_factors:
         return solvers.evaluate(view.objective, y)
     largest = jnp.max(jnp.abs(view.problem.logits(view.params(y))))
     t = jnp.sqrt(SATURATED / jnp.maximum(largest, SATURATED))
@@ -85,25 +120,31 @@ def turns(prob: Problem, solver: Solver, reduced: bool) -> bool:
     return prob.model.bilinear and prob.model.isotropic and (solver.rotate or reduced) and prob.d > prob.K
 
 
-def basis(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> Array | None:
+def basis(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> Any:
     """The feature directions of `view_of`, computed by numpy; None where a solver runs in all of them.
 
     On a CPU this spares the compiled program two factorisations, which double what its first run takes.
     """
+    if prob.model.layered:
+        return _layers.bases(prob, params, solver, reduced)
     if not turns(prob, solver, reduced):
         return None
     W, H = np.asarray(params.W), np.asarray(params.H)
     member = np.asarray(prob.labels) == np.arange(prob.K)[:, None]
     weight = member if prob.samples is None else member * np.asarray(prob.samples)
     means = (weight @ H.T) / weight.sum(axis=1, keepdims=True)
-    return jax.device_put(_row_space(W, means.astype(W.dtype), np))
+    return jax.device_put(row_space(W, means.astype(W.dtype), np))
 
 
 def view_of(
-    prob: Problem, params: Variables, solver: Solver, reduced: bool, Q: Array | None = None
-) -> tuple[View, Any]:
+    prob: Problem, params: Variables, solver: Solver, reduced: bool, Q: Any = None
+) -> tuple[AnyView, Any]:
     """The view of a problem and the start in it; `Q` is the `basis`, if it is known already."""
-    if not prob.model.bilinear:
+    if prob.model.layered:
+        return _layers.layers_of(prob, params, solver, reduced, Q)
+    if prob.model.curved:
+        return rays_of(prob, params, solver)
+    if not prob.model.two_factors:
         return View(prob, None, None, None), params
     base, H = (prob.means(), prob.class_means(params.H)) if reduced else (prob, params.H)
     dtype = params.W.dtype
@@ -113,34 +154,17 @@ def view_of(
     W, F, b = params.W * stretch, H.T / stretch, params.b if prob.bias else None
     F = F if root is None else root[:, None] * F
     if turns(prob, solver, reduced):
-        Q = _row_space(W, prob.class_means(params.H).T, jnp) if Q is None else Q
+        Q = row_space(W, prob.class_means(params.H).T, jnp) if Q is None else Q
         W, F = W @ Q, F @ Q
     penalties = {"lam_W": lam_W / stretch**2, "lam_H": lam_H * stretch**2, "lam_b": lam_b}
     problem = base.replace(d=W.shape[1], **penalties)
     return View(problem, root, stretch, Q), (W, F, b)
 
 
-def _row_space(W: Any, means: Any, xp: Any) -> Any:
-    """(d, K): an orthonormal basis of the rows of W, (K, d); `xp` is numpy or jax.numpy.
-
-    If they are linearly dependent, it is completed with the class means of the features, (K, d), so that a
-    start with W = 0 keeps the directions in which W will grow.
-    """
-    U = xp.linalg.eigh(W @ W.T)[1]
-    across = U.T @ W  # singular values times right singular vectors
-    square = xp.sum(across**2, axis=1)  # eigh's own eigenvalues are rounded at eps times the largest
-    largest = xp.max(square)
-    active = square > (8 * len(W) * np.finfo(W.dtype).eps) ** 2 * largest
-    rows = xp.where(active, 1 / xp.where(active, square, 1.0), 0.0)
-    missing = xp.where(active, 0.0, U) @ (U.T @ means)  # only the combinations of classes that W lacks
-    missing -= ((missing @ across.T) * rows) @ across  # orthogonal to the rows of W
-    size = xp.sqrt(xp.sum(missing**2))
-    scale = xp.sqrt(xp.where(largest > 0, largest, 1.0)) / xp.where(size > 0, size, 1.0)
-    return xp.linalg.qr((W + scale * missing).T)[0]
-
-
-def expanded(prob: Problem, view: View, y: Any, reduced: bool) -> Variables:
+def expanded(prob: Problem, view: AnyView, y: Any, reduced: bool) -> Variables:
     """The variables of the problem as it was given."""
+    if not isinstance(view, View):
+        return view.expanded(prob, y, reduced)
     params = view.params(y)
     if view.stretch is None:
         return params

@@ -63,7 +63,8 @@ def write(root: Path, docs: Path) -> None:
     for picture in re.findall(r"!\[.*?\]\((\w+\.png)\)", results):
         shutil.copy(measured / picture, parts)
     _update(parts / "results.md", re.sub(r"\]\((\w+\.png)\)", r"](/_generated/\1)", results))
-    _update(parts / "statements.md", _statements())
+    for part in ("paper", "beyond"):
+        _update(parts / f"statements-{part}.md", _statements(part))
     _update(parts / "cli.md", _help())
     _update(parts / "modules.md", _modules())
 
@@ -92,19 +93,21 @@ def _sections(readme: Path) -> dict[str, str]:
     return parts
 
 
-def _statements() -> str:
-    """Every statement of the paper with its verdict, as `ufm reproduce` measures it."""
+def _statements(part: str) -> str:
+    """Every statement of a part with its verdict, as `ufm reproduce` measures it."""
     from ufm.reproduce import STATEMENTS
 
     lines = []
-    for row in STATEMENTS:
+    for row in (row for row in STATEMENTS if row.part == part):
         lines += [f"### {row.title}", "", f"*{row.section}* · **{row.known}** · `--only {row.id}`", ""]
-        lines += [f"The paper: {_plain(row.paper)}", ""]
+        lines += [f"The {'paper' if part == 'paper' else 'claim'}: {_plain(row.paper)}", ""]
         for formula in row.formulas:
             lines += [f"$$\n{formula}\n$$", ""]
         lines += [f"Measured: {_plain(row.measured)}", ""]
         if row.correction:
             lines += [f"**Correction.** {_plain(row.correction)}", ""]
+        if row.undecided:
+            lines += [f"**Undecided.** {_plain(row.undecided)}", ""]
         if row.remark:
             lines += [f"{_plain(row.remark)}", ""]
     return "\n".join(lines)

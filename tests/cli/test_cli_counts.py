@@ -27,3 +27,15 @@ def test_counts_contradict_other_sizes(command, args, message):
     result = run(command, "--counts", "2x3,1x1", *args)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_class_weights_are_read_and_used():
+    assert _options.class_weights("0.5x2, 3,1e-1x1").tolist() == [0.5, 0.5, 3.0, 0.1]
+    for wrong in ("", "1x0", "ax2", "1x2,", "nanx3", "1xx2"):
+        with pytest.raises(ValueError, match=r"^expected"):
+            _options.class_weights(wrong)
+    result = run("solve", "--counts", "3x2,1x2", "--class-weights", "1x2,3x2", "--d", 5, "--json")
+    assert result.exit_code == 0
+    assert '"class_weights": [ 1.0, 1.0, 3.0, 3.0 ]' in " ".join(result.stdout.split())
+    result = run("solve", "--counts", "3x2,1x2", "--class-weights", "1x2,0x2", "--d", 5)
+    assert (result.exit_code, "class_weights: expected finite numbers > 0" in result.stderr) == (2, True)

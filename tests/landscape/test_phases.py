@@ -276,7 +276,7 @@ def test_the_figures(focal: PhaseDiagram, frames: PhaseDiagram) -> None:
         ({"C": [[0.1]]}, r"^C: expected a vector"),
         ({"C": []}, r"^C: expected a vector"),
         ({"C": ["a"]}, r"^C: expected a vector"),
-        ({"C": [0.0, 0.1]}, r"^C: expected positive"),
+        ({"C": [0.0, 0.1]}, r"^C: expected numbers > 0"),
         ({"C": [0.1, np.nan]}, r"^C: expected a vector of finite"),
         ({"alpha": [0.1, 0.1]}, r"^alpha: expected a vector of finite, increasing"),
         ({"alpha": [0.1, 1.5]}, r"^alpha: expected a finite number >= 0 and < 1, got 1.5"),

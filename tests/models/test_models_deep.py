@@ -163,7 +163,7 @@ def test_the_simplex_and_the_origin_tie_at_the_known_weight():
 
 @pytest.mark.parametrize(
     ("K", "crossing", "tie", "other"),
-    [(3, 0.933523, 0.37167547, "two opposite"), (4, 0.079315, 0.44482696, "2 orthogonal simplex ETFs of 2")],
+    [(3, 0.933523, 0.37167547, "simplex ETF of 2"), (4, 0.079315, 0.44482696, "2 simplex ETFs of 2")],
 )
 def test_a_structure_of_lower_rank_beats_the_simplex_from_a_known_weight_on(K, crossing, tie, other):
     """Cross-entropy, q = 3, no bias, in units of the weight at which simplex and origin tie."""
@@ -189,9 +189,8 @@ def test_the_square_is_below_neural_collapse():
 @pytest.mark.parametrize(
     ("prob", "reason"),
     [
-        (problem(labels=UNEQUAL), "labels: .* equal counts"),
-        (problem("mse", lam_b=0.01), "loss: .* kappa <= 1 and no bias"),
-        (problem("mse", bias=False, model=deep(2, widths=[3])), "d, widths: .* rank 4"),
+        (problem(labels=UNEQUAL), "labels, class_weights: .* equal counts"),
+        (problem("ova"), "loss: .* losses of differences of logits and for MSE"),
     ],
 )
 def test_where_no_closed_form_is_known_the_reason_is_named(prob, reason):

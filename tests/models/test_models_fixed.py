@@ -157,6 +157,48 @@ def test_a_bias_tells_the_counts_apart():
     np.testing.assert_allclose(without.objective, 0.306922, atol=5e-7)
 
 
+# --- features on a sphere -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "radius"), [("ce", 1.3), ("ls", 1.8), ("ls", 1.82), ("fl", 1.3), ("mse", 1.3)]
+)
+def test_features_on_a_sphere_point_along_the_classifier_whatever_the_counts(loss, radius):
+    """Label smoothing is lowest at the margin log(3/.1 - 2), reached at radius 1.814; beyond, they tilt."""
+    prob = problem(loss, bias=False, model=fixed("etf", scale=OMEGA, features="sphere", radius=radius))
+    sol, best = ufm.solve(prob), theory.global_optimum(prob)
+    assert sol.converged
+    np.testing.assert_allclose(sol.objective, best.objective, rtol=1e-12)
+    np.testing.assert_allclose(prob(best.params), best.objective, rtol=1e-12)
+    np.testing.assert_allclose(np.linalg.norm(sol.H, axis=0), radius, rtol=1e-14)
+    W = np.asarray(prob.model.classifier)
+    along = (radius * W / np.linalg.norm(W, axis=1, keepdims=True)).T[:, LABELS]
+    assert (np.abs(sol.H - along).max() < 1e-6) == (radius < 1.814)
+    assert sol.certificate.is_global
+    assert ufm.verify(sol).passed
+
+
+def test_the_hessian_of_features_on_a_sphere_is_that_of_each_sample():
+    prob = problem(model=fixed("etf", scale=OMEGA, features="sphere", radius=1.3), bias=False)
+    params = ufm.init(prob)
+    W, H = np.asarray(prob.model.classifier), np.asarray(params.H)
+    P = np.exp(W @ H)
+    P /= P.sum(axis=0)
+    values = []
+    for h, p, k in zip(H.T, P.T, LABELS, strict=True):
+        plane = np.linalg.svd(h[None])[2][1:].T
+        euclidean = W.T @ (np.diag(p) - np.outer(p, p)) @ W
+        values.append(
+            np.linalg.eigvalsh(
+                plane.T @ euclidean @ plane - h @ W.T @ (p - np.eye(K)[k]) / 1.3**2 * np.eye(D - 1)
+            )
+        )
+    whole = np.sort(np.concatenate(values)) / len(LABELS)
+    found = landscape.eigenvalues(prob, params, which="all").expand()
+    np.testing.assert_allclose(found, whole, atol=1e-14)
+    assert len(found) == prob.size == len(LABELS) * (D - 1)
+
+
 # --- the certificate ------------------------------------------------------------------------------
 
 
@@ -214,6 +256,8 @@ def test_a_sweep_over_penalties_is_as_many_solves():
     [
         (lambda: fixed("eft"), r"W: expected one of etf, got 'eft'; did you mean 'etf'"),
         (lambda: fixed("etf", scale=0.0), r"scale: expected a finite number > 0, got 0.0"),
+        (lambda: fixed(features="sphere", radius=-1.0), r"radius: expected a finite number > 0, got -1.0"),
+        (lambda: fixed(features="spheres"), r"features: expected one of .*, got 'spheres'"),
         (lambda: fixed(np.ones((D, K))), r"W: expected the shape \(K, d\) = \(3, 5\), got \(5, 3\)"),
         (lambda: fixed(np.full((K, D), np.nan)), r"W: expected finite real numbers, got NaN or infinity"),
         (lambda: fixed(np.ones((K, D)) * 1j), r"W: expected finite real numbers, got the dtype complex128"),

@@ -10,7 +10,7 @@ from tolerances import close
 
 import ufm
 from ufm import landscape, losses, theory
-from ufm.theory import _blocks, _setting
+from ufm.theory import _blocks, _setting, imbalance
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the solver's own deprecations are not ours to fix
@@ -136,6 +136,9 @@ CLOSED = (
     ("ls", {"alpha": 0.2}, "free", TWO),
     ("ls", {"alpha": 0.2}, "free", np.array([2, 2, 5, 2, 2, 2, 2])),
     ("ce", {}, "free", np.array([5, 5, 5, 2, 5, 5, 5])),
+    ("ce", {}, "absent", TWO),
+    ("ls", {"alpha": 0.2}, "absent", np.array([2, 2, 5, 2, 2, 2, 2])),
+    ("ls", {"alpha": 0.2}, "penalised", TWO),
     ("mse", {"kappa": 2.0, "beta": 1.5}, "absent", COUNTS),
     ("mse", {"kappa": 1.0, "beta": 1.5}, "free", COUNTS),
 )
@@ -185,6 +188,9 @@ def at(prob: ufm.Problem, x: float) -> ufm.Problem:
     ("K_A", "K_B", "R", "x_A", "free", "none"),
     [
         (5, 5, 3, 1.7321, 1.166079, 1.257761),
+        (5, 5, 10, 3.1623, 1.268431, 1.570626),
+        (5, 5, 100, 10, 1.370295, 2.642943),
+        (7, 3, 100, 10, 1.173265, 1.425148),
         (2, 3, 5, 2.2361, 1.348581, 1.749242),
         (3, 7, 100, 10, 1.748944, 6.685952),
     ],
@@ -200,6 +206,29 @@ def test_thresholds_of_two_groups(K_A, K_B, R, x_A, free, none):
         assert abs(found.x_zero - x_A) < 1e-4
         close(found.x_vanish, [found.x_zero, found.x_means], ulps=64)
         assert found.x == pytest.approx(1.1, rel=1e-14)
+
+
+@pytest.mark.parametrize(("bias", "lam_b"), [(True, 0.0), (False, 0.0)])
+@pytest.mark.parametrize("weights", [None, np.array([0.4, 1.3, 1.3, 0.4, 1.3, 0.4, 0.4])])
+def test_where_the_means_of_two_groups_vanish(bias, lam_b, weights):
+    """The closed form against the slope of the program, by bisection."""
+    prob = ufm.Problem.from_counts("ls", counts=TWO, bias=bias, lam_b=lam_b, class_weights=weights, alpha=0.3)
+    s, groups = _setting.any_counts(prob), _blocks.groups_of(TWO, weights)
+    program = _blocks.program(s, groups)
+    zero = _blocks.slopes(program, _blocks.from_zero(program, s.bias))
+    parts = _blocks.Parts(mean=False, bias=bias)
+    witness = imbalance._root(program, parts, lambda slopes: slopes.mean, zero.largest, zero)
+    close(theory.threshold(prob).x_means, prob.N * witness, ulps=2**10)
+
+
+def test_where_the_means_vanish_with_a_distance_as_the_loss():
+    """kappa = 1, free bias: the largest singular value of beta D^(1/2)(I - s s') on the means is x/2."""
+    prob = problem("mse", {"kappa": 1.0, "beta": 1.5})
+    centred = np.eye(7) - np.sqrt(np.outer(COUNTS, COUNTS)) / COUNTS.sum()
+    member = (np.unique(-COUNTS)[:, None] == -COUNTS).astype(float)
+    member /= np.sqrt(member.sum(axis=1, keepdims=True))
+    M = member @ np.diag(np.sqrt(COUNTS)) @ centred @ member.T
+    close(theory.threshold(prob).x_means, 3.0 * np.linalg.norm(M, 2), ulps=64)
 
 
 def test_one_class_in_the_majority():

@@ -109,6 +109,16 @@ def counts(text: str) -> np.ndarray:
     return np.repeat(samples, classes)
 
 
+def class_weights(text: str) -> np.ndarray:
+    """Weight of each class: 0.5x5,2x5 are five classes of weight 0.5 and five of weight 2."""
+    parts = [re.fullmatch(r"\s*([^x\s]+?)(?:x(\d{1,6}))?\s*", part) for part in text.split(",")]
+    pairs = [(number(part[1]), int(part[2] or 1)) for part in parts if part is not None]
+    if len(pairs) < len(parts) or any(classes == 0 for _, classes in pairs):
+        raise ValueError(f"expected weights x classes such as 0.5x5,2x5, got {text!r}")
+    weights, classes = zip(*pairs, strict=True)
+    return np.repeat(weights, classes)
+
+
 def _lines(path: str) -> list[str]:
     """The lines that are not empty, without the byte-order mark that Windows programs write."""
     raw = Path(path).read_bytes()
@@ -154,6 +164,8 @@ def shared_options(grids: bool, solving: bool = True) -> Callable[[Command], Com
         option("--labels", type=file, callback=parsed(labels_of), help="Text file of integers, not --n."),
         option("--counts", callback=parsed(counts), metavar="COUNTS",
                help="Samples x classes, not --n: 100x5,10x5 are five classes of 100 and five of 10."),
+        option("--class-weights", callback=parsed(class_weights), metavar="WEIGHTS",
+               help="Factors of the classes' losses: 0.5x5,2x5 are 0.5 for five classes and 2 for five."),
         option("--lam", **real, help="Sets --lam-W and --lam-H to the same value."),
         option("--lam-W", "lam_W", **real, help=help_of("Penalty of W.", "lam_W")),
         option("--lam-H", "lam_H", **real, help=help_of("Penalty of H.", "lam_H")),
@@ -214,7 +226,8 @@ def split(options: dict[str, Any]) -> tuple[dict[str, Any], Output]:
     if output.out is not None:
         _checks.folder("out", output.out)
     given = {name: value for name, value in options.items() if value is not None}
-    given["bias"] = not given.pop("no_bias")
+    if given.pop("no_bias"):
+        given["bias"] = False
     if "counts" in given:
         given["labels"] = _labels_from(given.pop("counts"), given)
     lam = given.pop("lam", None)
@@ -238,7 +251,7 @@ def _labels_from(counts: np.ndarray, given: dict[str, Any]) -> np.ndarray:
 
 def base_problem(given: dict[str, Any]) -> ufm.Problem:
     """Takes what makes a problem out of `given`; a swept value is represented by its first."""
-    names = ("loss", "labels", "K", "d", "n", "bias", "model", *SWEPT)
+    names = ("loss", "labels", "K", "d", "n", "bias", "model", "class_weights", *SWEPT)
     taken = {name: given.pop(name) for name in names if name in given}
     for name in SWEPT:
         if name in taken and np.size(taken[name]) == 0:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import click
 
@@ -24,6 +24,13 @@ _FOLDER = click.Path(path_type=Path)
 @click.command(cls=Computing)
 @click.option("--quick", is_flag=True, help="A small grid, about a minute; without it at most 15 minutes.")
 @click.option("--out", type=_FOLDER, help="Folder of the report.  [default: reproduce, reproduce-quick, ...]")
+@click.option(
+    "--part",
+    type=click.Choice(["all", "paper", "beyond"]),
+    default="all",
+    show_default=True,
+    help="The paper, the statements of other papers beyond it, or both.",
+)
 @click.option("--only", metavar="LIST", default="", help="Comma list of rows, such as theorem-1,lemma-8.")
 @click.option("--fresh", is_flag=True, help="Delete the folder's records first and measure everything again.")
 @click.option("--runs", type=_FOLDER, help="Folder of runs of ufm train, to add their figures to the report.")
@@ -43,6 +50,7 @@ _FOLDER = click.Path(path_type=Path)
 def reproduce(
     quick: bool,
     out: Path | None,
+    part: Literal["all", "paper", "beyond"],
     only: str,
     fresh: bool,
     runs: Path | None,
@@ -50,11 +58,12 @@ def reproduce(
     as_json: bool,
     **networks: Any,
 ) -> int:
-    """Measure every claim of the paper about the model, and write a report.
+    """Measure every claim of the paper about the model, and of others beyond it, and write a report.
 
     \b
     ufm reproduce --quick                         about a minute
-    ufm reproduce --out paper                     the full grid
+    ufm reproduce --out both                      the full grid
+    ufm reproduce --part paper                    without the statements of other papers
     ufm reproduce --only theorem-1,lemma-8        two rows
     ufm reproduce --deep mini --out anew          also train the networks, for hours; needs CIFAR-10
 
@@ -67,17 +76,19 @@ def reproduce(
 
     if listed:
         for row in package.STATEMENTS:
-            click.echo(f"{row.id:<21} {row.section}: {row.title}")
+            if part in ("all", row.part):
+                click.echo(f"{row.id:<21} {row.section}: {row.title}")
         return 0
-    ids = tuple(part.strip() for part in only.split(",") if part.strip())
-    folder = out or Path("-".join(["reproduce", *["quick"] * quick, *ids]))
+    ids = tuple(name.strip() for name in only.split(",") if name.strip())
+    folder = out or Path("-".join(["reproduce", *["quick"] * quick, *[part] * (part != "all"), *ids]))
     began = time.perf_counter()
     again = ["ufm", "reproduce", *["--quick"] * quick, "--out", str(folder)]
-    again += ["--only", only] * bool(only) + ["--runs", str(runs)] * (runs is not None) + _again(networks)
+    again += ["--part", part] * (part != "all") + ["--only", only] * bool(only)
+    again += ["--runs", str(runs)] * (runs is not None) + _again(networks)
     given = {name: value for name, value in networks.items() if value is not None}
     with _stopped_kindly(folder, shlex.join(again)):
         made = package.reproduce(
-            folder, level="quick" if quick else "full", only=ids, fresh=fresh, runs=runs, **given,
+            folder, level="quick" if quick else "full", part=part, only=ids, fresh=fresh, runs=runs, **given,
         )  # fmt: skip
     tell(Output(as_json, None, folder, began), made)
     if as_json:

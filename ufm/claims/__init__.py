@@ -11,7 +11,7 @@ import functools
 
 from ufm._claim import Statement
 from ufm._problem import Problem
-from ufm.claims import _measures
+from ufm.claims import _layers, _measures
 from ufm.claims._measures import Facts as Facts
 
 # --- what it assumes: each returns the reason why not, or "" --------------------------------------
@@ -51,7 +51,10 @@ def _has_optimum(f: Facts) -> str:
     best = f.optimum
     if best is None or f.prob.model.bilinear or best.proved != "upper bound":
         return f.no_optimum
-    return f"f* is only known to be at most {best.objective:.15g}: {best.structure}"
+    above = f.objective - best.objective
+    near = abs(above) <= _measures.tol_objective(f)
+    here = "f is that" if near else f"f is {abs(above):.3e} {'above' if above > 0 else 'below'} that"
+    return f"f* is only known to be at most {best.objective:.15g}, {best.structure}; {here}"
 
 
 def _dual_bound(f: Facts) -> str:
@@ -69,8 +72,7 @@ def _dual_bound(f: Facts) -> str:
 def _balanced(f: Facts) -> str:
     if f.prob.n is not None:
         return ""
-    low, high = f.prob.counts.min(), f.prob.counts.max()
-    return f"Theorem 1 assumes equally many samples in every class, got {low} to {high}"
+    return f"Theorem 1 assumes equally many samples in every class and no weights, got {f.prob.unequal}"
 
 
 def _theorem(f: Facts) -> str:
@@ -111,12 +113,20 @@ def _free_bias(f: Facts) -> str:
 
 def _has_groups(f: Facts) -> str:
     why = _structured(f)
-    return why or ("" if f.groups else "no two classes have equally many samples: each is a group of its own")
+    return why or (
+        "" if f.groups else "no two classes are of equal count and weight: each is a group of its own"
+    )
 
 
 def _has_two_groups(f: Facts) -> str:
     why = _has_groups(f)
     return why or ("" if len(f.groups) > 1 else "only one group has several classes")
+
+
+def _has_gain(f: Facts) -> str:
+    if _has_groups(f):
+        return _has_groups(f)
+    return "" if f.gains is not None else f"about cross-entropy and label smoothing, not {f.prob.loss!r}"
 
 
 def _etf_theorem(f: Facts) -> str:
@@ -195,6 +205,10 @@ def _lower_bound(f: Facts) -> str:
 
 def _optimum(f: Facts) -> str:
     return f"f* = {f.best.objective:.15g}: {f.best.structure} ({f.best.theorem}; {f.best.proved})"
+
+
+def _geometry(f: Facts) -> str:
+    return "; ".join(f.geometry.lines())
 
 
 def _uncertified(f: Facts, tolerance: float) -> str:
@@ -327,7 +341,8 @@ STATEMENTS = (
     ),
 )
 
-#: What unequal class counts leave of it (docs/theory.md, section 1.7); measured there beside the others.
+#: What unequal class counts, or class weights, leave of it; measured there beside the others
+#: (docs/theory.md, section 1.7).
 UNEQUAL = (
     _Statement(
         "within_class",
@@ -345,7 +360,7 @@ UNEQUAL = (
     ),
     _Statement(
         "group_etf",
-        "classes of equal count n: W less its mean over them is a simplex ETF, "
+        "classes of equal count n and weight: W less its mean over them is a simplex ETF, "
         "W W' = sqrt(n lam_H/lam_W) alpha (I - 11'/K_g)",
         _measures.group_etf,
         _measures.tol_structure,
@@ -353,7 +368,7 @@ UNEQUAL = (
     ),
     _Statement(
         "group_duality",
-        "classes of equal count n, less their mean: w^k = sqrt(n lam_H/lam_W) h_k",
+        "classes of equal count n and weight, less their mean: w^k = sqrt(n lam_H/lam_W) h_k",
         _measures.group_duality,
         _measures.tol_structure,
         _has_groups,
@@ -365,9 +380,58 @@ UNEQUAL = (
         _measures.tol_structure,
         _has_two_groups,
     ),
+    _Statement(
+        "group_gain",
+        "classes of a group: p_target - p_other = max(0, s - N lam/(w sqrt(n))), s = 1 - alpha",
+        _measures.group_gain,
+        _measures.tol_probabilities,
+        _has_gain,
+    ),
+    _Statement(
+        "group_geometry",
+        "norms and angles: W W' and the Gram matrix of the class means are the optimum's",
+        _measures.group_geometry,
+        _measures.tol_structure,
+        _structured,
+        _geometry,
+    ),
+)
+
+
+#: What holds at every critical point of several layers (docs/theory.md, section 6.2); the last at minima.
+LAYERS = (
+    _Statement(
+        "schatten",
+        "the factors cost (q/2) lam sum sigma(W H)^(2/q), the least of all with their product",
+        _layers.schatten,
+        _layers.tolerance,
+        _layers.nonzero,
+    ),
+    _Statement(
+        "layer_pairs",
+        "G V S^(1-2/q) = -lam U and U' G S^(1-2/q) = -lam V', W H = U S V', lam^q = lam_H lam_1 ... lam_M",
+        _layers.pairs,
+        _layers.tolerance,
+        _layers.nonzero,
+    ),
+    _Statement(
+        "null_directions",
+        "lam_j is an eigenvalue of the Hessian: no escape through what the neighbours of a layer leave out",
+        _layers.null_directions,
+        _layers.tolerance,
+        _layers.has_null_directions,
+    ),
+    _Statement(
+        "zero_modes",
+        "the only zero eigenvalues are those of the rotations between layers and of a free bias",
+        _layers.zero_modes,
+        _measures.no_tolerance,
+        _layers.isolated,
+    ),
 )
 
 
 def statements(prob: Problem) -> tuple[Statement[Facts], ...]:
     """The rows that are measured at a solution of a problem."""
-    return STATEMENTS if prob.n is not None else (*STATEMENTS, *UNEQUAL)
+    unequal, layers = UNEQUAL if prob.n is None else (), LAYERS if prob.model.layered else ()
+    return (*STATEMENTS, *unequal, *layers)

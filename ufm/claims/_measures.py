@@ -11,13 +11,15 @@ import jax
 import numpy as np
 from jax import Array
 
-from ufm import _compile, theory
+from ufm import _compile, losses, theory
 from ufm._problem import Params, Problem, Variables
 from ufm._solution import Solution
 from ufm.hessian.certificate import Certificate
 from ufm.hessian.point import Analysis
 from ufm.hessian.product import NotFinite
 from ufm.theory import NoClosedForm, Optimum
+from ufm.theory._blocks import groups_of
+from ufm.theory.geometry import GroupGeometry, measured_geometry
 
 #: structure known worse than this proves nothing
 COARSEST = 1e-3
@@ -89,9 +91,9 @@ class Facts:
 
     @functools.cached_property
     def groups(self) -> list[np.ndarray]:
-        """The classes of each group of at least two classes with equally many samples."""
-        counts = self.prob.counts
-        found = [np.flatnonzero(counts == n) for n in np.unique(counts)]
+        """The classes of each group of at least two classes with equally many samples and the same weight."""
+        groups = groups_of(self.prob.counts, self.prob.class_weights)
+        found = [np.flatnonzero(groups.of_class == g) for g in range(len(groups.sizes))]
         return [group for group in found if len(group) > 1]
 
     @functools.cached_property
@@ -100,6 +102,23 @@ class Facts:
         means = np.asarray(self.prob.class_means(self.H)).T
         parts = [(self.W[group], means[group]) for group in self.groups]
         return [(w - w.mean(axis=0), h - h.mean(axis=0)) for w, h in parts]
+
+    @functools.cached_property
+    def gains(self) -> list[float] | None:
+        """Of each group of `groups`: p_target - p_other at the optimum; None where it is not known."""
+        loss, counts, weights = self.prob.loss, self.prob.counts, self.prob.class_weights
+        plain = losses.without_weights(loss)
+        scale = plain.merging(self.prob.bias) if loss.shift_invariant else None
+        if scale is None:
+            return None
+        w = np.ones(self.prob.K) if weights is None else np.asarray(weights)
+        x = self.prob.N * float(self.prob.lam)
+        return [max(0.0, scale - x / (w[group[0]] * math.sqrt(counts[group[0]]))) for group in self.groups]
+
+    @functools.cached_property
+    def geometry(self) -> GroupGeometry:
+        """Norms and angles of the groups."""
+        return measured_geometry(self.prob, self.sol.effective)
 
     @functools.cached_property
     def row_norm(self) -> float:
@@ -242,6 +261,28 @@ def groups_orthogonal(f: Facts) -> float:
     return _ratio(max(np.linalg.norm(v @ w.T) for v, w in pairs), np.linalg.norm(f.W @ f.W.T))
 
 
+def group_gain(f: Facts) -> float:
+    Z = f.W @ np.asarray(f.prob.class_means(f.H)) + f.b[:, None]
+    p = np.exp(Z - Z.max(axis=0))
+    p /= p.sum(axis=0)
+    assert f.gains is not None
+    worst = 0.0
+    for group, gain in zip(f.groups, f.gains, strict=True):
+        inside = p[np.ix_(group, group)]
+        apart = np.diag(inside) - inside
+        worst = max(worst, float(np.abs(apart - gain)[~np.eye(len(group), dtype=bool)].max()))
+    return worst
+
+
+def group_geometry(f: Facts) -> float:
+    best, worst = f.best.params, 0.0
+    means = [np.asarray(f.prob.class_means(np.asarray(H))).T for H in (f.H, best.H)]
+    for ours, theirs in ((f.W, np.asarray(best.W)), means):
+        gram, expected = ours @ ours.T, theirs @ theirs.T
+        worst = max(worst, _ratio(np.linalg.norm(gram - expected), np.linalg.norm(expected)))
+    return worst
+
+
 def bias_constant(f: Facts) -> float:
     return float(np.ptp(f.b)) / max(1.0, f.best.margin)
 
@@ -322,6 +363,11 @@ def tol_pairs(f: Facts) -> float:
 
 def tol_structure(f: Facts) -> float:
     return f.structure_tolerance
+
+
+def tol_probabilities(f: Facts) -> float:
+    # probabilities move by at most as much as logits, which the structure's tolerance is relative to
+    return f.structure_tolerance * max(1.0, f.best.margin)
 
 
 def tol_balance(f: Facts) -> float:

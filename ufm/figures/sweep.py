@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from ufm._figure import draw
 from ufm._problem import Problem
 from ufm._sweep import Sweep
 from ufm.figures._style import BLACK, BLUE, RED, SYMBOLS, WIDTH, legend_below, new_figure, style
+from ufm.theory._blocks import groups_of
+from ufm.theory._setting import any_counts, need_free_factors
+from ufm.theory.imbalance import levels
 from ufm.theory.thresholds import balanced_threshold
 
 if TYPE_CHECKING:
@@ -107,13 +110,14 @@ def _theory_curves(axes: Sequence[Axes], sweep: Sweep, log: bool) -> None:
         x = _refined(_axis(sweep)[0], log)
         problems = [sweep.problem_at({k: v[i] for k, v in fine.items()}) for i in range(x.size)]
         optima = [_optimum(problem) for problem in problems]
-        cross = _threshold(problems, x, log)
-        for ax in axes:
+        for name, excess in _excess(problems).items():
+            cross = _crossing(excess, x, log)
             if cross is None:
-                break
-            ax.axvline(cross, color="0.5", lw=0.8, ls=":", label="collapse threshold")
-    for ax, name in zip(axes, ("objective", "margin"), strict=False):
-        y = [getattr(optimum, name, np.nan) for optimum in optima]
+                continue
+            for ax in axes:
+                ax.axvline(cross, color="0.5", lw=0.8, ls=_LINES[name == COLLAPSE], label=name)
+    for ax, of in zip(axes, (_objective, _margin), strict=False):
+        y = [np.nan if optimum is None else of(optimum) for optimum in optima]
         if np.isfinite(y).any():
             ax.plot(x, y, color=BLACK, lw=1, label="theory", zorder=1)
 
@@ -133,19 +137,54 @@ def _optimum(prob: Problem) -> theory.Optimum | None:
         return None
 
 
-def _excess(problems: Sequence[Problem]) -> np.ndarray | None:
-    """log of C = (K-1) c over its value at the tie of collapse and origin, None where it is not known."""
+def _objective(optimum: theory.Optimum) -> float:
+    return optimum.objective
+
+
+def _margin(optimum: theory.Optimum) -> float:
+    """What `margins` measures: of unequal classes the mean over the samples."""
+    if not np.isnan(optimum.mean_eigenvalue):
+        return optimum.margin
+    Z, labels = optimum.logits, optimum.setting.labels
+    target = np.diag(Z)
+    return float(np.mean((target - (Z.sum(axis=0) - target) / (len(Z) - 1))[labels]))
+
+
+COLLAPSE = "collapse threshold"
+#: of the points where groups merge, and of the collapse threshold
+_LINES, _MAP_LINES = ("-.", ":"), ("-.", "--")
+
+
+def _excess(problems: Sequence[Problem]) -> dict[str, np.ndarray]:
+    """By the name of each threshold the logarithm of the penalties over it; empty where none is known.
+
+    Balanced classes: C = (K-1) c over its value at the tie of collapse and origin.
+    """
     try:
-        found = [balanced_threshold(problem) for problem in problems]
+        found = [_excesses(problem) for problem in problems]
     except theory.NoClosedForm:
-        return None
-    return np.log([t.C / t.C_tie for t in found])
+        return {}
+    names = [name for name in found[0] if all(name in each for each in found)]
+    return {name: np.array([each[name] for each in found]) for name in names}
 
 
-def _threshold(problems: Sequence[Problem], x: np.ndarray, log: bool) -> float | None:
-    """Where the optimum turns into the origin: the first change of sign of `_excess` along x."""
-    excess = _excess(problems)
-    if excess is None or (excess < 0).all() or (excess >= 0).all():
+def _excesses(prob: Problem) -> dict[str, float]:
+    if prob.n is not None:
+        t = balanced_threshold(prob)
+        return {COLLAPSE: math.log(t.C / t.C_tie)}
+    need_free_factors(prob)
+    level = levels(any_counts(prob), groups_of(prob.counts, prob.class_weights))
+    found = {COLLAPSE: math.log(level.x / level.x_zero)}
+    for n, w, x in zip(level.groups.counts, level.groups.weights, level.x_merge, strict=True):
+        if x < level.x_zero * (1 - 1e-12):
+            weight = "" if prob.class_weights is None else f", $w_k$ = {w:.3g}"
+            found[f"$n_k$ = {n}{weight}: classes merge"] = math.log(level.x / x)
+    return found
+
+
+def _crossing(excess: np.ndarray, x: np.ndarray, log: bool) -> float | None:
+    """Where a threshold is crossed: the first change of sign along x."""
+    if (excess < 0).all() or (excess >= 0).all():
         return None
     i = int(np.flatnonzero(np.diff(np.sign(excess)))[0])
     share = excess[i] / (excess[i] - excess[i + 1])
@@ -160,16 +199,20 @@ def _maps(axes: Sequence[Axes], sweep: Sweep, panels: Sequence[tuple[str, np.nda
     rows, columns = _map_axes(sweep)
     flat = {name: np.ravel(values) for name, values in sweep.swept.items()}
     size = math.prod(sweep.shape[1:])
-    excess = _excess([sweep.problem_at({k: v[i] for k, v in flat.items()}) for i in range(size)])
+    excesses = _excess([sweep.problem_at({k: v[i] for k, v in flat.items()}) for i in range(size)])
     for i, (ax, (title, values)) in enumerate(zip(axes, panels, strict=True)):
         grid = values.max(axis=0) if i == 2 else np.take_along_axis(values, best, axis=0)[0]
         norm = LogNorm() if i == 2 and grid.min() > 0 else None
         mesh = ax.pcolormesh(columns[1], rows[1], grid, cmap="viridis", norm=norm, shading="nearest")
         ax.figure.colorbar(mesh, ax=ax, shrink=0.9)
-        if excess is not None and excess.min() < 0 < excess.max():
-            level = excess.reshape(grid.shape)
-            ax.contour(columns[1], rows[1], level, [0.0], colors=RED, linewidths=1, linestyles="--")
-            ax.plot([], [], color=RED, lw=1, ls="--", label="collapse threshold")
+        for name, excess in excesses.items():
+            if not excess.min() < 0 < excess.max():
+                continue
+            line: dict[str, Any] = {"linestyles": _MAP_LINES[name == COLLAPSE]}
+            ax.contour(
+                columns[1], rows[1], excess.reshape(grid.shape), [0.0], colors=RED, linewidths=1, **line
+            )
+            ax.plot([], [], color=RED, lw=1, ls=line["linestyles"], label=name)
         ax.set_xscale("log" if _is_wide(columns[1]) else "linear")
         ax.set_yscale("log" if _is_wide(rows[1]) else "linear")
         ax.set_xlabel(SYMBOLS.get(columns[0], columns[0]))

@@ -316,16 +316,20 @@ def _of_theory(prob: Problem, found: Bounds, gap: float) -> tuple[float, str, st
     from ufm import theory
 
     try:
-        best = theory.global_optimum(prob)
+        bound = theory.lower_bound(prob)
     except theory.NoClosedForm as error:
         return gap, "infimum of the loss", f"{_no_dual(prob)} ({error})"
-    above = float(found.objective) - best.lower_bound
-    if above < -found.rounding - 1e-12 * abs(best.lower_bound):
+    above = float(found.objective) - bound
+    if above < -found.rounding - 1e-12 * abs(bound):
         raise RuntimeError(
-            f"the objective {found.objective!r} is below the proved lower bound {best.lower_bound!r} of the "
+            f"the objective {found.objective!r} is below the proved lower bound {bound!r} of the "
             f"model {prob.model!r}; please report it with the problem and the params"
         )
-    return min(gap, max(above, 0.0)), "lower bound of theory.global_optimum", best.remark
+    return min(gap, max(above, 0.0)), "theory.lower_bound", _nothing_proved(bound)
+
+
+def _nothing_proved(bound: float) -> str:
+    return f"no point is below {bound:.15g}; between the two nothing is proved"
 
 
 def _no_dual(prob: Problem) -> str:

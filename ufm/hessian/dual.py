@@ -32,6 +32,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from ufm import losses
 from ufm._problem import Params, Problem
 
 # Cert B's thresholds: the active singular values of G lie within O(|grad f|) of lam and the others do not.
@@ -103,17 +104,28 @@ def _stationary(prob: Problem, point: Point, U: Array, targets: Array | None) ->
 
     On the simplex the columns P_k = U_k + T_k move towards their mean's wanted value rho, which is the
     gradient of the bias-only optimum and interior: P_k <- rho + s (P_k - mean P) with the largest s <= 1.
+    With class weights P_k has the sum w_k, and its part of rho is w_k over the mean weight.
     """
     mean, wanted = point.counts @ U / prob.N, -prob.lam_b * point.b
     if targets is None:
         return U - (mean - wanted)
     wanted -= jnp.mean(wanted)
     rho = point.counts @ targets / prob.N + wanted
-    shifted = U - (mean - wanted)
-    still = rho - targets
-    s = _reach(jnp.broadcast_to(rho, U.shape), shifted - still)
+    part = _parts(prob, point)
+    shifted = U - part * (mean - wanted)
+    still = part * rho - targets
+    s = _reach(jnp.broadcast_to(part * rho, U.shape), shifted - still)
     moved = s * shifted + (1 - s) * still  # in terms of U: its small entries keep their digits
     return jnp.where(jnp.all(rho >= 0), moved, U)
+
+
+def _parts(prob: Problem, point: Point) -> ArrayLike:
+    """(K, 1): the weight of each class over the mean weight of a sample; 1 without class weights."""
+    weights = losses.weights_of(prob.loss)
+    if weights is None:
+        return 1.0
+    w = jnp.asarray(weights, point.counts.dtype)
+    return (w * prob.N / (point.counts @ w))[:, None]
 
 
 def _reach(inside: Array, step: Array) -> Array:
@@ -200,9 +212,10 @@ def gap_of_features(prob: Problem, params: Params) -> Array:
 
         D(Y) = -g*(Y) - |W'Y|^2/(2 lam_H) - |Y 1|^2/(2 lam_b)      (lam_b = 0: for Y 1 = 0)
 
-    At Y = G the gap is |grad_H f|^2/(2 lam_H) + |grad_b f|^2/(2 lam_b), which is strong convexity. It is
-    infinite where lam_b = 0 and the bias is not stationary to rounding; there a loss that carries its
-    conjugate gives a Y that obeys Y 1 = 0, and the smaller of the two gaps is taken.
+    Where H >= 0 the positive part of -W'Y takes the place of W'Y. At Y = G the gap is
+    |grad_H f|^2/(2 lam_H) + |grad_b f|^2/(2 lam_b), which is strong convexity. It is infinite where lam_b = 0
+    and the bias is not stationary to rounding; there a loss that carries its conjugate gives a Y that obeys
+    Y 1 = 0, and the smaller of the two gaps is taken.
     """
     point = evaluate(prob, params)
     U = point.member.T @ point.slope / point.counts[:, None]
@@ -217,8 +230,10 @@ def gap_of_features(prob: Problem, params: Params) -> Array:
 
 def _feature_gap(prob: Problem, point: Point, rows: Array, U: Array) -> Array:
     """The part of f - D that the penalties make, at N Y' = `rows` (N, K) with the class means U (K, K)."""
-    match = prob.lam_H * point.features + rows @ point.W / prob.N
-    gap = jnp.vdot(match, match) / (2 * prob.lam_H)
+    pull = -rows @ point.W / prob.N
+    reached = pull if prob.model.lower(prob) is None else jnp.maximum(pull, 0.0)  # features >= 0: lam_H h
+    match = prob.lam_H * point.features - reached
+    gap = jnp.vdot(match, match) / (2 * prob.lam_H) + jnp.vdot(reached - pull, point.features)
     return gap + (_per_lam_b(prob, _bias_residual(prob, point, U)) if prob.bias else 0.0)
 
 

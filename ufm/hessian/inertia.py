@@ -16,6 +16,7 @@ from scipy.linalg import eigh
 from ufm import _checks
 from ufm._precision import in_float64
 from ufm._problem import Problem, Variables
+from ufm.hessian import layers
 from ufm.hessian.product import check_dense, finite_dense, is_critical, norm
 from ufm.hessian.structure import Structure, split, structure
 
@@ -123,13 +124,17 @@ def count(at: Structure, grad_norm: float | None, tol: float | None = None) -> I
 def _of_dense(
     prob: Problem, params: Variables, critical: bool, grad_norm: float, tol: float | None
 ) -> Inertia:
-    """From the eigenvalues of the whole matrix, where nothing is known about its structure."""
-    values = np.linalg.eigvalsh(finite_dense(prob, params))
+    """From all eigenvalues: those of layers, else of the whole matrix, whose structure is not known."""
+    parts = layers.spectrum(prob, params)
+    if parts is None:
+        values = np.linalg.eigvalsh(finite_dense(prob, params))
+        parts = values, np.ones(len(values), np.int64)
+    values, times = parts
     size = float(norm(params))
-    zero, tol, near = _zeros(values, np.ones(len(values)), grad_norm if critical else 0.0, size, tol)
-    negative, zeros = int(((values < 0) & ~zero).sum()), int(zero.sum())
+    zero, tol, near = _zeros(values, times, grad_norm if critical else 0.0, size, tol)
+    negative, zeros = int(times[(values < 0) & ~zero].sum()), int(times[zero].sum())
     symmetry = min(zeros, _symmetries(prob, params, critical))
-    return Inertia(negative, zeros, prob.size - negative - zeros, symmetry, tol, near)
+    return Inertia(negative, zeros, int(times.sum()) - negative - zeros, symmetry, tol, near)
 
 
 def _symmetries(prob: Problem, params: Variables, critical: bool) -> int:

@@ -17,7 +17,7 @@ from jax import Array
 from scipy.linalg import eigh_tridiagonal
 
 from ufm._problem import Problem, Variables
-from ufm.hessian.product import NotFinite, product
+from ufm.hessian.product import NotFinite, off_bounds, product
 
 #: steps between two looks at the tridiagonal matrix
 CHUNK = 16
@@ -65,10 +65,10 @@ def _advance(
     prob: Problem, params: Variables, locked: Variables, sign: Array, state: _State, *, steps: int
 ) -> tuple[_State, Array, Array]:
     """`steps` more rows of the tridiagonal matrix: diagonal and off-diagonal."""
-    apply = product(prob, params)
+    apply, free = product(prob, params), off_bounds(prob, params)
 
     def step(state: _State, _: None) -> tuple[_State, tuple[Array, Array]]:
-        w = apply(state.new)
+        w = free(apply(state.new))
         w = _scaled(sign, w)
         alpha = _dot(w, state.new)
         w = _deflate(_sum(w, (-alpha, state.new), (-state.beta, state.old)), locked)
@@ -90,13 +90,13 @@ def _combine(
     T: tuple[Array, Array, Array],
 ) -> tuple[Variables, Array, Array]:
     """The Ritz vector sum s_j v_j by repeating the recurrence; its Rayleigh quotient and residual."""
-    apply = product(prob, params)
+    apply, free = product(prob, params), off_bounds(prob, params)
 
     def step(carry: tuple[Variables, Variables, Variables, Array], row: tuple[Array, Array, Array]) -> Any:
         old, new, total, last = carry
         alpha, beta, s = row
         total = _sum(total, (s, new))
-        w = _scaled(sign, apply(new))
+        w = _scaled(sign, free(apply(new)))
         w = _deflate(_sum(w, (-alpha, new), (-last, old)), locked)
         scaled = _scaled(1 / jnp.where(beta > 0, beta, 1.0), w)
         return (new, scaled, total, beta), None
@@ -104,7 +104,7 @@ def _combine(
     zero = jax.tree.map(jnp.zeros_like, start)
     (_, _, total, _), _ = jax.lax.scan(step, (zero, start, zero, jnp.zeros(())), T)
     total = _unit(_deflate(total, locked))
-    image = _scaled(sign, apply(total))
+    image = _scaled(sign, free(apply(total)))
     value = _dot(image, total)
     off = _sum(image, (-value, total))
     return total, value, jnp.sqrt(_dot(off, off))
@@ -121,7 +121,7 @@ def _start(prob: Problem, params: Variables, locked: Variables, seed: Array) -> 
     v = type(params)(*drawn)
     if not prob.bias:
         v = v._replace(b=jnp.zeros_like(v.b))
-    return _unit(_deflate(v, locked))
+    return _unit(_deflate(off_bounds(prob, params)(prob.model.tangent(params, v)), locked))
 
 
 def lowest(

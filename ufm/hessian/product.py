@@ -31,10 +31,14 @@ def product(prob: Problem, params: Variables) -> Callable[[Variables], Variables
 
     Where both factors are free it is written out: the loss enters through one linearisation of its gradient,
     so that a product costs 12 K d N operations and no exponential. For other models it is the linearisation
-    of the gradient of f.
+    of the gradient of f; on spheres the Riemannian Hessian, of the tangent part of the direction.
 
     Source: the second derivative of equation (7).
     """
+    if prob.model.curved:
+        tangent = partial(prob.model.tangent, params)
+        hessian = jax.linearize(jax.grad(prob), params)[1]
+        return lambda direction: tangent(hessian(tangent(direction)))
     if not prob.model.bilinear:
         linear: Callable[[Variables], Variables] = jax.linearize(jax.grad(prob), params)[1]
         return linear
@@ -56,6 +60,14 @@ def product(prob: Problem, params: Variables) -> Callable[[Variables], Variables
         return Params(on_W, on_F.T, on_b)
 
     return apply
+
+
+def off_bounds(prob: Problem, params: Variables) -> Callable[[Variables], Variables]:
+    """The map that sets a direction to zero in the variables at their bounds; the identity without bounds."""
+    above = prob.off_bounds(params)
+    if above is None:
+        return lambda v: v
+    return lambda v: jax.tree.map(lambda off, x: jnp.where(off, x, 0.0), above, v)
 
 
 @jax.jit
@@ -106,19 +118,25 @@ def _is_batch(prob: Problem, direction: Any) -> bool:
 def dense(prob: Problem, params: Variables) -> Float[np.ndarray, "size size"]:
     """The whole Hessian by automatic differentiation, in the order of `ravel_pytree(Params)`.
 
-    Without a bias the last K coordinates are left out. The witness of every faster routine; it is refused
-    where the matrix would take more than `MEMORY_LIMIT` bytes.
+    Without a bias the last K coordinates are left out; on spheres the coordinates are those of `tangents` of
+    the model. The witness of every faster routine; it is refused where the matrix would take more than
+    `MEMORY_LIMIT` bytes.
 
     Raises:
         ValueError: a wrong shape, or too large a problem.
     """
     params = prob.check_params(params)
-    check_dense(prob.size)
-    return np.asarray(_dense(prob, params))
+    check_dense(prob.unknowns)
+    whole = np.asarray(_dense(prob, params))
+    tangents = prob.model.tangents(params)
+    if tangents is None:
+        return whole
+    tangents = tangents[: len(whole), : prob.size]
+    return tangents.T @ whole @ tangents
 
 
 def finite_dense(prob: Problem, params: Variables) -> np.ndarray:
-    """The whole Hessian where no entry is NaN or infinite.
+    """The Hessian in all variables off their bounds, where no entry is NaN or infinite.
 
     Raises:
         NotFinite: one is.
@@ -129,7 +147,20 @@ def finite_dense(prob: Problem, params: Variables) -> np.ndarray:
             f"params: expected a point where the Hessian is finite, got NaN or infinity in it; take a point "
             f"where {prob.loss!r} is twice differentiable and the logits do not overflow"
         )
-    return matrix
+    free = _off_bounds(prob, params)
+    return matrix if free is None else np.asarray(matrix[np.ix_(free, free)])
+
+
+def dimension(prob: Problem, params: Variables) -> int:
+    """The number of variables that are off their bounds."""
+    free = _off_bounds(prob, params)
+    return prob.size if free is None else len(free)
+
+
+def _off_bounds(prob: Problem, params: Variables) -> np.ndarray | None:
+    """The places of the variables off their bounds in the dense Hessian; None where there are no bounds."""
+    above = prob.off_bounds(params)
+    return None if above is None else np.flatnonzero(np.asarray(ravel_pytree(above)[0])[: prob.size])
 
 
 class NotFinite(ValueError):  # noqa: N818 (callers catch it by name; users see its message)
@@ -149,7 +180,7 @@ def check_dense(size: int, remedy: str = "ask for which='smallest' or use hvp") 
 @jax.jit
 def _dense(prob: Problem, params: Params) -> Array:
     x, unravel = ravel_pytree(params)
-    size = prob.size
+    size = prob.unknowns
     full = jax.hessian(lambda y: prob(unravel(jnp.concatenate([y, x[size:]]))))(x[:size])
     return full
 
@@ -172,12 +203,15 @@ def _critical(prob: Problem, params: Params) -> tuple[float, float]:
 
 @partial(_compile.jit, options=_compile.USUAL)
 def _sizes(prob: Problem, params: Params) -> tuple[Array, Array, Array]:
-    """|grad f|, the sum of the norms of its parts other than the bias's, and |G|."""
+    """|grad f|, the sum of the norms of the parts that cancel in it, other than the bias's, and |G|."""
     G = prob.logit_gradient(params)
     fit, penalty = prob.gradients(params, G)
+    total = norm(prob.unbound(params, jax.tree.map(jnp.add, fit, penalty)))
+    if prob.model.curved:  # what cancels is the part along the rays, which the gradient lacks
+        fit = prob.model.ambient(prob, prob.model.onto(prob, params), G)
     without_bias = (*fit._replace(b=jnp.zeros(())), *penalty._replace(b=jnp.zeros(())))
     parts = sum((jnp.linalg.norm(x) for x in without_bias), jnp.zeros(()))
-    return norm(jax.tree.map(jnp.add, fit, penalty)), parts, jnp.linalg.norm(G)
+    return total, parts, jnp.linalg.norm(G)
 
 
 def norm(tree: Variables) -> Array:

@@ -15,8 +15,8 @@ from ufm import _checks
 from ufm._figure import plot
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
-from ufm.hessian import lanczos
-from ufm.hessian.product import check_dense, finite_dense, is_critical
+from ufm.hessian import lanczos, layers
+from ufm.hessian.product import check_dense, dimension, finite_dense, is_critical
 from ufm.hessian.structure import Structure, as_params, split, structure
 
 if TYPE_CHECKING:
@@ -121,6 +121,9 @@ def eigenvalues(
             raise ValueError("which: expected 'smallest' or 'largest' with method='lanczos', got 'all'")
         return _by_lanczos(prob, params, k, which, tol)
     if not prob.decomposes:
+        parts = layers.spectrum(prob, params) if method == "auto" else None
+        if parts is not None:
+            return _of_parts(prob, *parts, k, which)
         if method == "auto" and which != "all" and prob.size > DENSE_CORE:
             return _by_lanczos(prob, params, k, which, tol)
         return _by_dense(prob, params, k, which)
@@ -151,7 +154,15 @@ def _by_dense(prob: Problem, params: Variables, k: int, which: Which) -> Eigenva
     values, weights = merge(found, np.ones(len(found), np.int64))
     values, weights = _chosen(values, weights, k, which)
     rounding = len(found) * float(np.finfo(float).eps * np.abs(found).max(initial=0.0))
-    return Eigenvalues(values, weights, prob.size, "dense matrix", rounding)
+    return Eigenvalues(values, weights, len(found), "dense matrix", rounding)
+
+
+def _of_parts(prob: Problem, found: np.ndarray, times: np.ndarray, k: int, which: Which) -> Eigenvalues:
+    """From the core of a product of layers, and the rest."""
+    present = times > 0
+    values, weights = _chosen(*merge(found[present], times[present]), k, which)
+    rounding = len(found) * float(np.finfo(float).eps * np.abs(found).max(initial=0.0))
+    return Eigenvalues(values, weights, prob.size, "core of the layers", rounding)
 
 
 def _chosen(values: np.ndarray, weights: np.ndarray, k: int, which: Which) -> tuple[np.ndarray, np.ndarray]:
@@ -296,6 +307,17 @@ def lowest_without_structure(prob: Problem, params: Variables) -> Lowest:
     return Lowest(pair.value, pair.vector, "all variables")
 
 
+def exceeds(prob: Problem, params: Variables, least: float) -> bool:
+    """Whether all eigenvalues are above `least`, by a Cholesky factorisation: in a fifth of an `eigvalsh`."""
+    matrix = finite_dense(prob, params)
+    shifted = matrix - least * np.eye(len(matrix))
+    try:
+        np.linalg.cholesky(shifted)
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
 def lowest_pair(at: Structure, params: Params, critical: bool) -> Lowest:
     """The smallest eigenvalue at a point that has been decomposed."""
     prob = at.prob
@@ -357,4 +379,5 @@ def _by_lanczos(prob: Problem, params: Params, k: int, which: Which, tol: float)
     values = np.array([sign * pair.value for pair in pairs])
     values, weights = merge(values, np.ones(len(values), np.int64))
     method = "Lanczos (each as often as found)"
-    return Eigenvalues(values, weights, prob.size, method, max(pair.residual for pair in pairs))
+    size = dimension(prob, params)
+    return Eigenvalues(values, weights, size, method, max(pair.residual for pair in pairs))

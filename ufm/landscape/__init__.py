@@ -1,16 +1,19 @@
 """Where the objective is lowest, how the Hessian bends, and which critical points there are.
 
-At any point: `certificate` (how far from the global minimum), `hvp`, `eigenvalues`, `inertia`. At a
-critical point: `escape_direction`, `descend`. All of them: `critical_points`, `find_critical_points`,
-`verify` (Theorem 2 over them), `phase_diagram`. In ball arithmetic: `prove_critical_point` and others.
+At any point: `certificate` (how far from the global minimum), `hvp`, `eigenvalues`, `inertia`; where norms
+are fixed, `multipliers`. At a critical point: `escape_direction`, `descend`. All of them: `critical_points`,
+`find_critical_points`, `verify` (Theorem 2 over them), `phase_diagram`, `minority_diagram` (two groups of
+classes). In ball arithmetic: `prove_critical_point` and others.
 """
 
 from ufm.hessian.certificate import Bounds, Certificate, bounds, certificate
 from ufm.hessian.inertia import Inertia, InertiaWarning, inertia
+from ufm.hessian.multipliers import multipliers
 from ufm.hessian.product import dense, hvp
 from ufm.hessian.spectrum import Eigenvalues, eigenvalues
 from ufm.landscape._polish import Polished, polish
 from ufm.landscape.critical import CriticalPoint, CriticalPoints, critical_points
+from ufm.landscape.minority import COLLAPSES, MinorityDiagram, minority_diagram
 from ufm.landscape.phases import PHASES, PhaseDiagram, phase_diagram
 from ufm.landscape.saddles import Descent, Escape, descend, escape_direction
 from ufm.landscape.search import find_critical_points
@@ -18,6 +21,7 @@ from ufm.landscape.theorems import LandscapeReport, verify
 from ufm.rigour.proofs import Proof, prove_below, prove_critical_point, prove_negative_curvature
 
 __all__ = [
+    "COLLAPSES",
     "PHASES",
     "Bounds",
     "Certificate",
@@ -29,6 +33,7 @@ __all__ = [
     "Inertia",
     "InertiaWarning",
     "LandscapeReport",
+    "MinorityDiagram",
     "PhaseDiagram",
     "Polished",
     "Proof",
@@ -42,6 +47,8 @@ __all__ = [
     "find_critical_points",
     "hvp",
     "inertia",
+    "minority_diagram",
+    "multipliers",
     "phase_diagram",
     "polish",
     "prove_below",

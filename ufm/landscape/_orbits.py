@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ufm import losses
 from ufm._problem import Params, Problem
+from ufm.theory._blocks import groups_of
 from ufm.theory.profiles import is_symmetric
 
 #: relative to 1 + |f|: what polished points of one orbit differ by is 1e-15; the smallest gap known between
@@ -54,9 +56,9 @@ def _bias(prob: Problem, params: Params) -> np.ndarray:
 
 def kinds(prob: Problem) -> np.ndarray:
     """(K,) of each class: those with equal numbers may be exchanged."""
-    if not is_symmetric(prob.loss, prob.K):
+    if not is_symmetric(losses.without_weights(prob.loss), prob.K):
         return np.arange(prob.K)
-    return prob.counts
+    return groups_of(prob.counts, prob.class_weights).of_class
 
 
 class Logits(NamedTuple):

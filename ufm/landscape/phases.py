@@ -188,9 +188,7 @@ def phase_diagram(
     ['neural collapse', 'trivial']
     """
     K, n = _checks.integer("K", K, least=2), _checks.integer("n", n, least=1)
-    C, ratio = _increasing("C", C), _checks.real("ratio", ratio, above=0.0)
-    if C[0] <= 0:
-        raise ValueError(f"C: expected positive numbers, got {C[0]}")
+    C, ratio = _checks.increasing("C", C, above=0.0), _checks.real("ratio", ratio, above=0.0)
     starts, seed = _checks.integer("starts", starts, least=0), _checks.integer("seed", seed, least=0)
     scale = float(_checks.real("scale", scale, above=0.0))
     lam = np.sqrt([[ratio], [1 / ratio]]) * C / (K - 1) / n**0.5
@@ -219,14 +217,6 @@ def phase_diagram(
     )  # fmt: skip
 
 
-def _increasing(name: str, values: Any) -> np.ndarray:
-    array = np.atleast_1d(np.asarray(values))
-    wrong = array.ndim != 1 or array.size == 0 or array.dtype.kind not in "fiu"
-    if wrong or not np.isfinite(array).all() or (np.diff(array) <= 0).any():
-        raise ValueError(f"{name}: expected a vector of finite, increasing numbers, got {values!r}")
-    return array.astype(np.float64)
-
-
 def _rows(hyperparameters: dict[str, Any]) -> tuple[str, np.ndarray]:
     """The name and values of the one hyperparameter that is an array."""
     arrays = [name for name, value in hyperparameters.items() if np.ndim(value) > 0]
@@ -234,7 +224,7 @@ def _rows(hyperparameters: dict[str, Any]) -> tuple[str, np.ndarray]:
         raise ValueError(f"{', '.join(arrays)}: expected at most one array for the rows, got {len(arrays)}")
     if not arrays:
         return "", np.array([np.nan])
-    return arrays[0], _increasing(arrays[0], hyperparameters[arrays[0]])
+    return arrays[0], _checks.increasing(arrays[0], hyperparameters[arrays[0]])
 
 
 class _Cell(NamedTuple):

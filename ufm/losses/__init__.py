@@ -38,6 +38,7 @@ from ufm.losses._poly1 import Poly1, poly1
 from ufm.losses._sce import SymmetricCrossEntropy, symmetric_cross_entropy
 from ufm.losses._taylor import TaylorCrossEntropy, taylor_cross_entropy
 from ufm.losses._temperature import Temperature, temperature_cross_entropy
+from ufm.losses._weighted import Weighted, weighted, weights_of, without_weights
 from ufm.losses._ww import SquaredWestonWatkins, weston_watkins
 
 #: The shelf: tests, the command line and the README iterate it. A new loss is a file and its lines here.
@@ -70,11 +71,12 @@ __all__ = [
     "HYPERPARAMETERS", "LOSSES", "PAPER", "AdditiveMargin", "CrammerSinger", "CrossEntropy", "Custom",
     "Exponential", "Focal", "Frozen", "GeneralisedCrossEntropy", "LabelSmoothing", "LogitNorm", "Loss",
     "MeanAbsoluteError", "OneVersusAll", "Poly1", "RescaledMSE", "SquaredCrammerSinger",
-    "SquaredWestonWatkins", "SymmetricCrossEntropy", "TaylorCrossEntropy", "Temperature", "additive_margin",
-    "check", "crammer_singer", "cross_entropy", "custom", "exchanged", "exponential", "focal", "frozen",
-    "generalised_cross_entropy", "get", "known_as", "label_smoothing", "log_odds", "logit_norm",
-    "mean_absolute_error", "mse", "one_vs_all", "poly1", "squared_crammer_singer", "symmetric_cross_entropy",
-    "taylor_cross_entropy", "temperature_cross_entropy", "weston_watkins",
+    "SquaredWestonWatkins", "SymmetricCrossEntropy", "TaylorCrossEntropy", "Temperature", "Weighted",
+    "additive_margin", "check", "crammer_singer", "cross_entropy", "custom", "exchanged", "exponential",
+    "focal", "frozen", "generalised_cross_entropy", "get", "known_as", "label_smoothing", "log_odds",
+    "logit_norm", "mean_absolute_error", "mse", "one_vs_all", "poly1", "squared_crammer_singer",
+    "symmetric_cross_entropy", "taylor_cross_entropy", "temperature_cross_entropy", "weighted",
+    "weights_of", "weston_watkins", "without_weights",
 ]  # fmt: skip
 
 
@@ -102,5 +104,6 @@ def get(loss: str | Loss | Callable[..., Any], **hyperparameters: Any) -> Loss:
 
 def known_as(loss: Loss) -> str:
     """The name under which records keep a loss: a user's loss never has the name of one of the shelf."""
+    loss = without_weights(loss)
     taken = loss.name in LOSSES and type(loss) is not type(LOSSES[loss.name]())
     return "custom" if taken else loss.name

@@ -138,8 +138,12 @@ class Loss:
         return None
 
     def merging(self, bias: bool) -> float | None:
-        """s for which the classes with n samples each coincide at the optimum exactly where
-        N lam >= s sqrt(n), lam = sqrt(lam_W lam_H), whatever the counts of the other classes."""
+        """s for which the classes with n samples and the weight w each coincide at the optimum exactly where
+        N lam >= s w sqrt(n), lam = sqrt(lam_W lam_H), whatever the counts of the other classes."""
+        return None
+
+    def parting(self, setting: Setting, groups: Groups) -> float | None:
+        """N lam at which the means of the groups leave zero."""
         return None
 
     def block_optimum(self, setting: Setting, groups: Groups) -> Block | None:

@@ -53,11 +53,12 @@ class SymmetricPoint(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """Classes of equal count, the largest count first."""
+    """Classes of equal count and weight, the largest count first."""
 
     counts: Int[np.ndarray, " G"]  # n_g
     sizes: Int[np.ndarray, " G"]  # K_g
     of_class: Int[np.ndarray, " K"]  # g of each class
+    weights: Float[np.ndarray, " G"]  # w_g, the factor of the loss
 
     @property
     def samples(self) -> Int[np.ndarray, " G"]:
@@ -71,7 +72,7 @@ class Groups(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A point that the permutations of classes of equal count leave alone (docs/theory.md, section 1.7)."""
+    """A point that the permutations inside the groups leave alone (docs/theory.md, section 1.7)."""
 
     T: Any  # (G, G) the mean part
     t: Any  # (G,) the spread inside each group, zero for groups of one class

@@ -7,11 +7,11 @@ from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
 from ufm._pytree import pytree_dataclass
+from ufm.losses import _two_groups
 from ufm.losses._base import Loss, Setting
 from ufm.losses._closed import BallLoss, Block, Groups, Odds, SymmetricPoint, ToBall, of_odds
 from ufm.losses._logits import log_odds, negative_entropy, relative_entropy, softplus
@@ -54,7 +54,10 @@ class CrossEntropy(Loss, pure=True):
         return 1 / setting.K, None
 
     def block_optimum(self, setting: Setting, groups: Groups) -> Block | None:
-        return two_groups(setting, groups, 0.0)
+        return _two_groups.optimum(setting, groups, 0.0)
+
+    def parting(self, setting: Setting, groups: Groups) -> float | None:
+        return _two_groups.parting(setting, groups, 0.0)
 
     def merging(self, bias: bool) -> float:
         return 1.0
@@ -102,34 +105,6 @@ def smoothed_optimum(s: Setting, alpha: Fraction) -> SymmetricPoint:
     log_own = math.log1p(-(K - 1) * off) if (K - 1) * off < 0.5 else math.log(off + K * room)
     entropy = -(off + K * room) * log_own - (K - 1) * off * math.log(off)
     return SymmetricPoint(a, entropy, math.log(K))
-
-
-def two_groups(s: Setting, groups: Groups, alpha: float) -> Block | None:
-    """Two different counts and a free bias: first the probabilities, then the logits.
-
-    P is what a sample gives to the other group, p_s to another class of its own group, p_t to its class:
-    P_g = lam sqrt(N q N_h/N_g) + alpha K_h/K with q = K_A K_B/K, and
-    p_t - p_s = (1 - alpha - N lam/sqrt(n_g))_+.  None where the means of the groups vanish.
-
-    Source: docs/theory.md, section 1.7.
-    """
-    if len(groups.counts) != 2 or not s.bias or s.lam_b != 0:
-        return None
-    n, K_g, N_g = (np.asarray(x, float) for x in (groups.counts, groups.sizes, groups.samples))
-    K_h, N_h, lam = K_g[::-1], N_g[::-1], math.sqrt(s.c_squared / s.n)
-    P = lam * np.sqrt(s.N * K_g.prod() / s.K * N_h / N_g) + alpha * K_h / s.K
-    gain = np.where(K_g > 1, np.maximum(0.0, 1 - alpha - s.N * lam / np.sqrt(n)), 0.0)
-    p_s = (1 - P - gain) / K_g
-    if (p_s <= 0).any():
-        return None
-    margin = np.log1p(gain / p_s)
-    xi = margin / K_g + np.log(p_s / (P / K_h))  # the mean logit of the own group above the other
-    rho = xi.sum() / (1 / N_g).sum() / N_g  # what the features give of it; the rest is the bias
-    if rho[0] < 0:
-        return None
-    Theta = np.array([[K_g[1] * rho[0], -K_g[1] * rho[1]], [-K_g[0] * rho[0], K_g[0] * rho[1]]]) / s.K
-    shift = xi[0] - rho[0]
-    return Block(Theta * groups.mean_scale, np.sqrt(n) * margin, np.array([K_g[1], -K_g[0]]) * shift / s.K)
 
 
 def odds(ball: ToBall) -> Odds:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from ufm._program import Program, contents, trace, unwrapped
 from ufm._pytree import pytree_dataclass, replace, static
 from ufm.losses._base import DERIVED, Loss, stated
 from ufm.losses._custom import Custom
+from ufm.losses._weighted import Weighted, exchanged_inside
 
 T = TypeVar("T")
 
@@ -94,6 +95,8 @@ def frozen(loss: T, K: int, dtype: DTypeLike | None = None) -> T | Frozen:
     Raises:
         ValueError: it cannot be traced, or does not return a real scalar.
     """
+    if isinstance(loss, Weighted):
+        return cast(T, exchanged_inside(loss, frozen(loss.loss, K, dtype)))
     if isinstance(loss, Frozen) or not isinstance(loss, Loss) or type(loss).pure:
         return loss
     try:
@@ -179,6 +182,8 @@ def exchanged(loss: Loss, **hyperparameters: Any) -> Loss:
     """`loss` with other hyperparameters, unchecked."""
     if not hyperparameters:
         return loss
+    if isinstance(loss, Weighted):
+        return exchanged_inside(loss, exchanged(loss.loss, **hyperparameters))
     if isinstance(loss, Frozen):
         return frozen(replace(loss.given, **hyperparameters), loss.K)
     return replace(loss, **hyperparameters)

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from ufm import _checks
 from ufm._pytree import pytree_dataclass
-from ufm.losses import _cross_entropy
+from ufm.losses import _cross_entropy, _two_groups
 from ufm.losses._base import Loss, Setting
 from ufm.losses._closed import (
     BallLoss,
@@ -78,7 +78,10 @@ class LabelSmoothing(Loss, pure=True):
         return float((1 - Fraction(number("alpha", self.alpha))) / setting.K), None
 
     def block_optimum(self, setting: Setting, groups: Groups) -> Block | None:
-        return _cross_entropy.two_groups(setting, groups, number("alpha", self.alpha))
+        return _two_groups.optimum(setting, groups, number("alpha", self.alpha))
+
+    def parting(self, setting: Setting, groups: Groups) -> float | None:
+        return _two_groups.parting(setting, groups, number("alpha", self.alpha))
 
     def merging(self, bias: bool) -> float:
         return 1 - number("alpha", self.alpha)

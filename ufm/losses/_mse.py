@@ -103,7 +103,18 @@ class RescaledMSE(Loss, pure=True):
         kappa, beta = self._numbers
         if not setting.bias:
             return diagonal(setting, groups, kappa, beta)
-        return thresholded(setting, groups, beta) if kappa == 1 and setting.lam_b == 0 else None
+        return thresholded(setting, groups, beta) if self._is_distance(setting, groups) else None
+
+    def _is_distance(self, setting: Setting, groups: Groups) -> bool:
+        """A free bias, and the loss a squared distance of one weight."""
+        free = setting.bias and setting.lam_b == 0
+        return bool(free and self._numbers[0] == 1 and np.ptp(groups.weights) == 0)
+
+    def parting(self, setting: Setting, groups: Groups) -> float | None:
+        if not self._is_distance(setting, groups):
+            return None
+        sigma = np.linalg.svd(_means(setting, groups, self._numbers[1]), compute_uv=False)
+        return float(2 * groups.weights[0] * sigma[0])
 
     def merging(self, bias: bool) -> float | None:
         """Without a bias the logits are diagonal; with kappa = 1 the loss is a distance, which splits."""
@@ -218,24 +229,33 @@ def value(s: Setting, kappa: float, beta: float, a: float, m: float, b0: float) 
 
 
 def diagonal(s: Setting, groups: Groups, kappa: float, beta: float) -> Block:
-    """Without a bias Zbar is diagonal: z_kk = (beta - N lam/(2 kappa sqrt n_k))_+, classes vanish one by one.
+    """No bias: Zbar is diagonal, z_kk = (beta - N lam/(2 kappa w_k sqrt n_k))_+, classes vanish one by one.
 
     Source: docs/theory.md, section 1.7.
     """
-    spread = np.maximum(0.0, beta * np.sqrt(groups.counts) - _lam_N(s) / (2 * kappa))
+    spread = np.maximum(0.0, beta * np.sqrt(groups.counts) - _lam_N(s) / (2 * kappa) / groups.weights)
     return Block(np.diag(spread), np.where(groups.sizes > 1, spread, 0.0), np.zeros(len(spread)))
 
 
 def thresholded(s: Setting, groups: Groups, beta: float) -> Block:
     """kappa = 1, free bias: the singular values of beta D^(1/2) (I - s s') lose N lam/2, s = sqrt(n_k/N).
 
+    A weight w that all classes share divides N lam.
+
     Source: docs/theory.md, section 1.7.
     """
-    root, share, least = np.sqrt(groups.counts), groups.samples / s.N, _lam_N(s) / 2
-    U, sigma, Vt = np.linalg.svd(beta * root[:, None] * (np.eye(len(root)) - np.sqrt(np.outer(share, share))))
+    root, share, least = np.sqrt(groups.counts), groups.samples / s.N, _lam_N(s) / 2 / groups.weights[0]
+    U, sigma, Vt = np.linalg.svd(_means(s, groups, beta))
     T = (U * np.maximum(0.0, sigma - least)) @ Vt
     t = np.where(groups.sizes > 1, np.maximum(0.0, beta * root - least), 0.0)
     return Block(T, t, beta * groups.counts / s.N - (T / groups.mean_scale) @ share)
+
+
+def _means(s: Setting, groups: Groups, beta: float) -> np.ndarray:
+    """(G, G): beta D^(1/2) (I - s s') on the means of the groups."""
+    share = groups.samples / s.N
+    centred = np.eye(len(share)) - np.sqrt(np.outer(share, share))
+    return np.asarray(beta * np.sqrt(groups.counts)[:, None] * centred)
 
 
 def _lam_N(s: Setting) -> float:

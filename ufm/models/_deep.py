@@ -34,6 +34,7 @@ class Deep(Model):
     widths: Any = static(default=None)  # (M - 1) integers; None: d for each
 
     name = "deep"
+    layered = True
 
     @property
     def variables(self) -> type[Any]:  # type: ignore[override]
@@ -73,6 +74,10 @@ class Deep(Model):
         """H, W_1, ..., W_M."""
         layers = zip(self.penalties(prob), params[: self.layers], strict=True)
         return (prob.lam_H, params.H), *layers
+
+    def narrowed(self, widths: Sequence[int], lam: Any) -> Deep:
+        """As many layers with these widths inside and penalties."""
+        return Deep(lam, self.layers, tuple(widths))
 
     def inner(self, prob: Sizes) -> tuple[int, ...]:
         """d and the widths."""

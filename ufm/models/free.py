@@ -17,6 +17,7 @@ class Free(Model):
     """W, H and b free, Z = W H + b 1', with the penalties lam_W |W|^2 + lam_H |H|^2 + lam_b |b|^2."""
 
     name = "free"
+    two_factors = True
     bilinear = True
     isotropic = True
 

@@ -21,9 +21,20 @@ _TONES = {
     "holds": ("good", "✓"),
     "holds with a correction": ("part", "≈"),
     "fails": ("bad", "✗"),
+    "open": ("none", "?"),
     "error": ("bad", "!"),
     "unfinished": ("none", "…"),
 }
+#: Each part of the report: its name, its heading and what it is about.
+_PARTS = (
+    ("paper", "The paper", "The theorems, lemmas and figures of Zhou et al. 2022, and what we add to them."),
+    (
+        "beyond",
+        "Beyond the paper",
+        "What others state about this model and the models that extend it: unequal counts, a given or a deep "
+        "classifier, features on a sphere or not negative, and fewer dimensions than classes.",
+    ),
+)
 #: The objective in two parts, between which a narrow screen may break the line.
 _OBJECTIVE = (
     r"f(W, H, b) = \frac{1}{N} \sum_j L(W h_j + b, y_j)",
@@ -39,7 +50,8 @@ def page(data: Mapping[str, Any], out: Path) -> str:
         out: the folder of the report, whose figures are embedded.
     """
     template = _environment(out).get_template("report.html.jinja")
-    return template.render(data, again=data["command"], objective=_OBJECTIVE, shown=SHOWN) + "\n"
+    constants = {"objective": _OBJECTIVE, "parts": _PARTS, "shown": SHOWN}
+    return template.render(data, again=data["command"], **constants) + "\n"
 
 
 def _environment(out: Path) -> Environment:

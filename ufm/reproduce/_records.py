@@ -15,8 +15,10 @@ Level = Literal["quick", "full"]
 #: Where the rows about trained networks come from: the package, or a training of the grid of that name.
 Deep = Literal["shipped", "mini"]
 #: A row's verdict, which follows from the verdicts of all its claims.
-RowVerdict = Literal["holds", "holds with a correction", "fails", "error", "unfinished"]
-#: Whose claim it is: the paper's to the letter, or one of ours, a correction or evidence for one.
+RowVerdict = Literal["holds", "holds with a correction", "fails", "open", "error", "unfinished"]
+#: The two parts of the report: the paper itself, and statements of other papers about the same models.
+Part = Literal["paper", "beyond"]
+#: Whose claim it is: the cited paper's to the letter, or one of ours, a correction or evidence for one.
 About = Literal["paper", "ours"]
 
 #: Plain data: text, numbers, lists and dictionaries of them.
@@ -117,12 +119,12 @@ class Job(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A statement of the paper: what it says, how it is measured, and the verdict to expect."""
+    """A statement: what its source says, how it is measured, and the verdict to expect."""
 
     id: str
     title: str
-    section: str  # theorem, equation or figure of the paper
-    paper: str  # what the paper says, in our words
+    section: str  # theorem, equation or figure of the paper; beyond it, authors and year
+    paper: str  # what the source says, in our words
     formulas: tuple[str, ...]  # LaTeX
     measured: str  # what is compared with what
     known: RowVerdict  # the verdict that this package expects
@@ -131,6 +133,8 @@ class Row(NamedTuple):
     remark: str = ""
     panels: tuple[Panel, ...] = ()  # of its figure
     draw: Callable[[Sequence[Curve]], Made] | None = None  # where the figure is one of the paper's
+    undecided: str = ""  # what no proof and no counterexample decides; empty where the statement is decided
+    part: Part = "paper"
 
 
 class Unmeasured(NamedTuple):
@@ -209,7 +213,9 @@ class Finding(NamedTuple):
             return "holds with a correction"
         if self.errors:
             return "error"
-        return "holds" if self.instances else "unfinished"  # a grid of runs without the cells to compare
+        if not self.instances:
+            return "unfinished"  # a grid of trained networks without the runs to compare
+        return "open" if self.statement.undecided else "holds"
 
     @property
     def consistent(self) -> bool:

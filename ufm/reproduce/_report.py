@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import scipy
@@ -19,8 +19,16 @@ from ufm._sheet import Printed, Sheet
 from ufm.deep.datasets import Dataset
 from ufm.reproduce import _figures, _html, _runner, _schema, _section_4
 from ufm.reproduce._figures import Drawn
-from ufm.reproduce._records import Deep, Finding, Level, RowVerdict, Table, Unmeasured
+from ufm.reproduce._records import Deep, Finding, Level, Part, RowVerdict, Table, Unmeasured
 from ufm.reproduce.statements import UNMEASURED, chosen
+
+#: Which part of the report to make.
+Parts: TypeAlias = Literal["all", Part]
+_TITLES: dict[Parts, str] = {
+    "all": "Statements of the paper and beyond it, measured",
+    "paper": "The paper's statements, measured",
+    "beyond": "Statements beyond the paper, measured",
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -30,6 +38,7 @@ class Reproduction(Printed):
     findings: tuple[Finding, ...]
     out: Path
     level: Level
+    part: Parts
     seconds: float  # of this run, without jobs that an earlier run finished
     figures: dict[str, Drawn]
     deep: tuple[Drawn, ...]
@@ -41,8 +50,8 @@ class Reproduction(Printed):
 
     @property
     def unmeasured(self) -> tuple[Unmeasured, ...]:
-        """The parts of the paper that this report does not cover."""
-        return UNMEASURED
+        """The parts of the paper that this report does not cover, where it is about the paper."""
+        return () if self.part == "beyond" else UNMEASURED
 
     @property
     def consistent(self) -> bool:
@@ -56,7 +65,7 @@ class Reproduction(Printed):
         tally = ", ".join(f"{n} {verdict}" for verdict, n in counts(self.findings).items() if n)
         notes = [*odd, f"{tally} ({self.seconds:.0f} s); report: {self.out / 'report.html'}"]
         header = ("statement", "section", "instances", "worst", "verdict")
-        return Sheet("The paper's statements, measured", header, rows, notes)
+        return Sheet(_TITLES[self.part], header, rows, notes)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of report.json."""
@@ -64,8 +73,9 @@ class Reproduction(Printed):
             "schema": _schema.NAME,
             "version": _schema.VERSION,
             "level": self.level,
+            "part": self.part,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": command(self.level, self.out),
+            "command": command(self.level, self.out, part=self.part),
             "seconds": round(self.seconds, 1),
             "complete": self.complete,
             "consistent": self.consistent,
@@ -91,9 +101,10 @@ def counts(findings: Iterable[Finding]) -> dict[str, int]:
     return {name: found[name] for name in get_args(RowVerdict)}
 
 
-def command(level: Level, out: Path | None = None, row: str = "") -> str:
+def command(level: Level, out: Path | None = None, row: str = "", part: Parts = "all") -> str:
     """The command that repeats the report, or one row of it."""
-    words = ["ufm reproduce", "--quick" * (level == "quick"), f"--only {row}" * bool(row)]
+    which = f"--only {row}" if row else f"--part {part}" * (part != "all")
+    words = ["ufm reproduce", "--quick" * (level == "quick"), which]
     return " ".join(filter(None, [*words, "" if out is None else f"--out {out.name or out}"]))
 
 
@@ -113,10 +124,10 @@ def machine() -> dict[str, str | int | None]:
 def row_dict(finding: Finding, of: Reproduction) -> dict[str, object]:
     """A row as JSON."""
     row, drawn = finding.statement, of.figures.get(finding.statement.id)
-    words = ("id", "title", "section", "paper", "formulas", "measured", "correction", "remark", "known")
+    words = ("id", "part", "title", "section", "paper", "formulas", "measured", "correction", "remark")
     shown = {"worst": finding.worst, "counterexample": finding.counterexample}
     return {
-        **{name: getattr(row, name) for name in words},
+        **{name: getattr(row, name) for name in (*words, "undecided", "known")},
         "verdict": finding.verdict,
         "consistent": finding.consistent,
         "count": len(finding.instances),
@@ -153,6 +164,7 @@ def reproduce(
     out: str | Path,
     *,
     level: Level = "quick",
+    part: Parts = "all",
     only: Iterable[str] = (),
     fresh: bool = False,
     runs: str | Path | None = None,
@@ -162,13 +174,14 @@ def reproduce(
     skip_shipped: bool = False,
     progress: bool | None = None,
 ) -> Reproduction:
-    """Measure the statements of the paper and write the report.
+    """Measure the statements of the paper, and of others beyond it, and write the report.
 
     Args:
         out: folder for report.html, report.json, figures/ and records/. An interrupted run continues from
             its records; jobs that crashed run again.
         level: "quick", about a minute, or "full", at most a quarter of an hour on two cores.
-        only: ids of `STATEMENTS`; default: all.
+        part: "paper" for Zhou et al. 2022, "beyond" for the statements of other papers, or "all".
+        only: ids of `STATEMENTS`; default: all of the part.
         fresh: whether to delete the folder's records first.
         runs: a folder of trained networks, from which figures 1 to 8 are added to the report.
         deep: where the rows about trained networks come from: "shipped", the records in the package, or
@@ -180,15 +193,16 @@ def reproduce(
     Returns: a `Reproduction`; `.consistent` tells whether every verdict is the expected one.
 
     Raises:
-        ValueError: an unknown level or id; a folder that cannot be written or belongs to another version;
+        ValueError: an unknown level, part or id; a folder that cannot be written or is of another version;
             what `ufm.deep.mini.plan` refuses.
         OSError: a file cannot be written, as on a full disk; finished jobs are kept. No images to train on.
         KeyboardInterrupt: Ctrl-C; the report of the finished jobs has been written.
     """
     began = time.perf_counter()
     _checks.choice("level", level, ("quick", "full"))
+    _checks.choice("part", part, _TITLES)
     _checks.choice("deep", deep, get_args(Deep))
-    rows = chosen((only,) if isinstance(only, str) else tuple(only))
+    rows = chosen((only,) if isinstance(only, str) else tuple(only), part)
     out = Path(out)
     if runs is not None and not Path(runs).is_dir():
         raise ValueError(f"runs: expected a folder of runs of ufm train, got {str(runs)!r}")
@@ -201,7 +215,7 @@ def reproduce(
     whole = [finding for finding in findings if not finding.missing]
     drawn = {f.statement.id: figure for f in whole if (figure := _figures.save(f, folder)) is not None}
     theirs = () if runs is None or stopped else tuple(_figures.save_deep(Path(runs), folder))
-    made = Reproduction(findings, out, level, time.perf_counter() - began, drawn, theirs)
+    made = Reproduction(findings, out, level, part, time.perf_counter() - began, drawn, theirs)
     _write(made)
     if stopped:
         raise KeyboardInterrupt

@@ -1,8 +1,8 @@
-"""SHELF of the paper's statements: each row says what the paper claims and how that is measured.
+"""SHELF of statements: each row says what the paper claims and how that is measured.
 
 Zhou et al., "Are All Losses Created Equal: A Neural Collapse Perspective", NeurIPS 2022. A verdict follows
 from the numbers alone (`Finding.verdict`); `known`, the expected verdict, is only compared with it. To add a
-statement, add a row.
+statement, add a row; those of other papers are in `beyond.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from ufm.reproduce import (
     _corollary_2,
     _definition_1,
     _focal_loss,
+    _focal_window,
+    _lemmas,
     _nuclear_norm,
     _scalar_problem,
     _section_4,
@@ -20,9 +22,10 @@ from ufm.reproduce import (
     _theorem_2,
 )
 from ufm.reproduce._records import Row, Unmeasured
+from ufm.reproduce.beyond import BEYOND
 
-#: The rows, in the order of the report.
-STATEMENTS: tuple[Row, ...] = (
+#: The rows about the paper, in the order of the report.
+PAPER: tuple[Row, ...] = (
     Row(
         id="definition-1",
         title="Cross-entropy, label smoothing and focal loss have the contrastive property",
@@ -36,7 +39,7 @@ STATEMENTS: tuple[Row, ...] = (
         measured="Five tests of each loss (shift, class symmetry, averaging, strictness, uniqueness), and "
         "the sign of t* on both sides of the threshold.",
         remark="A sixth test is needed with a bias alone: the convex hull of phi touches phi at every t*. "
-        "Where it fails Theorem 1 with a bias is open (focal loss, 6 <= K <= 17, (K-1) c > 1) or false.",
+        "Where it fails, Theorem 1 with a bias needs another proof (focal loss, 6 <= K <= 17) or is false.",
         known="holds with a correction",
         correction='t* <= 0, and t* < 0 exactly for c below the threshold (1/K for cross-entropy): "for any '
         'c > 0" is true of no loss here. MSE is not a function of logit differences.',
@@ -87,10 +90,44 @@ STATEMENTS: tuple[Row, ...] = (
         "neural collapse and the origin, at the tie of the two.",
         known="fails",
         remark="Only the bias distinguishes the other classes. True without a bias, and with one "
-        "wherever the convex hull of phi touches phi at t*: (K-1) c <= 1, or K <= 5. No violation is known "
-        "for K <= 17.",
+        "wherever the convex hull of phi touches phi at t*: (K-1) c <= 1, or K <= 5. The next row is about "
+        "6 <= K <= 17.",
         jobs=_focal_loss.partial_collapse,
         panels=(Panel("window", "C = (K-1) c", "neural collapse less the lowest f known"),),
+    ),
+    Row(
+        id="certified",
+        title="Theorem 1 for focal loss with a bias and at most 17 classes",
+        section="Theorem 1, focal loss",
+        paper="Theorem 1 holds for focal loss with a bias; here for 6 <= K <= 17, which its proof does not "
+        "cover.",
+        formulas=(
+            r"\| y P + (1-y) P_G \| \le 1 , \quad 0 \le y \le 1",
+            r"K f \ge \sum_{k \notin G} \left( h(p_k) + y C a_k \right) + \sum_{k \in G} v_y(p_k) \ge "
+            r"K f_{\text{NC}}",
+        ),
+        measured="A dual bound over all sets G of classes covers every C = (K-1) c in finitely many "
+        "intervals. Its parts are compared with a search and with f at random points. For K = 20 it has to "
+        "stop.",
+        known="holds",
+        remark="The inequalities are evaluated in float64, with the margins in the table, at single values "
+        "of gamma. For K >= 18 they hold up to just below the C at which a lower point exists.",
+        jobs=_focal_window.certified,
+    ),
+    Row(
+        id="window",
+        title="Which simplexes lie below neural collapse",
+        section="ours, beside Theorem 1",
+        paper="Not in the paper: where Theorem 1 fails, a simplex of m classes is a minimum exactly where "
+        "the contrast of the two groups of classes does not pull with more than sqrt(lam_W lam_H).",
+        formulas=(
+            r"\left| u^\top G u \right| \le \sqrt{\lambda_W \lambda_H} , \quad u \propto 1_m - \frac{m}{K} 1",
+        ),
+        measured="Every size m at K = 20: f and the gradient at the point itself, and the pull by autodiff.",
+        known="holds",
+        remark="The lowest is m = 18 at C = 1.20108. With more pull the state has one more part, of rank "
+        "one.",
+        jobs=_focal_window.window,
     ),
     Row(
         id="tie",
@@ -148,6 +185,64 @@ STATEMENTS: tuple[Row, ...] = (
         jobs=_nuclear_norm.nuclear_norm,
     ),
     Row(
+        id="lemma-1",
+        title="A product is at most the sum of two powers",
+        section="Lemma 1",
+        paper="For 1/p + 1/q = 1, |a b| is at most |a|^p/p + |b|^q/q, with equality exactly where "
+        "|a|^p = |b|^q.",
+        formulas=(
+            r"\left| a b \right| \le \frac{\left| a \right|^p}{p} + \frac{\left| b \right|^q}{q} , \quad "
+            r"\frac{1}{p} + \frac{1}{q} = 1",
+        ),
+        measured="Both sides at random a, b and p, where the powers are equal, and where they nearly are.",
+        known="holds",
+        jobs=_lemmas.lemma_1,
+    ),
+    Row(
+        id="lemma-2",
+        title="A nuclear norm is at most the mean of two squared norms",
+        section="Lemma 2",
+        paper="For every alpha > 0 the nuclear norm of W H_i is at most (|W|^2 + alpha |H_i|^2)/(2 "
+        "sqrt(alpha)).",
+        formulas=(r"\|W H_i\|_\ast \le \frac{1}{2 \sqrt{\alpha}} \left( \|W\|^2 + \alpha \|H_i\|^2 \right)",),
+        measured="Both sides at random W, H and alpha, also with d < K, and where W'W = alpha H H'.",
+        known="holds",
+        remark="Equality needs W'W = alpha H_i H_i', which some W and H with this product satisfy if d is at "
+        "least its rank. Lemma 8 takes alpha = n lam_H/lam_W.",
+        jobs=_lemmas.lemma_2,
+    ),
+    Row(
+        id="lemma-3",
+        title="Eigenvalues of a diagonal matrix plus one of rank one",
+        section="Lemma 3, equation (12)",
+        paper="They are separated by the entries of D, strictly; an entry that D has m times remains m - 1 "
+        "times, and one with z_i = 0 remains.",
+        formulas=(r"\prod_j (d_i - \lambda_j) = - \tau z_i^2 \prod_{j \ne i} (d_i - d_j)",),
+        measured="Interlacing and the identity at random D, tau and z; the strict order where entries "
+        "deflate.",
+        known="holds with a correction",
+        correction="Strict only for distinct entries and all z_i != 0 (case 1). After deflation the order is "
+        "weak, and an entry that D has m times remains at least m - 1 times.",
+        jobs=_lemmas.lemma_3,
+    ),
+    Row(
+        id="lemma-4",
+        title="When the centred diagonal matrix has equal singular values",
+        section="Lemma 4",
+        paper="For K >= 3, if the nonzero singular values of (I - 11'/K) diag(p) are equal, then all p_i "
+        "have one modulus, or a single one is not zero.",
+        formulas=(
+            r"Z = \left( I - \frac{1}{K} 1 \, 1^\top \right) \text{diag}(p) , \quad Z Z^\top Z = s^2 Z",
+        ),
+        measured="The equation is solved from random starts; each solution is compared with the two "
+        "families.",
+        known="holds",
+        remark="K >= 3 is essential: for K = 2 every p satisfies the assumption. One inequality of the "
+        "paper's case list is false for m = 1, without consequence. The error is in the use that Lemma 8 "
+        "makes of it.",
+        jobs=_lemmas.lemma_4,
+    ),
+    Row(
         id="lemma-8",
         title="The lower bound in the proof of Theorem 1",
         section="Lemma 8, equation (33)",
@@ -177,6 +272,19 @@ STATEMENTS: tuple[Row, ...] = (
         jobs=_theorem_2.lemma_5,
     ),
     Row(
+        id="lemma-6",
+        title="The equation of the features at critical points",
+        section="Lemma 6",
+        paper="At every critical point W' G_i = -lam_H H_i for each group i of one sample per class.",
+        formulas=(r"W^\top G_i = - \lambda_H H_i",),
+        measured="Each group at every analytically known critical point; elsewhere the two sides differ by "
+        "the gradient of f in H, by central differences.",
+        known="holds",
+        remark="With G_i from the mean over all N samples. With the mean over the K samples of a group it "
+        "would be off by the factor n.",
+        jobs=_lemmas.lemma_6,
+    ),
+    Row(
         id="lemma-7",
         title="The bias at critical points",
         section="Lemma 7",
@@ -187,6 +295,19 @@ STATEMENTS: tuple[Row, ...] = (
         remark="At a frame of m < K classes the bias distinguishes the others. At global minimisers the "
         "statement is true, which is all that Theorem 1 needs.",
         jobs=_theorem_2.lemma_7,
+    ),
+    Row(
+        id="lemma-9",
+        title="Where the lower bound of Theorem 1 is attained",
+        section="Lemma 9",
+        paper="The bound is attained exactly where the rows of W have one norm and equal angles, their mean "
+        "is zero, and h_{k,i} = sqrt(lam_W/(lam_H n)) w^k.",
+        formulas=(r"\|w^k\|^2 = \sqrt{\frac{n \lambda_H}{\lambda_W}} \, a^\ast \, \frac{K-1}{K}",),
+        measured="The conditions and f at the minimiser, and at twice its W and H, which meets all of them.",
+        known="holds with a correction",
+        correction="The conditions are necessary. They are sufficient together with the norm above, which "
+        "they do not fix.",
+        jobs=_lemmas.lemma_9,
     ),
     Row(
         id="theorem-2",
@@ -268,6 +389,21 @@ STATEMENTS: tuple[Row, ...] = (
         panels=(Panel("ends", "C = (K-1) c", "share of starts above the optimum"),),
     ),
     Row(
+        id="spurious-begin",
+        title="Where the spurious minima of focal loss begin",
+        section="ours, after Corollary 2",
+        paper="Not in the paper: with a free bias and K >= 18 a simplex of K - 1 classes is a strict local "
+        "minimum from a C below C_thr on.",
+        formulas=(
+            r"S(p_{\text{on}}) = S(p_{\text{off}}) = C , \quad p_{\text{on}} = \frac{1}{1 + (K-1) e^{-a}} , "
+            r"\quad p_{\text{off}} = \frac{1}{1 + (K-1) e^{a/(K-1)}}",
+        ),
+        measured="The root in a; f, its gradient and |G| at the point itself, by autodiff; both sides of it.",
+        known="holds",
+        remark="Without a bias there is none below C_thr in this family.",
+        jobs=_focal_window.begin,
+    ),
+    Row(
         id="figure-9",
         title="phi of the losses",
         section="Figure 9",
@@ -320,24 +456,18 @@ STATEMENTS: tuple[Row, ...] = (
 )
 
 #: The parts of the paper that no row measures, and why.
-UNMEASURED: tuple[Unmeasured, ...] = (
-    Unmeasured(
-        "Lemmas 1 to 4, 6 and 9",
-        "Their wording was not at hand when the rows were written, so no row carries these numbers. Two "
-        "facts that the proofs rest on have rows without a number: the penalties as a nuclear norm, and "
-        "the gradient that tells global minima from saddles.",
-    ),
-    _section_4.UNMEASURED,
-)
+UNMEASURED: tuple[Unmeasured, ...] = (_section_4.UNMEASURED,)
 
-IDS: tuple[str, ...] = tuple(row.id for row in STATEMENTS)
+#: The rows of both parts.
+STATEMENTS: tuple[Row, ...] = (*PAPER, *BEYOND)
 
 
-def chosen(only: tuple[str, ...]) -> tuple[Row, ...]:
-    """The rows of these ids in the shelf's order; all where none is given.
+def chosen(only: tuple[str, ...], part: str = "all") -> tuple[Row, ...]:
+    """The rows of these ids in the shelf's order; all rows of the part where none is given.
 
     Raises:
-        ValueError: an unknown id; the nearest is suggested.
+        ValueError: an id that the part does not have; the nearest is suggested.
     """
-    ids = {_checks.choice("only", name, IDS) for name in only}
-    return tuple(row for row in STATEMENTS if not only or row.id in ids)
+    rows = [row for row in STATEMENTS if part in ("all", row.part)]
+    ids = {_checks.choice("only", name, [row.id for row in rows]) for name in only}
+    return tuple(row for row in rows if not only or row.id in ids)

@@ -292,7 +292,7 @@ def prove_below(prob: Problem, params: Params, *, digits: int = 50) -> Proof:
     if loss.profile is None:
         raise ValueError(f"loss: expected a function of logit differences (ce, ls, fl), got {prob.loss!r}")
     if prob.n is None:
-        raise ValueError(f"labels: expected equally many samples in every class, got counts {prob.counts}")
+        raise ValueError(f"labels: expected equally many samples in every class, got {prob.unequal}")
     digits = _checks.integer("digits", digits, least=10)
     given = exact.exact(prob, params)
     with _precision(digits):

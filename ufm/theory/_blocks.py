@@ -1,7 +1,8 @@
 """Unequal class counts: convex losses with class symmetry in the block form, O(G^2) numbers for G groups.
 
-Classes with equally many samples form a group: group g has K_g classes of n_g samples, N_g = K_g n_g. The
-average over the permutations inside the groups loses nothing, so that the logits of a sample of group g are
+Classes with equally many samples and the same weight form a group: group g has K_g classes of n_g samples and
+the weight w_g (1 without class weights), N_g = K_g n_g. The average over the permutations inside the groups
+loses nothing, so that the logits of a sample of group g are
 
     target  Theta_gg + alpha_g (1 - 1/K_g) + b_g,   other classes of g  Theta_gg - alpha_g/K_g + b_g,
     classes of group h  Theta_hg + b_h,
@@ -9,7 +10,7 @@ average over the permutations inside the groups loses nothing, so that the logit
 and with lam = sqrt(lam_W lam_H), the mean part T_hg = sqrt(K_h N_g) Theta_hg and the spread
 t_g = sqrt(n_g) alpha_g inside each group
 
-    f = sum_g N_g/N L_g + lam (sum_g (K_g - 1) |t_g| + ||T||_*) + lam_b/2 sum_g K_g b_g^2.
+    f = sum_g w_g N_g/N L_g + lam (sum_g (K_g - 1) |t_g| + ||T||_*) + lam_b/2 sum_g K_g b_g^2.
 
 With T = A B and t = u v the norms become squares, lam/2 (|A|^2 + |B|^2 + sum_g (K_g - 1) (u_g^2 + v_g^2));
 for factors of full width every local minimum is global (Theorem 2), so that Newton steps find it.
@@ -26,20 +27,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 from scipy.linalg import eigh
 
-from ufm import _compile
+from ufm import _compile, losses
 from ufm.losses import Loss
 from ufm.losses._base import Setting
 from ufm.losses._closed import Block, Groups, NoClosedForm
 from ufm.theory.profiles import is_symmetric
 
 
-def groups_of(counts: Int[np.ndarray, " K"]) -> Groups:
-    """The groups of any class counts, in any order."""
-    distinct, place, sizes = np.unique(-counts, return_inverse=True, return_counts=True)
-    return Groups(-distinct, sizes, place)
+def groups_of(counts: Int[np.ndarray, " K"], weights: ArrayLike | None = None) -> Groups:
+    """The groups of any class counts and weights, in any order."""
+    factor = np.ones(len(counts)) if weights is None else np.asarray(weights, float)
+    pairs, place, sizes = np.unique([-counts, -factor], axis=1, return_inverse=True, return_counts=True)
+    return Groups(-pairs[0].astype(int), sizes, place.ravel(), -pairs[1])
 
 
 class Program(NamedTuple):
@@ -49,6 +52,7 @@ class Program(NamedTuple):
     slot: Any  # (G, K) where the logits of each group's sample stand among its G + 1 different ones
     owner: Any  # (G,) a class of each group
     samples: Any  # (G,) N_g
+    share: Any  # (G,) w_g N_g/N
     sizes: Any  # (G,) K_g
     counts: Any  # (G,) n_g
     lam: Any
@@ -61,15 +65,18 @@ def program(s: Setting, groups: Groups) -> Program:
     Raises:
         NoClosedForm: the loss has no class symmetry, is not convex or not smooth.
     """
-    why_not = _why_not(s.loss, s.K)
+    loss = losses.without_weights(s.loss)
+    why_not = _why_not(loss, s.K)
     if why_not:
-        raise NoClosedForm(f"loss: with unequal counts {why_not}; solvers and certificate take any loss")
+        unequal = "unequal counts" if loss is s.loss else "class weights"
+        raise NoClosedForm(f"loss: with {unequal} {why_not}; solvers and certificate take any loss")
     G, of_class = len(groups.counts), groups.of_class
     owner = np.array([int(np.argmax(of_class == g)) for g in range(G)])
     slot = np.tile(of_class, (G, 1))
     slot[np.arange(G), owner] = G
-    leaves = (groups.samples, groups.sizes, groups.counts, math.sqrt(s.c_squared / s.n), s.lam_b)
-    return Program(s.loss, slot, owner, *(np.asarray(x, float) for x in leaves))
+    share = groups.weights * groups.samples / s.N
+    leaves = (groups.samples, share, groups.sizes, groups.counts, math.sqrt(s.c_squared / s.n), s.lam_b)
+    return Program(loss, slot, owner, *(np.asarray(x, float) for x in leaves))
 
 
 def _why_not(loss: Loss, K: int) -> str:
@@ -92,7 +99,7 @@ def fit(p: Program, x: Block) -> Array:
     """The mean loss and the penalty of the bias, the part of f that is differentiable in T, t and b."""
     z = jnp.take_along_axis(logits(p, x), jnp.asarray(p.slot), axis=1)
     each = jax.vmap(p.loss)(z, jnp.asarray(p.owner))
-    return jnp.vdot(p.samples / jnp.sum(p.samples), each) + p.lam_b / 2 * jnp.vdot(p.sizes, x.b**2)
+    return jnp.vdot(p.share, each) + p.lam_b / 2 * jnp.vdot(p.sizes, x.b**2)
 
 
 def from_zero(p: Program, bias: bool) -> Block:
@@ -112,7 +119,7 @@ def minimiser(p: Program, s: Setting, groups: Groups) -> tuple[Block, Block, boo
     """
     zero = from_zero(p, s.bias)
     trivial = slopes(p, zero).largest <= float(p.lam)
-    known = None if trivial else s.loss.block_optimum(s, groups)
+    known = None if trivial else p.loss.block_optimum(s, groups)
     x = zero if trivial else known or solve(p, Parts(bias=s.bias))
     if s.loss.shift_invariant and s.bias and s.lam_b == 0:
         x, zero = (y._replace(b=y.b - np.average(y.b, weights=p.sizes)) for y in (x, zero))

@@ -186,17 +186,28 @@ FLAT = 1e-6  # a margin below this is the origin, left to the scalar problem
 
 def polish(profile: ScalarProfile, s: Setting, on: int, y: Float[np.ndarray, " 2"]) -> Partial | None:
     """Newton to round-off; the rank-one part enters where the gradient between the groups exceeds c."""
-    size, start = np.array([float(on)]), y[:, None]
-    tied = TIED @ newton(profile, s, size, TIED, start, steps=100)
-    w = _between(s.K, size)
-    pull = derivatives(profile, s, size, tied)[0][:, 1:3].T / w  # in v, against the unit ball of c |v|
-    candidates = [tied]
+    tied, pull = _pure(profile, s, on, y)
+    size, candidates = np.array([float(on)]), [tied]
     if np.linalg.norm(pull) > s.c:
         start = tied.copy()
-        start[1:3] -= 1e-2 * pull / np.linalg.norm(pull) / w
+        start[1:3] -= 1e-2 * pull / np.linalg.norm(pull) / _between(s.K, size)
         candidates.append(newton(profile, s, size, FREE, start, steps=200))
     points = [_record(profile, s, on, x[:, 0]) for x in candidates if x[0, 0] > FLAT]
     return min(points, key=lambda point: point.value, default=None)
+
+
+def _pure(
+    profile: ScalarProfile, s: Setting, on: int, y: Float[np.ndarray, " 2"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The simplex alone, and the gradient in v there, which c |v| holds at zero while it is not above c."""
+    size = np.array([float(on)])
+    tied = TIED @ newton(profile, s, size, TIED, y[:, None], steps=100)
+    return tied, derivatives(profile, s, size, tied)[0][:, 1:3].T / _between(s.K, size)
+
+
+def tension(profile: ScalarProfile, s: Setting, on: int, y: Float[np.ndarray, " 2"]) -> float:
+    """The gradient between the groups at the simplex alone, over c: above 1 it is not a minimum."""
+    return float(np.linalg.norm(_pure(profile, s, on, y)[1])) / s.c
 
 
 def _record(profile: ScalarProfile, s: Setting, on: int, x: Float[np.ndarray, " 4"]) -> Partial:

@@ -17,14 +17,13 @@ def setting(prob: Problem) -> Setting:
 
     Raises:
         ValueError: a batch of problems, or a problem inside `jit` or `vmap`.
-        NoClosedForm: the classes are not balanced.
+        NoClosedForm: the classes are not balanced, or have weights.
     """
     need_free_factors(prob)
     if prob.n is None:
-        counts = prob.counts
         raise NoClosedForm(
-            f"labels: the theorems assume equally many samples in every class, got {counts.min()} to "
-            f"{counts.max()}; global_optimum, threshold, the certificate and the solvers take any counts"
+            "labels, class_weights: the theorems assume equally many samples in every class and no weights, "
+            f"got {prob.unequal}; global_optimum, threshold, the certificate and the solvers take any"
         )
     return any_counts(prob)
 

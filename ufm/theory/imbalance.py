@@ -1,4 +1,4 @@
-"""Where structure appears as the penalties fall, with unequal counts: values of x = N sqrt(lam_W lam_H).
+"""Where structure appears as the penalties fall, with unequal counts or weights, in x = N sqrt(lam_W lam_H).
 
 Each threshold is where a slope of the mean loss, at the minimum with that part held at zero, is lam: the
 optimality condition of the block program in `theory._blocks`.
@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from scipy.optimize import brentq
 
 from ufm.losses._base import Setting
-from ufm.losses._closed import Block, Proof
+from ufm.losses._closed import Block, Groups, Proof
 from ufm.theory import _blocks
 from ufm.theory._blocks import Parts, Program
 
 
 class GroupThresholds(NamedTuple):
-    """Thresholds in x = N sqrt(lam_W lam_H) of G groups of classes with equal counts, largest count first."""
+    """Thresholds in x = N sqrt(lam_W lam_H) of G groups of equal count and weight, largest count first."""
 
     counts: Int[np.ndarray, " G"]  # n_g
     sizes: Int[np.ndarray, " G"]  # K_g, the classes that have n_g samples each
@@ -30,6 +30,7 @@ class GroupThresholds(NamedTuple):
     x_vanish: Float[np.ndarray, " G"]  # at and above it the features and the classifier of a group are zero
     x_zero: float  # at and above it W = 0 and H = 0
     x: float  # of the problem
+    weights: Float[np.ndarray, " G"]  # w_g, ones without class weights
     proved: Proof  # "numerical" where x_means or x_merge are taken as the only root of their condition
 
     @property
@@ -49,26 +50,26 @@ class GroupThresholds(NamedTuple):
         return self.x < self.x_zero
 
 
-def group_thresholds(s: Setting, counts: Int[np.ndarray, " K"]) -> GroupThresholds:
-    """Of a problem with unequal counts.
+def group_thresholds(s: Setting, groups: Groups) -> GroupThresholds:
+    """Of a problem whose classes form these groups.
 
     Raises:
         NoClosedForm: the loss has no class symmetry, is not convex or not smooth.
     """
-    groups = _blocks.groups_of(counts)
     p = _blocks.program(s, groups)
     start = _blocks.from_zero(p, s.bias)
-    at_zero, scale = _blocks.slopes(p, start), s.loss.merging(s.bias)
+    at_zero, scale = _blocks.slopes(p, start), p.loss.merging(s.bias)
     zero = at_zero.largest
     if scale is None:
         merge = [_merge(p, s.bias, g, zero, at_zero) for g in range(len(groups.sizes))]
     else:
-        merge = scale * np.sqrt(groups.counts) / s.N
-    alone = scale is not None and not s.bias and not s.loss.shift_invariant  # MSE: the logits are diagonal
-    means = zero if alone else _root(p, Parts(mean=False, bias=s.bias), lambda x: x.mean, zero, at_zero)
+        merge = scale * groups.weights * np.sqrt(groups.counts) / s.N
+    alone = scale is not None and not s.bias and not p.loss.shift_invariant  # MSE: the logits are diagonal
+    means = zero if alone else _means(p, s, groups, zero, at_zero)
     apart = np.where(groups.sizes > 1, merge, np.nan)
     return GroupThresholds(
         counts=groups.counts,
+        weights=groups.weights,
         sizes=groups.sizes,
         x_merge=s.N * apart,
         x_means=s.N * means,
@@ -77,6 +78,36 @@ def group_thresholds(s: Setting, counts: Int[np.ndarray, " K"]) -> GroupThreshol
         x=s.N * float(p.lam),
         proved="proved" if alone else "numerical",
     )
+
+
+class Levels(NamedTuple):
+    """What is known of `GroupThresholds` without solving the program of a part."""
+
+    groups: Groups
+    x_merge: Float[np.ndarray, " G"]  # nan: one class, or not known in closed form
+    x_zero: float
+    x: float  # of the problem
+
+
+def levels(s: Setting, groups: Groups) -> Levels:
+    """The thresholds that figures draw, in some milliseconds.
+
+    Raises:
+        NoClosedForm: as `group_thresholds`.
+    """
+    p = _blocks.program(s, groups)
+    zero = _blocks.slopes(p, _blocks.from_zero(p, s.bias)).largest
+    scale = p.loss.merging(s.bias)
+    merge = np.nan if scale is None else scale * groups.weights * np.sqrt(groups.counts)
+    return Levels(groups, np.where(groups.sizes > 1, merge, np.nan), s.N * zero, s.N * float(p.lam))
+
+
+def _means(p: Program, s: Setting, groups: Groups, zero: float, at_zero: _blocks.Slopes) -> float:
+    """lam at which the means of the groups leave zero."""
+    known = p.loss.parting(s, groups)
+    if known is not None:
+        return min(known / s.N, zero)
+    return _root(p, Parts(mean=False, bias=s.bias), lambda x: x.mean, zero, at_zero)
 
 
 def _merge(p: Program, bias: bool, g: int, zero: float, at_zero: _blocks.Slopes) -> float:

@@ -75,6 +75,8 @@ class Optimum(NamedTuple):
 #: Optima of models other than two free factors, by type, so that a user's own model is never mistaken
 #: for another. The module of each model adds itself.
 OF_MODELS: dict[type[Model], Callable[[Problem], Optimum]] = {}
+#: Lower bounds of models that are known where the optimum is not.
+BOUNDS_OF_MODELS: dict[type[Model], Callable[[Problem], float]] = {}
 
 
 @in_float64
@@ -88,9 +90,10 @@ def global_optimum(prob: Problem) -> Optimum:
     MSE: simplex ETF only where the bias absorbs the mean (`mean_eigenvalue` = 0); without a bias an
     orthogonal frame, a = m = beta - cK/(2 kappa); with lam_b > 0 small c gives rank K in between.
     Any shift-invariant loss: min over a >= 0 of l(a) + C a, `theory.scalar_profile`.
-    Unequal counts n_k: min over (Zbar, b) of sum_k n_k/N L(Zbar e_k + b, k) + lam ||Zbar diag(sqrt n_k)||_*
-    + lam_b/2 |b|^2 for convex smooth losses with class symmetry, lam = sqrt(lam_W lam_H): a program in O(G^2)
-    numbers for G different counts, solved to rounding by Newton's method.
+    Unequal counts n_k or class weights w_k: min over (Zbar, b) of sum_k w_k n_k/N L(Zbar e_k + b, k)
+    + lam ||Zbar diag(sqrt n_k)||_* + lam_b/2 |b|^2 for convex smooth losses with class symmetry, lam =
+    sqrt(lam_W lam_H): a program in O(G^2) numbers for G different (n_k, w_k), solved to rounding by Newton's
+    method.
 
     Departures from the paper, which `remark` and `proved` state: Definition 1 asks for t* < 0, which holds
     below the threshold only; for focal loss with a bias and C > 1, Theorem 1 is false in a window of c for K
@@ -114,10 +117,23 @@ def global_optimum(prob: Problem) -> Optimum:
         return OF_MODELS[type(prob.model)](prob)
     need_free_factors(prob)
     if prob.n is None:
-        return _unequal_optimum(any_counts(prob), prob.counts)
+        return _unequal_optimum(any_counts(prob), _blocks.groups_of(prob.counts, prob.class_weights))
     best = collapsed_optimum(setting(prob))
     partial = None if best.proved == "proved" else _partial_optimum(best)
     return partial or best
+
+
+@in_float64
+def lower_bound(prob: Problem) -> float:
+    """A value that f never goes below: that of `global_optimum`, or a bound that needs less than it.
+
+    Raises:
+        NoClosedForm: as `global_optimum`; for unit vectors not for the sake of d.
+
+    Source: docs/theory.md, sections 6.2 and 6.3.
+    """
+    known = BOUNDS_OF_MODELS.get(type(prob.model))
+    return global_optimum(prob).lower_bound if known is None else known(prob)
 
 
 def collapsed_optimum(s: Setting) -> Optimum:
@@ -145,7 +161,7 @@ def _framed(s: Setting, point: SymmetricPoint) -> Optimum:
         NoClosedForm: d is smaller than its rank.
     """
     a, m = point.a, point.m
-    factors, structure = _frames.symmetric(s.K, a, m), _frame_name(s.K, a, m)
+    factors, structure = _frames.symmetric(s.K, a, m), frame_name(s.K, a, m)
     need_rank(s, factors.rank, structure)
     return Optimum(
         objective=point.objective,
@@ -165,7 +181,7 @@ def _framed(s: Setting, point: SymmetricPoint) -> Optimum:
     )
 
 
-def _frame_name(K: int, a: float, m: float) -> str:
+def frame_name(K: int, a: float, m: float) -> str:
     if a == 0:
         return "zero" if m == 0 else "rank one, the same logits for every class"
     if m == 0:
@@ -208,18 +224,17 @@ def _partial_optimum(best: Optimum) -> Optimum | None:
 # --- unequal counts -------------------------------------------------------------------------------
 
 
-def _unequal_optimum(s: Setting, counts: np.ndarray) -> Optimum:
+def _unequal_optimum(s: Setting, groups: Groups) -> Optimum:
     """The minimiser of the block program of `theory._blocks`.
 
     Raises:
         NoClosedForm: the loss has no class symmetry, is not convex or not smooth; d is smaller than the rank.
     """
-    groups = _blocks.groups_of(counts)
     program = _blocks.program(s, groups)
     x, zero, closed = _blocks.minimiser(program, s, groups)
     b, value = x.b[groups.of_class], _blocks.objective(program, x)
     trivial = not np.any(x.T) and not np.any(x.t)
-    factors = _frames.blocks(groups.of_class, counts.astype(float), x.T, x.t)
+    factors = _frames.blocks(groups.of_class, groups.counts[groups.of_class].astype(float), x.T, x.t)
     structure = "zero" if trivial else _block_name(groups, factors, x)
     need_rank(s, factors.rank, structure)
     optimum = Optimum(
@@ -228,7 +243,7 @@ def _unequal_optimum(s: Setting, counts: np.ndarray) -> Optimum:
         regime="trivial" if trivial else "non-trivial",
         structure=structure,
         proved="proved",
-        theorem="averaging over the permutations of classes of equal count (loss declared convex)"
+        theorem="averaging over the permutations inside the groups of classes (loss declared convex)"
         + (", in closed form" if closed else ""),
         remark="the classes are not balanced: no simplex ETF",
         mean_eigenvalue=np.nan,

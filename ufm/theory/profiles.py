@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy.optimize import brentq
 
 from ufm import _checks, _compile, losses
 from ufm._precision import in_float64
@@ -86,6 +87,19 @@ def _host(f: Callable[[Any], Any], a: Real) -> Real:
     padded = np.zeros(size)
     padded[: a.size] = a.ravel()
     return np.asarray(f(padded))[: a.size].reshape(a.shape)[()]
+
+
+def falls_to(profile: ScalarProfile, reach: float) -> float:
+    """argmin over 0 <= a <= reach of a profile that falls before it rises.
+
+    Raises:
+        NoClosedForm: it rises from 0 on.
+    """
+    if float(profile.slope(0.0)) >= 0:
+        raise NoClosedForm("loss: expected one that falls with the target logit at equal logits")
+    if float(profile.slope(reach)) <= 0:
+        return reach
+    return float(brentq(lambda a: float(profile.slope(a)), 0.0, reach, xtol=1e-15, rtol=1e-15))
 
 
 # --- facts of a loss, declared or measured --------------------------------------------------------

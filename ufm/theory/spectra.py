@@ -9,6 +9,7 @@ block for each irreducible representation ("sector"): trivial (dimension 1), sta
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from ufm._precision import in_float64
 from ufm._problem import Problem
 from ufm.losses._base import Setting
 from ufm.losses._closed import Curvature, NoClosedForm
+from ufm.models import Model
 from ufm.theory import _sectors
 from ufm.theory._curvature import curvature
 from ufm.theory._setting import setting
@@ -94,6 +96,8 @@ def hessian_spectrum(prob: Problem) -> Spectrum:
     collapse. At the origin: A/2 +- sqrt((lam_W-lam_H)^2/4 + sigma_i^2), d times each, sigma_i the singular
     values of the gradient in Z.
 
+    Other models: docs/theory.md, section 6.
+
     Returns: a `Spectrum`; its multiplicities add up to prob.size.
 
     Raises:
@@ -102,23 +106,28 @@ def hessian_spectrum(prob: Problem) -> Spectrum:
 
     Source: docs/theory.md, section 4.7; Zhou et al. 2022, Theorem 2, has the sign of the smallest eigenvalue.
     """
+    if type(prob.model) in OF_MODELS:
+        return OF_MODELS[type(prob.model)](prob)
     s = setting(prob)
     opt = collapsed_optimum(s)
     curve = curvature(s, opt)
     if opt.rank == 0:
-        return _assemble(opt, _origin(s, curve))
+        return assembled(opt, _origin(s, curve))
     if opt.margin == 0:
         raise NoClosedForm(
             f"loss: the optimum of {s.loss!r} is a frame of rank one, whose spectrum is not here"
         )
     blocks = _closed_blocks if curve.shift_invariant else _frame_blocks
-    return _assemble(opt, _unused(s, opt, curve) + _within(s, opt, curve) + blocks(s, opt, curve))
+    return assembled(opt, _unused(s, opt, curve) + _within(s, opt, curve) + blocks(s, opt, curve))
 
 
 Part = tuple[str, float, int]  # sector, eigenvalue, multiplicity
+#: Spectra of models other than two free factors, by type. The module of each model adds itself.
+OF_MODELS: dict[type[Model], Callable[[Problem], Spectrum]] = {}
 
 
-def _assemble(opt: Optimum, parts: list[Part]) -> Spectrum:
+def assembled(opt: Optimum, parts: list[Part]) -> Spectrum:
+    """The spectrum of these parts, in ascending order."""
     parts = sorted((p for p in parts if p[2] > 0), key=lambda p: p[1])
     return Spectrum(
         np.array([p[1] for p in parts]),

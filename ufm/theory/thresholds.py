@@ -15,9 +15,11 @@ from ufm.losses import Loss
 from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
 from ufm.losses._profile import ScalarProfile, margin_of
+from ufm.models import Model
 from ufm.theory import _convex
-from ufm.theory._setting import any_counts, setting
-from ufm.theory.imbalance import GroupThresholds, group_thresholds
+from ufm.theory._blocks import groups_of
+from ufm.theory._setting import any_counts, need_free_factors, setting
+from ufm.theory.imbalance import group_thresholds
 from ufm.theory.profiles import facts_of, profile_of
 
 Kind = Literal["second order", "first order"]
@@ -43,8 +45,12 @@ class Threshold(NamedTuple):
         return self.C_tie > self.C
 
 
+#: Thresholds of models other than two free factors, by type. The module of each model adds itself.
+OF_MODELS: dict[type[Model], Callable[[Problem], Any]] = {}
+
+
 @in_float64
-def threshold(prob: Problem) -> Threshold | GroupThresholds:
+def threshold(prob: Problem) -> Any:
     """Where the point with Z = 0 turns stable, ties with neural collapse, and is the only one left.
 
     The three differ only where the profile l(a) is concave at 0 (focal loss with K > 1/p_infl(gamma)):
@@ -56,23 +62,30 @@ def threshold(prob: Problem) -> Threshold | GroupThresholds:
     C_tie compares neural collapse with the origin; with a bias and a first-order transition partial collapse
     is below both in a window around it (`global_optimum`).
 
-    Unequal counts: where the classes of each group of equal count merge, where the means of the groups, each
-    group and everything vanish, in x = N sqrt(lam_W lam_H). For cross-entropy and label smoothing the classes
-    with n_k samples merge at x = (1 - alpha) sqrt(n_k), whatever the other counts.
+    Unequal counts or class weights: where the classes of each group of equal count and weight merge, where
+    the means of the groups, each group and everything vanish, in x = N sqrt(lam_W lam_H). For cross-entropy
+    and label smoothing the classes with n_k samples of weight w_k merge at x = (1 - alpha) w_k sqrt(n_k),
+    whatever the other counts: w_k = N/(K n_k) lets the majority collapse first, and w_k proportional to
+    1/sqrt(n_k) all classes at once.
 
-    Returns: a `Threshold`, or `GroupThresholds` where the counts differ.
+    Returns: a `Threshold`, or `GroupThresholds` where the counts differ or the classes have weights; with a
+    deep classifier a `DepthThreshold` (docs/theory.md, section 6.2).
 
     Raises:
-        NoClosedForm: a user's loss without class symmetry, or one that is neither shift-invariant nor
-            declared convex; with unequal counts, one that is not convex or not smooth.
+        NoClosedForm: another model than two free factors; a user's loss without class symmetry, or one that
+            is neither shift-invariant nor declared convex; with unequal counts, one that is not convex or not
+            smooth.
         ValueError: a batch of problems.
 
     Source: docs/theory.md, sections 1.7 and 2.3, from Zhou et al. 2022, equation (10). Their Appendix C.1 and
     figure 10 have K sqrt(n lam_W lam_H) in place of (K-1) c, which would put the threshold of cross-entropy
     at 1/K^2.
     """
+    if type(prob.model) in OF_MODELS:
+        return OF_MODELS[type(prob.model)](prob)
+    need_free_factors(prob)
     if prob.n is None:
-        return group_thresholds(any_counts(prob), prob.counts)
+        return group_thresholds(any_counts(prob), groups_of(prob.counts, prob.class_weights))
     return balanced_threshold(prob)
 
 
