@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from benchmarks import collapse, convex, minute, scaling, solving, spectra, sweeps, training
+from benchmarks import collapse, convex, gpu_program, minute, scaling, solving, spectra, sweeps, training
 from benchmarks.machine import Row
 
 
@@ -148,6 +148,15 @@ layer, with input, output and weights moved once for each product.""",
         column="side",
         named=("torch channels_last",),
         task=lambda row: f"training step, {row['net']}, batch {row['batch']}",
+    ),
+    "gpu": Table(
+        gpu_program.rows,
+        """## Programs for a GPU: compiled, not run
+Compiled by XLA for an H100 without one (`benchmarks/gpu_program.py`). *GB moved* is what the kernels of one
+pass through a loop read and write, *at least* this over the card's bandwidth, 3.35 TB/s. Loops inside a loop
+have rows of their own. Before batch norm took its moments in one pass with the residual and the ReLU in the
+same kernel, and before parameters of equal shape were updated together, the step of wrn50(1) moved 17.9 GB
+in 1,244 kernels. Its convolutions and products alone move 5.4 GB.""",
     ),
     "eigenvalues": Table(
         spectra.all_eigenvalues,

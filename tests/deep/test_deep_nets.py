@@ -348,7 +348,9 @@ def test_running_statistics_take_the_unbiased_variance():
 
 
 def test_the_variance_does_not_cancel():
+    """Where the running mean is some deviations away from the mean, however large both are."""
     params, state, x, _ = jax.tree.map(lambda a: a.astype(jnp.float32), norm_instance())
+    state["mean"] += jnp.float32(4096)
     y, _ = layers.batch_norm(params, state, x + jnp.float32(4096), train=True)
     exact = plain(*jax.tree.map(lambda a: a.astype(jnp.float64), (params, x + jnp.float32(4096))))
     close(y, exact, ulps=4, scale=4096)  # the mean's own rounding; a one-pass variance is 100 times worse

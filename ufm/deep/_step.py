@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 
 from ufm.deep import _mesh, augment
+from ufm.deep._packing import TREES, Layout, packing
 from ufm.deep.layers import Tree
 from ufm.deep.nets import Net
 from ufm.losses import Loss
@@ -75,6 +76,39 @@ class Images(NamedTuple):
     labels: Int[Array, " N"]
 
 
+class Layouts(NamedTuple):
+    """How the variables of a step lie in memory."""
+
+    params: Layout = TREES
+    statistics: Layout = TREES
+
+    def momentum(self, optimiser: optax.OptState, change: Callable[[Any], Any], like: Any) -> optax.OptState:
+        """The optimiser's state, changed in each part that is shaped as the parameters `like`."""
+        structure = jax.tree.structure(like)
+
+        def is_like(x: Any) -> bool:
+            own: Any = jax.tree.structure(x)
+            return bool(own == structure)
+
+        return jax.tree.map(change, optimiser, is_leaf=is_like)
+
+    def packed(self, state: State) -> State:
+        """A state of trees in this layout."""
+        pack = self.params.pack
+        momentum = self.momentum(state.optimiser, pack, state.params)
+        return State(pack(state.params), self.statistics.pack(state.statistics), momentum, state.failed)
+
+    def unpacked(self, state: State) -> State:
+        """The state of trees again."""
+        unpack = self.params.unpack
+        momentum = self.momentum(state.optimiser, unpack, state.params)
+        return State(unpack(state.params), self.statistics.unpack(state.statistics), momentum, state.failed)
+
+
+#: the layout in which states are stored and handed out
+AS_TREES = Layouts()
+
+
 def optimiser(hyper: Hyper) -> optax.GradientTransformation:
     """SGD as above; the gradient is clipped before the weight decay is added, as in the paper's code."""
     return optax.chain(
@@ -118,16 +152,21 @@ def step(
     images: UInt8[Array, "B h w c"],
     labels: Int[Array, " B"],
     number: Step,
+    layouts: Layouts = AS_TREES,
 ) -> tuple[State, Totals]:
     """One step on a batch; `number` counts the steps of the run."""
     x = network_input(recipe, key, images)
 
     def objective(params: Tree) -> tuple[Array, tuple[Array, Array, Tree]]:
-        logits, _, statistics = recipe.net.apply(params, state.statistics, x, train=True)
+        given = layouts.statistics.unpack(state.statistics)
+        logits, _, statistics = recipe.net.apply(params, given, x, train=True)
         value = jnp.mean(loss_per_sample(hyper.loss, logits, labels))
         return hyper.scale.astype(value.dtype) * value, (value, logits, statistics)
 
-    gradient, (value, logits, statistics) = jax.grad(objective, has_aux=True)(state.params)
+    gradient, (value, logits, statistics) = jax.grad(objective, has_aux=True)(
+        layouts.params.unpack(state.params)
+    )
+    gradient, statistics = layouts.params.pack(gradient), layouts.statistics.pack(statistics)
     updates, momentum = optimiser(hyper).update(gradient, state.optimiser, state.params)
     params = optax.apply_updates(state.params, updates)
     # clipping needs the same sum, and XLA computes it once
@@ -157,12 +196,13 @@ def step_on_rows(
     data: Images,
     rows: Int[Array, " batch"],
     place: tuple[Step, Step],
+    layouts: Layouts = AS_TREES,
 ) -> tuple[State, Totals]:
     """A step on these rows; `place`: its number in the epoch and in the run."""
     key = jax.random.fold_in(key, place[0])
     rows = _mesh.split_batch(recipe.mesh, rows)
     images, labels = _mesh.split_batch(recipe.mesh, (data.images[rows], data.labels[rows]))
-    state, more = step(recipe, state, hyper, key, images, labels, place[1])
+    state, more = step(recipe, state, hyper, key, images, labels, place[1], layouts)
     return _mesh.replicate(recipe.mesh, (state, jax.tree.map(jnp.add, totals, more)))
 
 
@@ -180,13 +220,17 @@ def _scanned(
     order: Int[Array, "steps batch"],
     first: tuple[Step, Step],
 ) -> tuple[State, Totals]:
+    layouts = Layouts(packing(state.params), packing(state.statistics))
+
     def body(carry: tuple[State, Totals], x: tuple[Array, Array]) -> tuple[tuple[State, Totals], None]:
         i, rows = x
-        return step_on_rows(recipe, *carry, hyper, key, data, rows, (first[0] + i, first[1] + i)), None
+        return step_on_rows(
+            recipe, *carry, hyper, key, data, rows, (first[0] + i, first[1] + i), layouts
+        ), None
 
     steps = jnp.arange(len(order), dtype=jnp.int32)
-    (state, totals), _ = jax.lax.scan(body, (state, totals), (steps, order))
-    return state, totals
+    (state, totals), _ = jax.lax.scan(body, (layouts.packed(state), totals), (steps, order))
+    return layouts.unpacked(state), totals
 
 
 def run_steps(

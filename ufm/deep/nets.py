@@ -189,9 +189,14 @@ class Residual:
     ) -> tuple[Array, Tree]:
         new: Tree = {}
         x, new["stem"] = layers.conv_norm(
-            params["stem"], state["stem"], x, stride=self.stem.stride, train=train, axis_name=axis_name
+            params["stem"],
+            state["stem"],
+            x,
+            stride=self.stem.stride,
+            train=train,
+            relu=True,
+            axis_name=axis_name,
         )
-        x = jax.nn.relu(x)
         for stage, blocks in self._named():
             new[stage] = {}
             for block, convs in blocks.items():
