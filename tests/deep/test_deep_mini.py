@@ -44,15 +44,15 @@ def last(folder):
 
 def test_the_images_are_the_first_of_each_class():
     data = colour()
-    found = mini.dataset(data, per_class=16)
+    found = mini.dataset(data, experiment=EXPERIMENT)
     assert np.bincount(found.train_labels).tolist() == [16] * 8
     for k in range(8):
         own = data.train_images[data.train_labels == k][:16]
         np.testing.assert_array_equal(found.train_images[found.train_labels == k], own)
     np.testing.assert_array_equal(found.test_images, data.test_images)
     assert (found.mean, found.std) == datasets.CIFAR10
-    assert (found.pad, found.flip, found.name) == (4, True, "cifar10-tiny-mini")
-    assert found.source == "noise; the first 16 training images of each class"
+    assert (found.pad, found.flip, found.name) == (1, True, "cifar10-tiny-mini")
+    assert found.source == "noise; the first 16 training images of each class, crops by 1"
 
 
 def test_complete_comparisons_come_first(tmp_path):
@@ -119,9 +119,9 @@ def test_images_that_do_not_do():
     with pytest.raises(
         ValueError, match=r"data: expected at least 60 training images of each class, got \d+ of "
     ):
-        mini.dataset(colour(), per_class=60)
+        mini.dataset(colour(), experiment=mini.Experiment(per_class=60))
     with pytest.raises(ValueError, match="data: expected images in colour, got tiny"):
-        mini.dataset(tiny(), per_class=2)
+        mini.dataset(tiny(), experiment=mini.Experiment(per_class=2))
 
 
 def test_no_images_say_where_to_put_them(monkeypatch, tmp_path):

@@ -20,6 +20,8 @@ class Experiment(NamedTuple):
     epochs: tuple[int, ...] = (40, 160)
     seeds: tuple[int, ...] = (0, 1, 2)
     per_class: int = 500  # training images
+    # The paper pads by 4. With 5,000 images that keeps networks of this size below 90 % training accuracy.
+    pad: int = 1  # pixels by which a random crop moves an image
 
     @property
     def cells(self) -> tuple[Cell, ...]:

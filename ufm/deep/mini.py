@@ -28,17 +28,21 @@ __all__ = ["MINI", "SHIPPED", "Experiment", "Grid", "collect", "dataset", "plan"
 
 
 def dataset(
-    data: str | Path | Dataset = "cifar10", *, data_dir: str | Path | None = None, per_class: int = 500
+    data: str | Path | Dataset = "cifar10",
+    *,
+    data_dir: str | Path | None = None,
+    experiment: Experiment = MINI,
 ) -> Dataset:
     """The first `per_class` training images of each class, and all test images.
 
-    They are normalised by CIFAR-10's constants, cropped and flipped, as in the paper.
+    They are normalised by CIFAR-10's constants and flipped as in the paper. Crops move them by up to `pad`
+    pixels.
 
     Raises:
         ValueError: a class with fewer images, or images without colour.
         OSError: there are no images and none can be downloaded; the message says where to put them.
     """
-    per_class = _checks.integer("per_class", per_class, least=1)
+    per_class = _checks.integer("per_class", experiment.per_class, least=1)
     try:
         whole = datasets.get(data, data_dir=data_dir)
     except OSError as error:
@@ -59,8 +63,9 @@ def dataset(
     mean, std = datasets.CIFAR10
     return dataclasses.replace(
         whole, name=f"{whole.name}-mini", train_images=whole.train_images[chosen],
-        train_labels=whole.train_labels[chosen], mean=mean, std=std, pad=4, flip=True,
-        source=f"{whole.source}; the first {per_class} training images of each class",
+        train_labels=whole.train_labels[chosen], mean=mean, std=std, pad=experiment.pad, flip=True,
+        source=f"{whole.source}; the first {per_class} training images of each class, "
+        f"crops by {experiment.pad}",
     )  # fmt: skip
 
 
@@ -87,7 +92,7 @@ def plan(
     """
     e = experiment
     made = _sweep.plan_sweep(
-        out, dataset(data, data_dir=data_dir, per_class=e.per_class), net=e.net, preset=e.preset,
+        out, dataset(data, data_dir=data_dir, experiment=e), net=e.net, preset=e.preset,
         losses=e.losses, widths=e.widths, epochs=e.epochs, seeds=e.seeds,
     )  # fmt: skip
     held = shipped().configurations() if skip_shipped else []
