@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from benchmarks import collapse, convex, gpu_program, minute, scaling, solving, spectra, sweeps, training
+from benchmarks import (
+    collapse,
+    convex,
+    gpu_program,
+    imbalance,
+    minute,
+    scaling,
+    solving,
+    spectra,
+    spheres,
+    sweeps,
+    training,
+)
 from benchmarks.machine import Row
 
 
@@ -76,6 +88,22 @@ runs in a separate process (peak memory: the whole process). Compilation is excl
         named=_NAMED,
         task=lambda row: "solve, 5.2 million unknowns",
     ),
+    "imbalance": Table(
+        imbalance.large,
+        """## A large problem with unequal classes
+Cross-entropy, K=100, d=512, counts that fall geometrically from `most` to `least`; |grad f| <= 1e-8, one
+start, lam_W = lam_H = 0.2/(K sqrt n) at the mean count n. Our solver runs in a separate process (peak
+memory: the whole process). *gap*: the certificate's bound on f - f*. Compilation is excluded for all.""",
+        group=("K", "d", "most", "least"),
+        named=_NAMED,
+        task=lambda row: f"solve, classes of {row['most']} to {row['least']} samples",
+    ),
+    "optima": Table(
+        imbalance.optima,
+        """## The optimum of three groups of classes
+`theory.global_optimum` for 30, 40 and 30 classes of 500, 60 and 5 samples, compilation excluded, and what
+the class-mean solve of the unstructured problem ends above it.""",
+    ),
     "convex": Table(
         convex.rows,
         """## The convex reformulation
@@ -84,6 +112,19 @@ for each class; our solver solves the same problem. |grad f| is measured at the 
 first call of cvxpy, which computes the canonical form, is not counted in the full run.""",
         group=("K", "d", "n", "formulation"),
         task=lambda row: f"solve against a convex solver, {row['formulation']}, {_shape(row)}",
+    ),
+    "spheres": Table(
+        spheres.rows,
+        """## Unit vectors
+Cross-entropy with rows and features of norm one, K=10, d=64, to a Riemannian gradient of 1e-8. pymanopt's
+trust region has our jitted objective, gradient and Hessian-vector product. The sides take turns on the
+same starts; times are medians over the seeds. `ufm newton` turns what features have outside of the row
+space of W into one direction, which leaves the objective alone, and balances the norms of features and
+rows; the rows *not turned* and *nor norms balanced* omit the first or both of these.""",
+        group=("K", "d", "n", "scale"),
+        named=("pymanopt trust regions",),
+        task=lambda row: f"solve on spheres, scale {row['scale']:g}, {_shape(row)}",
+        summarised=lambda row: row["solver"] == "ufm newton",
     ),
     "sweep": Table(
         sweeps.sweeps,

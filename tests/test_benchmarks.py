@@ -15,7 +15,7 @@ from tolerances import close
 import ufm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import collapse, convex, figures, machine, peers, report, scaling
+from benchmarks import collapse, convex, figures, machine, peers, report, scaling, spheres
 from benchmarks.tables import TABLES
 
 
@@ -111,6 +111,14 @@ def test_cvxpy_solves_our_problem(reduced):
     assert abs(convex_prob.solve(solver="CLARABEL") - best) <= 1e-7
     at = convex.factors(prob, np.asarray(Z.value), np.asarray(b.value)[:, 0], reduced)
     assert abs(float(prob(at)) - best) <= 1e-7
+
+
+def test_pymanopt_solves_our_problem_on_spheres():
+    pytest.importorskip("pymanopt")
+    prob = ufm.Problem.balanced("ce", K=3, d=4, n=2, model=ufm.models.spheres(2.0))
+    norm, value = spheres.trust_regions(prob, 1e-8, 10.0)(ufm.init(prob))
+    assert norm <= 1e-8
+    assert abs(value - ufm.theory.global_optimum(prob).objective) <= 1e-12
 
 
 @pytest.mark.parametrize("side", collapse.SIDES)

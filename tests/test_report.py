@@ -297,3 +297,16 @@ def test_a_report_s_figure_has_a_row_for_each_claim(records):
     assert len(rings) == sum(claim.verdict == "fails" for claim in failing.claims)
     aside = [text.get_text() for text in ax.texts if text.get_text() == "not applicable"]
     assert len(aside) == sum(claim.verdict == "not applicable" for claim in passing.claims)
+
+
+def test_a_named_tuple_prints_a_row_for_each_number_array_and_word():
+    found = ufm.theory.threshold(ufm.Problem.from_counts("ce", counts=[3, 2, 2], d=4, lam_W=0.01, lam_H=0.02))
+    text, html = repr(found), found._repr_html_()
+    for name in found._fields:
+        assert name in text
+        assert name in html
+    assert f"{found.x_zero:.10g}" in text
+    assert "yes" in repr(found._replace(proved=True))
+    optimum = repr(ufm.theory.global_optimum(ufm.Problem.balanced("ce", K=3, d=4, n=2)))
+    assert "objective" in optimum
+    assert "factors" not in optimum

@@ -71,11 +71,15 @@ def bases(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> tu
     """The bases of `layers_of`, computed by numpy, which spares the compiled program their factorisations."""
     if not turns(prob, solver, reduced):
         return None
+    *layers, H, _ = (np.asarray(x) for x in params)
+    return tuple(jax.device_put(Q) for Q in _row_spaces(class_means(prob, H).T, layers, np))
+
+
+def class_means(prob: Problem, H: np.ndarray) -> np.ndarray:
+    """(K, d): the mean feature of each class, by numpy."""
     member = np.asarray(prob.labels) == np.arange(prob.K)[:, None]
     weight = member if prob.samples is None else member * np.asarray(prob.samples)
-    *layers, H, _ = (np.asarray(x) for x in params)
-    means = H @ (weight / weight.sum(axis=1, keepdims=True)).T.astype(H.dtype)
-    return tuple(jax.device_put(Q) for Q in _row_spaces(means, layers, np))
+    return np.asarray((weight @ H.T) / weight.sum(axis=1, keepdims=True), H.dtype)
 
 
 def layers_of(

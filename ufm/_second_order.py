@@ -39,6 +39,8 @@ RELATIVE = 1e-6
 FACTORISED = 600
 #: f within this of a proved lower bound, relative to 1 + |f|, is at its minimum
 NOTHING_BELOW = 1e-12
+#: a step of this length off a strict saddle of unit vectors is still close to it
+SHORT = 0.03
 
 
 class Evidence(NamedTuple):
@@ -82,9 +84,9 @@ def way_down(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variable
     """
     if prob.model.layered:
         return _between_layers(prob, params, grad_norm)
-    if _is_lowest(prob, params):
-        return None
     floor = float(resolution(prob.model.stiffness(prob), grad_norm))
+    if prob.model.curved and _is_lowest(prob, params, floor):
+        return None
     if prob.model.two_factors and not prob.model.bilinear:
         return _with_bounds(prob, params, floor)
     for find in (_through_unused, _lowest_eigenvector):
@@ -95,17 +97,23 @@ def way_down(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variable
     return None
 
 
-def _is_lowest(prob: Problem, params: Variables) -> bool:
-    """Whether a bound that theory proves leaves nothing below f, where an eigenvector is dear."""
-    if not prob.model.curved:
-        return False
+def _is_lowest(prob: Problem, params: Variables, floor: float) -> bool:
+    """Whether a bound that theory proves leaves less below f than a curvature of -floor gains in a step.
+
+    That spares an eigenvector, which costs more than the solve.
+    """
     from ufm import theory  # here, because it needs scipy, which `import ufm` does not
 
     try:
         bound = theory.lower_bound(prob)
     except theory.NoClosedForm:
         return False
-    return bool(prob(params) - bound <= NOTHING_BELOW * (1 + abs(bound)))
+    return bool(_value(prob, params) - bound <= SHORT**2 / 2 * floor + NOTHING_BELOW * (1 + abs(bound)))
+
+
+@jax.jit
+def _value(prob: Problem, params: Variables) -> Array:
+    return prob(params)
 
 
 def _between_layers(prob: Problem, params: Variables, grad_norm: ArrayLike) -> Variables | None:
@@ -142,10 +150,11 @@ def _with_bounds(prob: Problem, params: Params, floor: float) -> Params | None:
 
     A convex loss has its minimum where |G h| <= lam |h| for every h >= 0.
     """
-    from ufm.hessian import copositive, neurons
+    from ufm.hessian import neurons  # here, because they need scipy
+    from ufm.theory import _copositive
 
     G = neurons.class_gradient(prob, params)
-    if prob.loss.convex and copositive.upper_bound(G) <= float(prob.lam) + floor:
+    if prob.loss.convex and _copositive.upper_bound(G) <= float(prob.lam) + floor:
         return None
     step = neurons.through_idle(prob, params, G, floor)
     below = None if step is None else _lowest(prob, *step)

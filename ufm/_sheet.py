@@ -10,13 +10,15 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from jax.typing import ArrayLike
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+R = TypeVar("R")
 
 #: columns of plain text, which has no terminal to ask for its width
 WIDTH = 110
@@ -46,6 +48,36 @@ class Printed:
 
     def _repr_html_(self) -> str:
         return as_html(self.sheet())
+
+
+def printed(record: type[R]) -> type[R]:
+    """Shows a named tuple as `Printed` does: a row for each number, array and word that it has itself."""
+
+    def sheet(self: Any) -> Sheet:
+        shown = {name: in_words(getattr(self, name)) for name in self._fields}
+        rows = [(name, words) for name, words in shown.items() if words]
+        return Sheet(record.__name__, (), rows, [])
+
+    added = {"sheet": sheet} | {n: vars(Printed)[n] for n in ("__repr__", "__rich__", "_repr_html_")}
+    for name, method in added.items():
+        setattr(record, name, method)
+    return record
+
+
+def in_words(value: Any) -> str:
+    """A number, an array of at most 16 columns, or a word, as text; "" for everything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, tuple) or (not hasattr(value, "__array__") and not isinstance(value, int | float)):
+        return ""
+    array = np.asarray(value)
+    if array.ndim > 2 or array.size > 256 or array.dtype.kind not in "biuf":
+        return ""
+    return (
+        f"{array[()]:.10g}" if array.ndim == 0 else np.array2string(array, precision=6, max_line_width=WIDTH)
+    )
 
 
 def digits(value: ArrayLike) -> str:

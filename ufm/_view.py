@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ufm import _layers, solvers
-from ufm._layers import Layers, row_space
+from ufm import _layers, _rays, solvers
+from ufm._layers import Layers, class_means, row_space
 from ufm._problem import Params, Problem, Variables
-from ufm._rays import Rays, rays_of
+from ufm._rays import Rays
 from ufm.models import unbound
 from ufm.solvers import Bounded, Objective, Point, Solver, dot
 
@@ -127,13 +127,12 @@ def basis(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> An
     """
     if prob.model.layered:
         return _layers.bases(prob, params, solver, reduced)
+    if prob.model.curved:
+        return _rays.basis(prob, params, solver)
     if not turns(prob, solver, reduced):
         return None
     W, H = np.asarray(params.W), np.asarray(params.H)
-    member = np.asarray(prob.labels) == np.arange(prob.K)[:, None]
-    weight = member if prob.samples is None else member * np.asarray(prob.samples)
-    means = (weight @ H.T) / weight.sum(axis=1, keepdims=True)
-    return jax.device_put(row_space(W, means.astype(W.dtype), np))
+    return jax.device_put(row_space(W, class_means(prob, H), np))
 
 
 def view_of(
@@ -143,7 +142,7 @@ def view_of(
     if prob.model.layered:
         return _layers.layers_of(prob, params, solver, reduced, Q)
     if prob.model.curved:
-        return rays_of(prob, params, solver)
+        return _rays.rays_of(prob, params, solver, Q)
     if not prob.model.two_factors:
         return View(prob, None, None, None), params
     base, H = (prob.means(), prob.class_means(params.H)) if reduced else (prob, params.H)

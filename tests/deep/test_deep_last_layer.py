@@ -34,6 +34,31 @@ def test_the_optimum_is_recognised_whatever_its_origin(loss):
     assert "UFM (lam_W=3.00e-03" in repr(worse)
 
 
+@pytest.mark.parametrize(
+    ("loss", "counts"), [("ce", (5, 5, 5, 5)), ("mse", (5, 5, 5, 5)), ("ls", (2, 7, 4, 3))]
+)
+def test_the_optimum_of_features_that_are_not_negative_is_recognised_where_it_is(loss, counts):
+    """The witness is the solver on all samples, from a start of its own."""
+    penalties = {"lam_W": 3e-3, "lam_H": 7e-4, "lam_b": 2e-3}
+    prob = ufm.Problem.from_counts(loss, counts=counts, d=6, model="nonnegative", **penalties)
+    sol = ufm.solve(prob)
+    W, H, b = (np.asarray(x) for x in (sol.W, sol.H, sol.b))
+    given = H.T, np.asarray(prob.labels), W, b, prob.loss
+    found = _last_layer.compare(*given, lam_W=3e-3, lam_b=2e-3, model="nonnegative")
+    assert found.lam_H == pytest.approx(7e-4, rel=1e-6)
+    assert found.gap == pytest.approx(0, abs=1e-8)
+    for name in ("margin", "norm_W", "norm_M", "norm_b", "alignment", "raw_angle", "raw_duality"):
+        assert getattr(found, name) == pytest.approx(getattr(found, f"optimal_{name}"), abs=1e-5)
+    assert found.raw_angle == pytest.approx(0, abs=1e-6)  # orthogonal, while the free model's is -1/3
+    worse = _last_layer.compare(H.T + 0.1, *given[1:], lam_W=3e-3, lam_b=2e-3, model="nonnegative")
+    assert worse.gap > 1e-4
+    assert "nonnegative features" in repr(worse)
+    with pytest.raises(ValueError, match="features: expected none below 0"):
+        _last_layer.compare(H.T - 0.1, *given[1:], lam_W=3e-3, lam_b=2e-3, model="nonnegative")
+    with pytest.raises(ValueError, match="model"):
+        _last_layer.compare(*given, lam_W=3e-3, lam_b=2e-3, model="fixed")
+
+
 @pytest.mark.parametrize(("preset", "loss"), [("paper-code-sum", "ls"), ("paper-code", "mse")])
 def test_the_effective_penalty_is_that_of_the_step(preset, loss):
     """The first step changes W by the rate times the gradient of scale (mean L + lam_W/2 |W|^2)."""

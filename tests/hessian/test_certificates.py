@@ -202,7 +202,9 @@ def smallest_eigenvalue(prob: Problem, params: Params) -> jax.Array:
 
 
 def test_the_bound_is_valid_where_d_is_too_small() -> None:
-    prob = imbalanced("ce", "free", 0.2, seed=8, d=2)
+    """Unequal counts: the bound that takes the rank into account is for equal ones."""
+    prob = imbalanced("ce", "free", 0.2, seed=7, d=2)
+    assert prob.n is None
     optimum = convex_optimum(prob)  # of the relaxation, which d = 3 would reach
     stuck = descend(prob, ufm.init(prob, seed=2))[-1]
     cert = landscape.certificate(prob, stuck)

@@ -38,7 +38,7 @@ def test_the_gradient_of_layers_is_that_of_their_objective(name):
 
 def test_the_gradient_of_unit_vectors_is_that_of_their_objective():
     x = np.random.default_rng(0).normal(size=24)
-    assert slopes_agree(_features._on_spheres(3, 4, 5.0), x)
+    assert slopes_agree(_features.on_spheres(3, 4, 5.0), x)
     assert slopes_agree(_features._in_angles(5.0), x[:6])
 
 
@@ -50,6 +50,17 @@ def test_a_given_classifier_leaves_the_gradient_of_the_rest():
     value, slope = P.given(W)(rest)
     assert value == P.f(x)[0]
     assert np.array_equal(slope, np.delete(P.f(x)[1], np.s_[12:24]))
+
+
+def test_a_descent_with_bounds_meets_the_conditions_there():
+    P = CASES["two factors"]
+    nonnegative = np.arange(P.unknowns) < 12
+    end = direct.within(P.f, np.random.default_rng(0).normal(size=P.unknowns), nonnegative)
+    slope = P.f(end.x)[1]
+    assert end.gradient < 1e-12
+    assert (end.x[nonnegative] >= 0).all()
+    assert np.abs(np.minimum(end.x, slope))[nonnegative].max() < 1e-12
+    assert np.abs(slope[~nonnegative]).max() < 1e-12
 
 
 def test_a_descent_ends_at_rounding():
@@ -75,6 +86,9 @@ def test_published_values():
     assert alone.details["f"] == pytest.approx(0.306922, abs=1e-6)
     minimum = found(_features._spurious(), "not above")
     assert minimum.details["f above the optimum"] == pytest.approx(0.461133, abs=1e-6)
+    half = found(_features._half((40, 1, 1, 1), 0.02), "less f at a point")
+    assert half.details["f"] == pytest.approx(0.254597, abs=1e-6)
+    assert half.details["orthogonal frame"] == pytest.approx(0.272740, abs=1e-6)
     assert _limits._ratio(2, 2, 1.0).tables[0].rows[0][3] == "3.3804885"
     assert _limits._ratio(3, 7, 5.0).tables[0].rows[0][3].startswith("245.49693")
     assert _depth._ce(4, 3).tie()[0] == pytest.approx(0.44482696, abs=1e-8)

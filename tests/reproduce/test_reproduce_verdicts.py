@@ -77,6 +77,7 @@ VANISHING = partial(_limits._vanishing, (6, 6, 1, 1), True)
 DEEP = partial(_depth._below, 4, 2, 0.2)
 DEEP_SQUARES = partial(_depth._squares, 3, 2, 0.4)
 LOW_RANK = partial(_depth._linear_squares, 3, 3, 0.3)
+HALF = partial(_features._half, (40, 1, 1, 1), 0.02)
 UNIT = partial(_features._unit, 3, 3, 1.0, 2)
 figure_9, figure_10 = _scalar_problem._figure_9, _scalar_problem._figure_10
 #: row, a job of it, and the closed form that is put a millionth off
@@ -135,6 +136,7 @@ CLOSED_FORMS = {
     "deep squares": ("deep-squares", DEEP_SQUARES, "global_optimum", "objective"),
     "margin of deep squares": ("deep-squares", DEEP_SQUARES, "global_optimum", "margin"),
     "low rank": ("low-rank", LOW_RANK, "global_optimum", "objective"),
+    "orthogonal frame": ("nonnegative", HALF, "orthogonal_frame", "objective"),
     "unit vectors": ("unit-vectors", UNIT, "global_optimum", "objective"),
     "lemma 8": ("lemma-8", partial(_nuclear_norm._intermediate, 3, 0.05), "global_optimum", "objective"),
 }
@@ -211,6 +213,7 @@ def first_of_each(field: str):
 WINDOW = partial(_focal_window._window, 3.0, 20, 1.20108, range(17, 20))
 LEMMA_6 = partial(_lemmas._lemma_6, Case("ce", Shape(3, 4, 2), lam_b=0.02))
 LEMMA_9 = partial(_lemmas._lemma_9, "ce", Shape(3, 4, 2))
+NONNEGATIVE = partial(_features._orthogonal, (7, 2, 4), 0.995)
 #: row, a job of it, where the formula lives, and how it is put a millionth off
 FORMULAS = {
     "lemma 1": ("lemma-1", partial(_lemmas._lemma_1, 1000), _lemmas, "young", argument(2)),
@@ -232,6 +235,7 @@ FORMULAS = {
         argument(2),
     ),
     "cost": ("certified", partial(_focal_window._cost, 3), covering, "weights", last),
+    "missing": ("nonnegative", NONNEGATIVE, _features, "missing", factor),
     "rotations": ("degeneracy", partial(_depth._degeneracy, 4, 2, 0.2), _depth, "rotations", factor),
     "f of a state": ("window", WINDOW, theory, "partial_states", first_of_each("objective")),
     "pull": ("window", WINDOW, theory, "partial_states", first_of_each("tension")),

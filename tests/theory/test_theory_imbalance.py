@@ -130,6 +130,21 @@ def test_balanced_problems_agree_with_the_block_form():
             close(_blocks.objective(program, x), theory.global_optimum(prob).objective, ulps=64)
 
 
+@pytest.mark.parametrize(
+    ("loss", "hyper", "regime"),
+    [("ce", {}, "free"), ("ls", {"alpha": 0.2}, "absent"), ("mse", {"kappa": 2.0, "beta": 1.5}, "penalised")],
+)
+@pytest.mark.parametrize("strength", [0.02, 0.2])
+def test_many_groups(loss, hyper, regime, strength):
+    """Twelve groups, beyond which the Hessian is no matrix: the dual bound closes at the optimum."""
+    counts = np.random.default_rng(2).permutation(np.append(np.arange(1, 13) ** 2, [4, 49]))
+    prob = problem(loss, hyper, regime, counts=counts, strength=strength)
+    best = theory.global_optimum(prob)
+    assert len(_blocks.groups_of(counts).sizes) == 12
+    assert landscape.certificate(prob, best.params).gap < 1e-13
+    close(prob(best.params), best.objective, ulps=64)
+
+
 TWO = np.array([2, 5, 5, 2, 5, 2, 2])
 CLOSED = (
     ("ce", {}, "free", TWO),

@@ -379,7 +379,7 @@ def test_every_refusal_names_the_assumption():
     for wrong, message in (
         (prob.replace(d=2), "rank 3 and needs d >= 3"),
         (prob.replace(d=3, loss=losses.mse(), lam_b=0.02), "needs d >= 4"),
-        (prob.replace(d=3, loss=losses.mse(), bias=False), "orthogonal frame has rank 4"),
+        (prob.replace(d=3, loss=losses.mse(kappa=2.0), bias=False), "orthogonal frame has rank 4"),
     ):
         for ask in (theory.global_optimum, theory.hessian_spectrum):
             with pytest.raises(theory.NoClosedForm, match=message):

@@ -35,6 +35,10 @@ from ufm._problem import Problem
 @click.option("--phase-diagram", is_flag=True, help="Draw phases over --C and one hyperparameter.")
 @click.option("--C", "C", callback=parsed(grid), metavar="GRID",
               help="(K-1) sqrt(n lam_W lam_H), for the phase diagram.")  # fmt: skip
+@click.option("--table", is_flag=True, help="The lowest values known for K = 3..8 in d = 2, 3, 4.")
+@click.option(
+    "--recompute", is_flag=True, help="With --table: search them anew; goes on where --out has some."
+)
 @shared_options(grids=True, solving=False)
 def landscape(**options: Any) -> int:
     """Critical points, their Hessians, and Theorem 2 measured over them.
@@ -44,13 +48,21 @@ def landscape(**options: Any) -> int:
     ufm landscape --loss ce --K 5 --d 2 --n 1 --lam 1e-2 --search
     ufm landscape --loss fl --K 20 --d 21 --n 1 --lam 0.0632147 --out counterexample/
     ufm landscape --phase-diagram --loss fl --K 20 --C 1.19:1.21:21 --gamma 2:4:5:linear --plot phases.png
+    ufm landscape --table --K 8
+    ufm landscape --table --recompute --starts 1000 --out table/
 
     --plot draws the spectrum at the lowest point; --out also the road down from the origin and a slice.
-    Exit status: 0 no claim fails (or the diagram is drawn), 1 one fails, 2 misuse.
+    Exit status: 0 no claim fails (or the diagram is drawn), 1 one fails (or a recomputed value is another
+    one), 2 misuse.
     """
     diagram, search = options.pop("phase_diagram"), options.pop("search")
     C, starts = options.pop("C"), options.pop("starts")
+    table, recompute = options.pop("table"), options.pop("recompute")
     given, output = split(options)
+    if table:
+        return _table(given, output, recompute, starts)
+    if recompute:
+        raise ValueError("recompute: expected with --table only; drop it, or add --table")
     if diagram:
         return _phase_diagram(given, output, C, starts)
     if C is not None:
@@ -63,12 +75,43 @@ def landscape(**options: Any) -> int:
     return _points(prob, output, search, starts, seed)
 
 
+def _table(given: dict[str, Any], output: Output, recompute: bool, starts: int | None) -> int:
+    """The record, or its entries searched anew; --K, --d and --no-bias pick rows."""
+    from ufm.landscape import best_known, recompute_best_known
+    from ufm.landscape._best_known import STARTS
+
+    other = [name for name in given if name not in ("loss", "seed", "bias", "K", "d")]
+    other += ["loss"] * (given["loss"] != "ce") + ["plot"] * (output.plot is not None)
+    if other:
+        name = other[0]
+        raise ValueError(f"{name}: expected --table with --K, --d and --no-bias at most; drop --{name}")
+    if starts is not None and not recompute:
+        raise ValueError("starts: expected with --table --recompute; drop it, or add --recompute")
+    wanted: dict[str, Any] = {name: given[name] for name in ("K", "d") if name in given}
+    wanted |= {} if given.get("bias", True) else {"bias": False}
+    record = best_known().where(**wanted)
+    found = record
+    if recompute:
+        keys = [entry.key for entry in record]
+        found = recompute_best_known(keys=keys, starts=starts or STARTS, out=output.out)
+    tell(output, found)
+    write(output, found.to_dict, None, {})
+    other_values = [
+        f"K={new.K}, d={new.d}, bias {'free' if new.bias else 'none'}: {new.objective - old.objective:.1e}"
+        for new, old in zip(found, record, strict=True)
+        if abs(new.objective - old.objective) > 1e-12
+    ]
+    if other_values:
+        click.echo(f"other than the record, new minus old: {'; '.join(other_values)}", err=True)
+    return 1 if other_values else 0
+
+
 def _points(prob: Problem, output: Output, search: bool, starts: int | None, seed: int) -> int:
     from ufm.landscape import critical_points, find_critical_points
     from ufm.landscape.theorems import verify
 
     if starts is not None and not search:
-        raise ValueError("starts: expected with --search or --phase-diagram only")
+        raise ValueError("starts: expected with --search, --phase-diagram or --table --recompute only")
     default = inspect.signature(find_critical_points).parameters["starts"].default
     starts = default if starts is None else starts
     points = find_critical_points(prob, seed=seed, starts=starts) if search else critical_points(prob)

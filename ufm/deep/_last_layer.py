@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Float
 from ufm import _checks, losses, metrics, theory
 from ufm._problem import Problem
 from ufm._sheet import Printed, Sheet
+from ufm._solve import solve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,15 +23,16 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Comparison(Printed):
-    """Measurements of a last layer, and the values at the UFM's global minimiser (None: no closed form).
+    """Measurements of a last layer, and the values at the UFM's minimiser (None: not known).
 
     M (K, d) are the class means minus their mean.
     """
 
+    model: str  # of the UFM: "free" or "nonnegative"
     lam_W: float  # effective penalties
     lam_H: float
     lam_b: float
-    objective: float  # equation (7) at the effective penalties, each class of the same weight
+    objective: float  # equation (7) at the effective penalties, free: each class of the same weight
     optimum: float | None
     margin: float  # mean of z_y - z_j over samples and j != y
     optimal_margin: float | None
@@ -43,6 +46,12 @@ class Comparison(Printed):
     duality: float  # NC3
     alignment: float  # mean cosine between w_k and its class mean; 1 at self-duality
     optimal_alignment: float | None
+    raw_angle: float  # mean cosine between two class means from the model's origin
+    optimal_raw_angle: float | None
+    raw_duality: float  # NC3 with these class means
+    optimal_raw_duality: float | None
+    norm_b: float
+    optimal_norm_b: float | None
     within: float  # share of |H|^2 within the classes; 0 at collapse
     regime: str  # of the optimum, or why there is no closed form
     angles: Float[np.ndarray, "K K"]  # cosines between centred class means
@@ -75,12 +84,18 @@ class Comparison(Printed):
             _row("norms of means, spread", self.norm_spread, 0.0),
             _row("cosine of w_k and mean k", self.alignment, self.optimal_alignment),
             _row("NC3", self.duality, 0.0),
+            _row("cosine of raw class means", self.raw_angle, self.optimal_raw_angle),
+            _row("NC3 of raw class means", self.raw_duality, self.optimal_raw_duality),
+            _row("|b|", self.norm_b, self.optimal_norm_b),
             _row("|H|^2 within classes", self.within, 0.0),
         ]
         penalties = f"lam_W={self.lam_W:.2e}, lam_H={self.lam_H:.2e}, lam_b={self.lam_b:.2e}"
         excess = f"objective {self.gap:.2%} above the optimum" if self.gap is not None else "no closed form"
         header = ("last layer", "measured", f"UFM ({penalties})", "ratio")
-        return Sheet("Trained last layer and the UFM", header, rows, [f"{excess}; {self.regime}"])
+        title = "Trained last layer and the UFM" + (
+            "" if self.model == "free" else f", {self.model} features"
+        )
+        return Sheet(title, header, rows, [f"{excess}; {self.regime}"])
 
     def plot(self) -> Figure:
         """Cosines of the class means and of classifier and means, and margins, beside the optimum's."""
@@ -98,23 +113,24 @@ class Comparison(Printed):
 
 
 def _row(name: str, got: float, wanted: float | None) -> tuple[str, ...]:
-    ratio = "" if not wanted else f"{got / wanted:.3f}"
+    ratio = "" if wanted is None or abs(wanted) < 1e-9 else f"{got / wanted:.3f}"
     return name, f"{got:.4g}", "-" if wanted is None else f"{wanted:.4g}", ratio
 
 
 class _Layer(NamedTuple):
-    """A last layer in float64, features centred at the mean of the class means: the same logits."""
+    """A last layer in float64, with the origin of the features where the model has it: the same logits."""
 
     y: np.ndarray  # (N,)
     W: np.ndarray  # (K, d)
     b: np.ndarray  # (K,)
     means: np.ndarray  # (K, d)
-    weight: np.ndarray  # (N,) 1 where the classes are equal: each class weighs N/K samples
+    weight: np.ndarray  # (N,) of the samples: ones, or such that each class weighs N/K samples
     square: float  # |H|^2, so weighted
     Z: np.ndarray  # (N, K)
 
 
-def _layer(features: ArrayLike, labels: ArrayLike, W: ArrayLike, b: ArrayLike) -> _Layer:
+def _layer(features: ArrayLike, labels: ArrayLike, W: ArrayLike, b: ArrayLike, free: bool) -> _Layer:
+    """Free features: from the mean of the class means, and classes of equal weight. Else as they are."""
     H, y = np.asarray(features, np.float64), np.asarray(labels)
     weights, bias = np.asarray(W, np.float64), np.asarray(b, np.float64)
     (K, N), counts = (len(weights), len(H)), np.bincount(y, minlength=len(weights))
@@ -122,11 +138,11 @@ def _layer(features: ArrayLike, labels: ArrayLike, W: ArrayLike, b: ArrayLike) -
         raise ValueError(f"labels: expected every class 0..{K - 1}, got none of class {np.argmin(counts)}")
     means = np.stack([H[y == k].mean(axis=0) for k in range(K)])
     centre = means.mean(axis=0)
-    largest = np.max(np.abs(H))
-    H, means, bias = H - centre, means - centre, bias + weights @ centre
-    if np.linalg.norm(means, axis=1).min() <= 1e-12 * largest:
+    if np.linalg.norm(means - centre, axis=1).min() <= 1e-12 * np.max(np.abs(H)):
         raise ValueError("features: expected class means that differ, got one at the mean of all; train on")
-    share = N / (K * counts[y])
+    if free:
+        H, means, bias = H - centre, means - centre, bias + weights @ centre
+    share = N / (K * counts[y]) if free else np.ones(N)
     square = float(share @ np.sum(H**2, axis=1))
     return _Layer(y, weights, bias, means, share, square, H @ weights.T + bias)
 
@@ -140,6 +156,7 @@ def compare(
     *,
     lam_W: float,
     lam_b: float,
+    model: str = "free",
 ) -> Comparison:
     """Compare a last layer with the UFM of lam_W, lam_b and an effective lam_H.
 
@@ -149,53 +166,68 @@ def compare(
 
         lam_H = lam_W |W|^2 / |H|^2,
 
-    which makes the ratios of |W| and of |H| to their optima equal. H is centred at the mean h_G of the class
-    means and b replaced by b + W h_G: the logits stay the same, and the origin is that of the UFM's optimum.
-    Every class has the weight of N/K samples whatever its size, so that the objective is never below the
-    minimum of the balanced UFM.
+    which makes the ratios of |W| and of |H| to their optima equal.
+
+    Free features have no origin of their own: H is centred at the mean h_G of the class means and b replaced
+    by b + W h_G, which keeps the logits, and every class has the weight of N/K samples whatever its size, so
+    that the objective is never below the minimum of the balanced UFM. Features after a rectifier have one:
+    with the model "nonnegative", H and b stay as they are, and the optimum is that of the true counts.
 
     Args:
         features: (N, d).  labels: (N,) in 0..K-1, every class at least once.  W: (K, d).  b: (K,).
+        model: "free" or "nonnegative".
 
     Raises:
         ValueError: arrays that do not fit, a class without samples, class means that are all equal,
-            lam_W <= 0.
+            lam_W <= 0, another model, negative features for the model "nonnegative".
 
     Source: Zhou et al. 2022, equation (7) and Lemma 5.
     """
     lam_W = float(_checks.real("lam_W", lam_W, above=0.0, why="train with weight decay"))
     lam_b = float(_checks.real("lam_b", lam_b, least=0.0))
+    free = _checks.choice("model", model, ("free", "nonnegative")) == "free"
     nc = metrics.neural_collapse(features, labels, W, b)  # checks the arrays
-    at = _layer(features, labels, W, b)
+    if not free and np.min(features) < 0:
+        raise ValueError(f"features: expected none below 0, got {np.min(features):.3g}; use model='free'")
+    at = _layer(features, labels, W, b, free)
     K, N = len(at.W), len(at.y)
-    norms = np.linalg.norm(at.means, axis=1)
+    M = _centred(at.means)
+    norms = np.linalg.norm(M, axis=1)
     lam_H = float(lam_W * np.sum(at.W**2) / at.square)
     each = np.asarray(jax.vmap(loss)(jnp.asarray(at.Z), jnp.asarray(at.y, jnp.result_type(int))))
     penalty = lam_W * np.sum(at.W**2) + lam_H * at.square + lam_b * np.sum(at.b**2)
     margins = (K * at.Z[np.arange(N), at.y] - at.Z.sum(axis=1)) / (K - 1)
-    angles, dual = _cosines(at.means, at.means), _cosines(at.W, at.means)
+    angles, dual = _cosines(M, M), _cosines(at.W, M)
     off = angles[~np.eye(K, dtype=bool)]
-    best, regime = _optimum(loss, K, lam_W, lam_H * N / K, lam_b)
+    counts = np.full(K, 1) if free else np.bincount(at.y)
+    best = _optimum(loss, counts, lam_W, lam_H * N / K if free else lam_H, lam_b, model)
     return Comparison(
+        model=model,
         lam_W=lam_W,
         lam_H=lam_H,
         lam_b=lam_b,
         objective=float(at.weight @ each / N + penalty / 2),
-        optimum=None if best is None else float(best.objective),
+        optimum=best.objective,
         margin=float(at.weight @ margins / N),
-        optimal_margin=None if best is None else float(best.margin),
+        optimal_margin=best.margin,
         norm_W=float(np.linalg.norm(at.W)),
-        optimal_norm_W=None if best is None else float(np.linalg.norm(best.params.W)),
-        norm_M=float(np.linalg.norm(at.means)),
-        optimal_norm_M=None if best is None else float(np.linalg.norm(_centred(best.params.H.T))),
+        optimal_norm_W=best.norm(best.W),
+        norm_M=float(np.linalg.norm(M)),
+        optimal_norm_M=best.norm(best.means, _centred),
         angle=float(off.mean()),
         angle_spread=float(off.std()),
         norm_spread=float(norms.std() / norms.mean()),
         duality=float(nc.nc3),
         alignment=float(np.diag(dual).mean()),
-        optimal_alignment=_alignment(best),
-        within=max(0.0, 1 - N / K * float(np.sum(at.means**2)) / at.square),
-        regime=regime,
+        optimal_alignment=best.of_means(lambda W, M: float(np.diag(_cosines(W, _centred(M))).mean())),
+        raw_angle=_mean_cosine(at.W, at.means),
+        optimal_raw_angle=best.of_means(_mean_cosine),
+        raw_duality=_duality(at.W, at.means),
+        optimal_raw_duality=best.of_means(_duality),
+        norm_b=float(np.linalg.norm(at.b)),
+        optimal_norm_b=best.norm(best.b),
+        within=max(0.0, 1 - float(np.bincount(at.y, at.weight) @ np.sum(at.means**2, axis=1)) / at.square),
+        regime=best.regime,
         angles=angles,
         dual_angles=dual,
         margins=margins,
@@ -214,23 +246,62 @@ def _cosines(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     return np.asarray(A @ B.T / np.outer(*lengths))
 
 
-def _alignment(best: theory.Optimum | None) -> float | None:
-    """Of the optimum; None where it has no features."""
-    if best is None or best.rank == 0:
-        return None
-    return float(np.diag(_cosines(np.asarray(best.params.W), _centred(best.params.H.T))).mean())
+def _mean_cosine(W: np.ndarray, means: np.ndarray) -> float:
+    """Between two different class means."""
+    return float(_cosines(means, means)[~np.eye(len(means), dtype=bool)].mean())
+
+
+def _duality(W: np.ndarray, means: np.ndarray) -> float:
+    """|W M'/|W M'| - P/|P|| in Frobenius norms, P = I - 11'/K: NC3 with these class means."""
+    K = len(W)
+    product, simplex = W @ means.T, np.eye(K) - 1 / K
+    size = max(float(np.linalg.norm(product)), np.finfo(float).tiny)
+    return float(np.linalg.norm(product / size - simplex / np.sqrt(K - 1)))
+
+
+class _Best(NamedTuple):
+    """The UFM's minimiser, or None for what is not known."""
+
+    regime: str
+    objective: float | None = None
+    margin: float | None = None
+    W: np.ndarray | None = None
+    means: np.ndarray | None = None  # (K, d) of the classes
+    b: np.ndarray | None = None
+
+    def norm(self, x: np.ndarray | None, change: Callable[[Any], Any] = np.asarray) -> float | None:
+        """Of a part, or of what becomes of it."""
+        return None if x is None else float(np.linalg.norm(change(x)))
+
+    def of_means(self, f: Callable[[np.ndarray, np.ndarray], float]) -> float | None:
+        """A function of W and the class means; None where the optimum has no features."""
+        if self.W is None or self.means is None or not np.any(self.means):
+            return None
+        return f(self.W, self.means)
 
 
 def _optimum(
-    loss: losses.Loss, K: int, lam_W: float, n_lam_H: float, lam_b: float
-) -> tuple[theory.Optimum | None, str]:
-    """The global minimum and its regime, or None and why it is unknown.
+    loss: losses.Loss, counts: np.ndarray, lam_W: float, lam_H: float, lam_b: float, model: str
+) -> _Best:
+    """By the theory, or where it has no closed form for non-negative features, by the solver.
 
     n enters through n lam_H alone: one sample a class with n lam_H is the same problem.
     """
-    prob = Problem(loss, np.arange(K), K=K, d=K, lam_W=lam_W, lam_H=n_lam_H, lam_b=lam_b)
+    K = len(counts)
+    penalties: dict[str, Any] = {"lam_W": lam_W, "lam_H": lam_H, "lam_b": lam_b, "model": model}
+    prob = Problem.from_counts(loss, counts=counts, d=K, **penalties)
+    prob = prob if np.all(counts == 1) else prob.means()
     try:
         best = theory.global_optimum(prob)
+        known = f"at its optimum: {best.regime}, {best.structure}"
+        params, value = best.params, float(best.objective)
     except theory.NoClosedForm as error:
-        return None, str(error)
-    return best, f"at its optimum: {best.regime}, {best.structure}"
+        if model == "free":
+            return _Best(str(error))
+        found = solve(prob)
+        known = "the UFM's values are those of a solution from one start, as there is no closed form"
+        params, value = found.params, float(found.objective)
+    W, means, b = (np.asarray(x) for x in (params.W, params.H.T, params.b))
+    Z = means @ W.T + b
+    margins = (K * np.diag(Z) - Z.sum(axis=1)) / (K - 1)
+    return _Best(known, value, float(counts @ margins / counts.sum()), W, means, b)

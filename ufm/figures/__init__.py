@@ -17,6 +17,7 @@ from ufm.figures._style import (
     style,
 )
 from ufm.figures.claims import plot_report
+from ufm.figures.low_rank import plot_low_rank
 from ufm.figures.minority import plot_minority
 from ufm.figures.panels import Curve, Panel, plot_panels
 from ufm.figures.phases import plot_phases
@@ -40,6 +41,7 @@ __all__ = [
     "legend_below",
     "new_figure",
     "plot_descent",
+    "plot_low_rank",
     "plot_minority",
     "plot_panels",
     "plot_phases",

@@ -111,9 +111,11 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     Convex losses: the Fenchel dual at a point made from the gradient G = grad_Z g, scaled (Cert A, a gap of
     order |grad f|) or with its singular values clipped to lam (Cert B, of order |grad f|^2), the better of
     the two.  Valid for every d; it closes where an optimum of full rank fits, d >= K - 1 (d >= K for losses
-    that are not shift-invariant).  A given classifier: strong convexity, or the dual of the problem in
-    (H, b), of order |grad f|^2 for every d.  Focal loss: the scalar bound `theory.focal_lower_bound`.  A deep
-    classifier: the lower bound of `theory.global_optimum`.  Any other loss: f - `loss.infimum`.
+    that are not shift-invariant).  Below, `theory.rank_lower_bound` takes its place where it is better: it
+    closes for MSE with kappa = 1, and is nearer for cross-entropy and label smoothing.  A given classifier:
+    strong convexity, or the dual of the problem in (H, b), of order |grad f|^2 for every d.  Focal loss: the
+    scalar bound `theory.focal_lower_bound`.  A deep classifier: the lower bound of `theory.global_optimum`.
+    Any other loss: f - `loss.infimum`.
 
     Args:
         prob: the problem.
@@ -124,8 +126,8 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     Raises:
         ValueError: params of a wrong shape, an integer dtype or a value that is not finite; tol <= 0.
 
-    Source: docs/theory.md, section 5.1, the Fenchel dual of the nuclear-norm problem; for a given classifier
-    docs/theory.md, section 6.1.
+    Source: docs/theory.md, section 5.1, the Fenchel dual of the nuclear-norm problem; for small d section
+    5.4; for a given classifier section 6.1.
 
     >>> import ufm
     >>> prob = ufm.Problem.balanced("ce", K=3, d=4, n=2)
@@ -288,10 +290,7 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
     if not prob.model.bilinear:
         return (gap, _CONVEX, "") if found.dual else _of_theory(prob, found, gap)
     if loss.convex:
-        if not found.dual:
-            return gap, infimum, "the dual bound is no better than the loss's infimum at this point"
-        how = "" if loss.has_conjugate else ", at gradients of the loss (it carries no conjugate)"
-        return gap, _DUAL + how, ""
+        return _of_rank(prob, found, gap)
     if not loss.has_lower_bound:
         return gap, infimum, "the loss is not declared convex: no bound but its infimum"
     from ufm import theory
@@ -309,6 +308,24 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
     C = (prob.K - 1) * math.sqrt(prob.N / prob.K) * found.lam
     why = "the bound is not known to be attained with a bias and C > 1" if prob.bias and C > 1 else ""
     return min(gap, scalar), f"scalar lower bound of {loss.title}", why
+
+
+def _of_rank(prob: Problem, found: Bounds, gap: float) -> tuple[float, str, str]:
+    """For a convex loss: the dual bound, or where d is small the one that knows the rank, if it is better."""
+    from ufm import theory
+
+    how = "" if prob.loss.has_conjugate else ", at gradients of the loss (it carries no conjugate)"
+    best, why = (_DUAL + how, "") if found.dual else ("infimum of the loss", _NO_BETTER)
+    if prob.d >= prob.full_rank:
+        return gap, best, why
+    try:
+        above = float(found.objective) - theory.rank_lower_bound(prob)
+    except theory.NoClosedForm:
+        return gap, best, why
+    return (max(above, 0.0), f"lower bound at rank <= {prob.d}", "") if above < gap else (gap, best, why)
+
+
+_NO_BETTER = "the dual bound is no better than the loss's infimum at this point"
 
 
 def _of_theory(prob: Problem, found: Bounds, gap: float) -> tuple[float, str, str]:
@@ -360,9 +377,7 @@ def _verdict(prob: Problem, found: Bounds, gap: float, tol: float, why: str) -> 
     reasons = [f"gap {gap:.1e}, not below {tol:g} (1 + |f|)", f"|grad f| = {found.grad_norm:.1e}"]
     full = prob.full_rank
     if prob.d < full and prob.model.bilinear:
-        reasons.append(
-            f"d = {prob.d} < {full}: the bound holds but an optimum of rank {full} is out of reach"
-        )
+        reasons.append(f"d = {prob.d} < {full}: the bound holds, but is not known to be attained")
     if found.rounding > allowed:
         reasons.append(f"rounding {found.rounding:.1e} alone exceeds that")
     if not math.isfinite(found.grad_norm) and math.isfinite(found.objective):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ufm._problem import Params, Problem
-from ufm.hessian import copositive
+from ufm.theory import _copositive
 
 #: relative to the largest neuron: below it a neuron is idle
 IDLE = 1e-6
@@ -46,7 +46,7 @@ def through_idle(
     Args:
         G: `class_gradient`.  floor: what |G h| must exceed lam |h| by.
     """
-    ways = [(value**0.5, h) for value, h in copositive.ascents(G) if value > (float(prob.lam) + floor) ** 2]
+    ways = [(value**0.5, h) for value, h in _copositive.ascents(G) if value > (float(prob.lam) + floor) ** 2]
     if not ways:
         return None
     W, H = np.array(params.W), np.array(params.H)

@@ -3,7 +3,7 @@
 At any point: `certificate` (how far from the global minimum), `hvp`, `eigenvalues`, `inertia`; where norms
 are fixed, `multipliers`. At a critical point: `escape_direction`, `descend`. All of them: `critical_points`,
 `find_critical_points`, `verify` (Theorem 2 over them), `phase_diagram`, `minority_diagram` (two groups of
-classes). In ball arithmetic: `prove_critical_point` and others.
+classes), `low_rank_diagram` (layers). In ball arithmetic: `prove_critical_point` and others.
 """
 
 from ufm.hessian.certificate import Bounds, Certificate, bounds, certificate
@@ -11,8 +11,10 @@ from ufm.hessian.inertia import Inertia, InertiaWarning, inertia
 from ufm.hessian.multipliers import multipliers
 from ufm.hessian.product import dense, hvp
 from ufm.hessian.spectrum import Eigenvalues, eigenvalues
+from ufm.landscape._best_known import BestKnown, best_known, recompute_best_known
 from ufm.landscape._polish import Polished, polish
 from ufm.landscape.critical import CriticalPoint, CriticalPoints, critical_points
+from ufm.landscape.low_rank import LowRankDiagram, low_rank_diagram
 from ufm.landscape.minority import COLLAPSES, MinorityDiagram, minority_diagram
 from ufm.landscape.phases import PHASES, PhaseDiagram, phase_diagram
 from ufm.landscape.saddles import Descent, Escape, descend, escape_direction
@@ -23,6 +25,7 @@ from ufm.rigour.proofs import Proof, prove_below, prove_critical_point, prove_ne
 __all__ = [
     "COLLAPSES",
     "PHASES",
+    "BestKnown",
     "Bounds",
     "Certificate",
     "CriticalPoint",
@@ -33,10 +36,12 @@ __all__ = [
     "Inertia",
     "InertiaWarning",
     "LandscapeReport",
+    "LowRankDiagram",
     "MinorityDiagram",
     "PhaseDiagram",
     "Polished",
     "Proof",
+    "best_known",
     "bounds",
     "certificate",
     "critical_points",
@@ -47,6 +52,7 @@ __all__ = [
     "find_critical_points",
     "hvp",
     "inertia",
+    "low_rank_diagram",
     "minority_diagram",
     "multipliers",
     "phase_diagram",
@@ -54,5 +60,6 @@ __all__ = [
     "prove_below",
     "prove_critical_point",
     "prove_negative_curvature",
+    "recompute_best_known",
     "verify",
 ]

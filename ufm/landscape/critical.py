@@ -291,7 +291,8 @@ def critical_points(
 
     See `ufm.landscape.families.FAMILIES`: the origin, neural collapse (for focal loss with the local maximum
     between it and the origin), simplex frames of m < K classes, of M groups of m, truncated spectra (MSE,
-    kappa = 1), two groups of unequal size, frames with a rank-one part, and the optimum of `ufm.theory`.
+    kappa = 1), orthogonal blocks of symmetric codes (d < K - 1), two groups of unequal size, frames with a
+    rank-one part, and the optimum of `ufm.theory`.
     One point of each orbit under rotations and permutations; members that need more than d dimensions are
     left out, families that do not exist are named in `.missing` with the reason.
 

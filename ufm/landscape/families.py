@@ -29,7 +29,7 @@ from ufm import _compile
 from ufm._problem import Params, Problem
 from ufm.losses._base import Setting
 from ufm.models._fixed import helmert
-from ufm.theory import NoClosedForm, global_optimum
+from ufm.theory import NoClosedForm, _codes, global_optimum
 from ufm.theory._frames import Factors, minimiser
 from ufm.theory._setting import setting
 from ufm.theory.profiles import is_symmetric
@@ -362,6 +362,24 @@ def _truncated(prob: Problem) -> Iterator[tuple[str, Params]]:
             yield f"r={r} and the mean", minimiser(s, Factors(U, sigma, U), np.full(K, b0))
 
 
+def _no_code(prob: Problem) -> str:
+    if prob.loss.smoothing() is None:
+        return f"solved for cross-entropy and label smoothing, not for {prob.loss!r}"
+    if prob.d >= prob.K - 1:
+        return f"d = {prob.d} holds the simplex ETF; theory.code_optimum gives them by name"
+    return _symmetric(prob)
+
+
+def _orthogonal_codes(prob: Problem) -> Iterator[tuple[str, Params]]:
+    """The lowest arrangements that fill d dimensions."""
+    s = setting(prob)
+    for found in _codes.lowest(s, MOST):
+        yield _codes.named(found.codes), minimiser(s, found.factors, found.bias)
+
+
+MOST = 12
+
+
 def _frame_family(name: str, *, grouped: bool, partial: bool) -> Family:
     reason, members = _no_layout(grouped=grouped, partial=partial), _frames(grouped=grouped, partial=partial)
     return Family(name, reason, members)
@@ -375,6 +393,7 @@ FAMILIES: tuple[Family, ...] = (
     _frame_family("sub-ETF", grouped=False, partial=True),
     _frame_family("grouped ETF", grouped=True, partial=False),
     _frame_family("grouped sub-ETF", grouped=True, partial=True),
+    Family("codes", _no_code, _orthogonal_codes),
     Family("two groups", _symmetric, _pairs),
     Family("ETF + rank one", _symmetric, _with_rank_one),
     Family("optimum", _no_optimum, _optimum),

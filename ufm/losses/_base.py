@@ -175,6 +175,10 @@ class Loss:
         """(kappa, beta) where the loss is kappa (z_k - beta)^2 + sum_{j != k} z_j^2."""
         return None
 
+    def smoothing(self) -> float | None:
+        """alpha where the loss is -log p_k + alpha (z_k - mean z)."""
+        return None
+
     @property
     def fails(self) -> tuple[str, ...]:
         """The tests of `theory.contrastive_property` that it is known to fail with K = 5 classes."""

@@ -62,6 +62,9 @@ class CrossEntropy(Loss, pure=True):
     def merging(self, bias: bool) -> float:
         return 1.0
 
+    def smoothing(self) -> float:
+        return 0.0
+
     def in_balls(self, ball: ToBall) -> BallLoss:
         return of_odds(odds(ball), ball(0), ball)
 

@@ -86,6 +86,9 @@ class LabelSmoothing(Loss, pure=True):
     def merging(self, bias: bool) -> float:
         return 1 - number("alpha", self.alpha)
 
+    def smoothing(self) -> float:
+        return number("alpha", self.alpha)
+
     def curvature(self, K: int, a: float, m: float, b0: float) -> Curvature:
         """The term that is linear in z does not bend: the rest is that of cross-entropy."""
         return along_margin(self.profile(K), a, rest=float(sigmoid(math.log(K - 1) - a)) / (K - 1))

@@ -85,6 +85,8 @@ class Model:
         curved: some parts of the variables lie on spheres, see `products`. `logits`, `penalty` and
             `effective` put them there, so that f is constant along their rays: at a feasible point its
             gradient is the Riemannian one, and its Hessian between tangents is the Riemannian Hessian.
+        beside: how many directions a solver on spheres needs beside the row space of W; None: all, and
+            `within` gives the point in fewer ones.
         constrained: not every value of the variables is feasible, see `nearest`.
         biased: a problem has a bias unless it asks for none; False: it has none and may not ask for one.
         layered: W is a product of free layers, `chain`, and `narrowed` gives the model with other widths.
@@ -97,6 +99,7 @@ class Model:
     isotropic = False
     convex = False
     curved = False
+    beside: ClassVar[int | None] = None
     constrained = False
     biased = True
     layered = False
@@ -162,6 +165,10 @@ class Model:
     def codimension(self, prob: Sizes) -> int:
         """How many spheres there are: each takes a dimension from the variables."""
         return 0
+
+    def within(self, params: Variables, Q: Float[Array, "d m"]) -> Variables:
+        """A point with the same logits in the coordinates of the columns of Q, which span the rows of W."""
+        raise NotImplementedError
 
     def ambient(self, prob: Sizes, params: Variables, G: Float[Array, "K N"]) -> Variables:
         """The gradient of the mean loss as if nothing lay on a sphere, from G, that in the logits."""

@@ -11,10 +11,12 @@ from jaxtyping import Float
 
 from ufm import _checks
 from ufm._pytree import pytree_dataclass
+from ufm._sheet import printed
 from ufm.models._base import Model, Params, Sizes
 from ufm.models._spheres import complement, diagonal
 
 
+@printed
 class Bounded(NamedTuple):
     """Two factors with what each leaves of its bound."""
 
@@ -41,6 +43,7 @@ class NormConstrained(Model):
     isotropic = True
     curved = True
     constrained = True
+    beside = 0
 
     def fitted(self, K: int, d: int) -> NormConstrained:
         """With bounds above zero."""
@@ -90,6 +93,15 @@ class NormConstrained(Model):
         """To the unit sphere."""
         W, H, both, _ = self.radii(prob)
         return Bounded(1 / W, 1 / H, 1 / both, 1.0)  # type: ignore[arg-type]
+
+    def within(self, params: Bounded, Q: Float[Array, "d m"]) -> Bounded:
+        """Q'H, with what it loses of the norm in the slack."""
+        W, H, (left_W, left_H), b = params
+        inside = Q.T @ H
+        lost = jnp.maximum(jnp.sum(H**2) - jnp.sum(inside**2), 0.0)
+        lost = jnp.where(lost > 1e-13 * jnp.sum(H**2), lost, 0.0)  # the root of a rounding would be no zero
+        left_H = jnp.where(lost > 0, jnp.hypot(left_H, jnp.sqrt(lost)), left_H)
+        return Bounded(W @ Q, inside, jnp.stack([left_W, left_H]), b)
 
     def given(self) -> tuple[str, ...]:
         """All but the slack."""

@@ -26,6 +26,7 @@ class Spheres(Model):
     curved = True
     constrained = True
     biased = False
+    beside = 1
 
     def fitted(self, K: int, d: int) -> Spheres:
         """With d >= 2: on a line a unit vector cannot move."""
@@ -65,6 +66,12 @@ class Spheres(Model):
         samples = 1.0 if prob.samples is None else prob.samples
         N = prob.columns if prob.samples is None else prob.samples.sum()
         return Params(1.0, (samples * prob.K / N) ** 0.5, 1.0)  # type: ignore[arg-type]
+
+    def within(self, params: Params, Q: Float[Array, "d m"]) -> Params:
+        """Q'h, and what h has outside of the row space of W along the last column of Q."""
+        H = Q.T @ params.H
+        rest = jnp.sqrt(jnp.maximum(1 - jnp.sum(H[:-1] ** 2, axis=0), 0.0))
+        return Params(params.W @ Q, H.at[-1].set(rest), params.b)
 
     def ambient(self, prob: Sizes, params: Params, G: Float[Array, "K N"]) -> Params:
         """scale G H' and scale W'G."""

@@ -118,16 +118,47 @@ class Minimum(NamedTuple):
 def descend(f: Function, x: np.ndarray, polish: int = 3) -> Minimum:
     """L-BFGS, then Newton steps whose Hessian is a difference of gradients; zero modes are left alone."""
     options: Any = {"maxiter": 5000, "maxfun": 20_000, "ftol": 1e-16, "gtol": 1e-10, "maxcor": 30}
-    x = minimize(f, x, jac=True, method="L-BFGS-B", options=options).x
-    for _ in range(polish):
-        value, slope = f(x)
-        step = np.linalg.lstsq(hessian(f, x), slope, rcond=1e-7)[0]
-        there = f(x - step)
-        if not np.abs(there[1]).max() < np.abs(slope).max():
-            break
-        x = x - step
+    x = newton(f, minimize(f, x, jac=True, method="L-BFGS-B", options=options).x, polish)
     value, slope = f(x)
     return Minimum(value, x, float(np.abs(slope).max()))
+
+
+def newton(f: Function, x: np.ndarray, steps: int = 3) -> np.ndarray:
+    """Newton steps as long as they lower the gradient."""
+    for _ in range(steps):
+        slope = f(x)[1]
+        step = np.linalg.lstsq(hessian(f, x), slope, rcond=1e-7)[0]
+        if not np.abs(f(x - step)[1]).max() < np.abs(slope).max():
+            break
+        x = x - step
+    return x
+
+
+def within(f: Function, x: np.ndarray, nonnegative: np.ndarray) -> Minimum:
+    """L-BFGS with bounds, then Newton steps in the entries that are not held at zero.
+
+    The gradient is that of the free entries, or how far one of those at zero falls.
+    """
+    options: Any = {"maxiter": 5000, "maxfun": 20_000, "ftol": 1e-16, "gtol": 1e-10, "maxcor": 30}
+    bounds = [(0.0, None) if bound else (None, None) for bound in nonnegative]
+    x = np.where(nonnegative, np.abs(x), x)
+    x = minimize(f, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    held = nonnegative & (x <= 1e-7) & (f(x)[1] > 0)
+
+    def full(y: np.ndarray) -> np.ndarray:
+        z = np.zeros_like(x)
+        z[~held] = y
+        return z
+
+    def free(y: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = f(full(y))
+        return value, slope[~held]
+
+    end = full(newton(free, x[~held]))
+    value, slope = f(end)
+    falls = np.where(held, np.maximum(-slope, 0.0), np.abs(slope))
+    low = max(0.0, -float(end[nonnegative].min()))
+    return Minimum(value, end, max(float(falls.max()), low))
 
 
 def search(f: Function, unknowns: int, starts: Sequence[tuple[int, float]], polish: int = 3) -> Minimum:

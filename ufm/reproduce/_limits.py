@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 import ufm
 from ufm import theory
+from ufm.figures import Curve
 from ufm.reproduce import _direct as direct
 from ufm.reproduce._direct import Layers
 from ufm.reproduce._records import Instance, Job, Level, Outcome, Table, compared
@@ -27,6 +28,7 @@ def collapse(level: Level) -> Iterator[Job]:
     )
     for K_A, K_B, product in cases:
         yield Job(f"K{K_A}+{K_B}-E{product:g}", partial(_ratio, K_A, K_B, product), 0.2)
+    yield Job("curve", _curve, 0.1)
     yield Job("sides-K2+2", partial(_sides, 2, 2, 1.0), 0.6)
 
 
@@ -72,6 +74,16 @@ def _ratio(K_A: int, K_B: int, product: float) -> Outcome:
         ),
         (Table("The ratio at which minority collapse begins", header, (row,)),),
     )
+
+
+def _curve() -> Outcome:
+    """The ratio as the constraints become weaker, for three pairs of groups."""
+    sizes = np.linspace(0.5, 2.2, 30)
+    curves = []
+    for K_A, K_B in ((5, 5), (3, 7), (7, 3)):
+        ratios = [theory.collapse_ratio(K_A, K_B, E_W=float(e), E_H=float(e)).ratio for e in sizes]
+        curves.append(Curve("ratio", f"{K_A} + {K_B} classes", sizes.tolist(), ratios))
+    return Outcome((), curves=tuple(curves))
 
 
 def _sides(K_A: int, K_B: int, product: float) -> Outcome:

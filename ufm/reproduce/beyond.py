@@ -49,6 +49,7 @@ BEYOND: tuple[Row, ...] = (
         remark="R_0 is exact for two groups: where the multiplier of the norm is n_B/N. With E_W E_H = 5 it "
         "is 12.192447 for 5 + 5 classes.",
         jobs=_limits.collapse,
+        panels=(Panel("ratio", "sqrt(E_W E_H)", "R_0 = n_A/n_B", yscale="log"),),
     ),
     _Row(
         id="seli",
@@ -152,6 +153,23 @@ BEYOND: tuple[Row, ...] = (
         known="holds",
         remark="The origin is a strict local minimum as well: its Hessian is the penalties alone.",
         jobs=_depth.degeneracy,
+    ),
+    _Row(
+        id="nonnegative",
+        title="Features that are not negative: orthogonal frames",
+        section="Dang et al. 2024",
+        paper="For cross-entropy and features after a rectifier the class means are orthogonal, with "
+        "lengths that depend on the counts, the classifier is the centred frame, and classes vanish one by "
+        "one.",
+        formulas=(
+            r"1 - p_k = N \sqrt{\lambda_W \lambda_H} \sqrt{\frac{K-1}{K n_k}} , \quad h_k = \eta_k e_k \ge 0",
+        ),
+        measured="f is minimised over H >= 0, without a bias 0.5 % below and above the threshold of a "
+        "class; with a free bias, against the best orthogonal frame.",
+        known="holds with a correction",
+        correction="True without a bias. With a free bias it fails where a class holds more than half of the "
+        "samples: counts 40, 1, 1 and 1 have 0.254597 with that class at the origin; the frame has 0.272740.",
+        jobs=_features.nonnegative,
     ),
     _Row(
         id="unit-vectors",

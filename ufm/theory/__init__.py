@@ -3,8 +3,11 @@
 from ufm.losses._closed import ConvexityRegion, NoClosedForm
 from ufm.losses._profile import ScalarProfile
 from ufm.theory import _deep, _fixed  # noqa: F401  (they add the optima of their models)
+from ufm.theory._nonnegative import OrthogonalFrame, VanishingThresholds, orthogonal_frame
 from ufm.theory._norms import EquivalentPenalties, equivalent_penalties
+from ufm.theory._rank_bound import rank_lower_bound
 from ufm.theory._spheres import supervised_contrastive
+from ufm.theory.codes import code_optimum, lowest_code
 from ufm.theory.contrastive import ContrastiveProperty, contrastive_property
 from ufm.theory.convexity import convexity_region
 from ufm.theory.covering import CertifiedRange, certified_range
@@ -31,6 +34,7 @@ __all__ = [
     "GroupThresholds",
     "NoClosedForm",
     "Optimum",
+    "OrthogonalFrame",
     "PartialState",
     "ScalarProfile",
     "SmallPenalties",
@@ -38,7 +42,9 @@ __all__ = [
     "SpuriousRange",
     "Threshold",
     "VanishingPenalties",
+    "VanishingThresholds",
     "certified_range",
+    "code_optimum",
     "collapse_ratio",
     "contrastive_property",
     "convexity_region",
@@ -48,10 +54,13 @@ __all__ = [
     "group_geometry",
     "hessian_spectrum",
     "lower_bound",
+    "lowest_code",
     "measured_geometry",
+    "orthogonal_frame",
     "p_infl",
     "p_unit",
     "partial_states",
+    "rank_lower_bound",
     "scalar_profile",
     "schatten_penalty",
     "small_penalties",

@@ -13,7 +13,8 @@ t_g = sqrt(n_g) alpha_g inside each group
     f = sum_g w_g N_g/N L_g + lam (sum_g (K_g - 1) |t_g| + ||T||_*) + lam_b/2 sum_g K_g b_g^2.
 
 With T = A B and t = u v the norms become squares, lam/2 (|A|^2 + |B|^2 + sum_g (K_g - 1) (u_g^2 + v_g^2));
-for factors of full width every local minimum is global (Theorem 2), so that Newton steps find it.
+for factors of full width every local minimum is global (Theorem 2), so that Newton steps find it: with a
+dense Hessian for few groups, by conjugate gradients for many.
 
 Source: docs/theory.md, section 1.7.
 """
@@ -21,7 +22,8 @@ Source: docs/theory.md, section 1.7.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +32,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 from scipy.linalg import eigh
+from scipy.sparse.linalg import LinearOperator
 
 from ufm import _compile, losses
 from ufm.losses import Loss
@@ -120,7 +123,7 @@ def minimiser(p: Program, s: Setting, groups: Groups) -> tuple[Block, Block, boo
     zero = from_zero(p, s.bias)
     trivial = slopes(p, zero).largest <= float(p.lam)
     known = None if trivial else p.loss.block_optimum(s, groups)
-    x = zero if trivial else known or solve(p, Parts(bias=s.bias))
+    x = zero if trivial else known or solve(p, Parts(bias=s.bias), zero.b)
     if s.loss.shift_invariant and s.bias and s.lam_b == 0:
         x, zero = (y._replace(b=y.b - np.average(y.b, weights=p.sizes)) for y in (x, zero))
     return x, zero, known is not None
@@ -151,6 +154,13 @@ def _both(p: Program, y: Array) -> tuple[Array, Array, Array]:
 
 
 _derivatives = _compile.jit(_both, options=_compile.INSTANT)
+_slope = _compile.jit(jax.value_and_grad(_factored, argnums=1), options=_compile.INSTANT)
+_product = _compile.jit(
+    lambda p, y, v: jax.jvp(lambda x: jax.grad(_factored, argnums=1)(p, x), (y,), (v,))[1],
+    options=_compile.INSTANT,
+)
+#: unknowns up to which the Hessian is a matrix: six groups
+_DENSE = 100
 _fit = _compile.jit(fit, options=_compile.INSTANT)
 _slopes = _compile.jit(jax.grad(fit, argnums=1), options=_compile.INSTANT)
 
@@ -163,8 +173,8 @@ class Parts(NamedTuple):
     bias: bool = True
 
 
-def solve(p: Program, parts: Parts) -> Block:
-    """The minimiser, by Newton steps along the eigenvectors of the Hessian with |curvature| in place of it.
+def solve(p: Program, parts: Parts, b: Any = 0.0) -> Block:
+    """The minimiser, by `newton`; `b` is where the bias starts.
 
     Raises:
         NoClosedForm: the steps do not arrive at a point whose gradient is zero up to rounding.
@@ -173,23 +183,44 @@ def solve(p: Program, parts: Parts) -> Block:
     free = np.concatenate(
         [np.full(2 * G * G, parts.mean), np.tile((p.sizes > 1) & parts.spread, 2), np.full(G, parts.bias)]
     )
-    y = np.where(free, _start(G), 0.0)
-    value, gradient, hessian = _at(p, y, free)
+    y = np.where(free, _start(p, b), 0.0)
+
+    def at(x: np.ndarray) -> Derivatives:
+        there = y.copy()
+        there[free] = x
+        return _at(p, there, free)
+
+    y[free] = newton(at, y[free], f"the block program of {p.loss!r}")
+    x, _ = _from_factors(p, jnp.asarray(y))
+    return Block(*(np.asarray(part) for part in x))
+
+
+#: the value, the gradient and the Hessian at a point, as a matrix or an operator
+Derivatives: TypeAlias = tuple[float, np.ndarray, Any]
+
+
+def newton(at: Callable[[np.ndarray], Derivatives], y: np.ndarray, what: str) -> np.ndarray:
+    """A minimum to rounding, by Newton steps along the eigenvectors with |curvature| in place of curvature.
+
+    Where the Hessian is an operator the steps are those of conjugate gradients.
+
+    Raises:
+        NoClosedForm: the steps do not arrive at a point whose gradient is zero up to rounding.
+    """
+    value, gradient, hessian = at(y)
     radius = 1.0
     for _ in range(500):
         size = float(np.linalg.norm(gradient))
         if size <= 1e-15 * (1 + abs(value)):
             break
         step = _step(gradient, hessian, radius)
-        new = y.copy()
-        new[free] += step
-        there = _at(p, new, free)
-        promised = -float(gradient @ step + step @ hessian @ step / 2)
+        there = at(y + step)
+        promised = -float(gradient @ step + step @ (hessian @ step) / 2)
         noise = 1e-14 * (1 + abs(value))
         better = there[0] < value if promised > noise else float(np.linalg.norm(there[1])) < size / 2
-        if better and all(np.isfinite(part).all() for part in there):
+        if better and all(np.isfinite(part).all() for part in there[:2]):
             radius = max(radius, 2 * float(np.linalg.norm(step)))
-            y, (value, gradient, hessian) = new, there
+            y, (value, gradient, hessian) = y + step, there
         elif promised <= noise:
             break
         else:
@@ -197,26 +228,86 @@ def solve(p: Program, parts: Parts) -> Block:
     # f is quartic at a threshold, where its rounding hides gradients below the power 3/4 of it
     if not float(np.linalg.norm(gradient)) <= 1e-7 * (1 + abs(value)):
         raise NoClosedForm(
-            f"loss: the block program of {p.loss!r} stops at |gradient| = {np.linalg.norm(gradient):.1e}; "
-            "its infimum may not be attained (try lam_b > 0); solvers and certificate take it"
+            f"loss: {what} stops at |gradient| = {np.linalg.norm(gradient):.1e}; its infimum may not be "
+            "attained (try lam_b > 0); solvers and certificate take it"
         )
-    x, _ = _from_factors(p, jnp.asarray(y))
-    return Block(*(np.asarray(part) for part in x))
+    return y
 
 
-def _start(G: int) -> Float[np.ndarray, " unknowns"]:
-    """No saddle: generic factors of the mean part, and classes that are apart."""
-    random = np.random.default_rng(0).normal(size=2 * G * G)
-    return np.concatenate([random, np.ones(2 * G), np.zeros(G)])
+def _start(p: Program, b: Any) -> Float[np.ndarray, " unknowns"]:
+    """The best of some multiples a of Zbar = a I, or a (I - 11^T/K) where a common shift changes nothing.
+
+    Generic factors are added, so that it is no saddle.
+    """
+    G, root = len(p.sizes), np.sqrt(p.counts)
+    shift = np.sqrt(np.outer(p.sizes, p.samples)) / p.sizes.sum() if p.loss.shift_invariant else 0.0
+    ray = Block(np.diag(root) - shift, np.where(p.sizes > 1, root, 0.0), np.zeros(G))
+    values = np.asarray(_along(p, ray, b + np.zeros(G), _MULTIPLES)) + p.lam * norms(p, ray) * _MULTIPLES
+    a = float(_MULTIPLES[np.argmin(values)])
+    U, sigma, Vt = np.linalg.svd(a * ray.T)
+    generic = 0.1 * np.random.default_rng(0).normal(size=(2, G, G)) * np.sqrt(sigma.max() / G)
+    A, B = generic[0] + U * np.sqrt(sigma), generic[1] + np.sqrt(sigma)[:, None] * Vt
+    return np.concatenate([A.ravel(), B.ravel(), np.tile(np.sqrt(a * root), 2), b + np.zeros(G)])
 
 
-def _at(p: Program, y: np.ndarray, free: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    value, gradient, hessian = map(np.asarray, _derivatives(p, y))
-    return float(value), gradient[free], hessian[np.ix_(free, free)]
+#: margins to start from
+_MULTIPLES = np.geomspace(2.0**-6, 2.0**6, 13)
 
 
-def _step(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> np.ndarray:
+def _values_along(p: Program, ray: Block, b: Array, a: Array) -> Array:
+    return jax.vmap(lambda a: fit(p, Block(a * ray.T, a * ray.t, b)))(a)
+
+
+_along = _compile.jit(_values_along, options=_compile.INSTANT)
+
+
+def _at(p: Program, y: np.ndarray, free: np.ndarray) -> Derivatives:
+    """f, its gradient and its Hessian in the free unknowns, as a matrix or an operator."""
+    if len(y) <= _DENSE:
+        value, gradient, hessian = map(np.asarray, _derivatives(p, y))
+        return float(value), gradient[free], hessian[np.ix_(free, free)]
+    value, gradient = map(np.asarray, _slope(p, y))
+
+    def product(v: np.ndarray) -> np.ndarray:
+        direction = np.zeros(len(y))
+        direction[free] = np.ravel(v)
+        return np.asarray(_product(p, y, direction))[free]
+
+    size = int(free.sum())
+    return float(value), gradient[free], LinearOperator((size, size), matvec=product, dtype=np.float64)
+
+
+def _conjugate_step(gradient: np.ndarray, hessian: Any, radius: float) -> np.ndarray:
+    """The minimiser of the quadratic model within the radius, by conjugate gradients (Steihaug 1983)."""
+    size = float(np.linalg.norm(gradient))
+    step, residual = np.zeros_like(gradient), gradient.copy()
+    direction, square = -residual, size**2
+    for _ in range(len(gradient)):
+        bent = hessian @ direction
+        curvature = float(direction @ bent)
+        most = _to_boundary(step, direction, radius)
+        if not square < curvature * most:
+            return step + most * direction
+        along = square / curvature
+        step, residual = step + along * direction, residual + along * bent
+        new = float(residual @ residual)
+        if new**0.5 <= min(0.1, size**0.5) * size:
+            break
+        direction, square = new / square * direction - residual, new
+    return step
+
+
+def _to_boundary(step: np.ndarray, direction: np.ndarray, radius: float) -> float:
+    """The t > 0 at which |step + t direction| is the radius."""
+    a, b = float(direction @ direction), float(step @ direction)
+    c = float(step @ step) - radius**2
+    return -c / (b + math.sqrt(b * b - a * c)) if a > 0 else math.inf
+
+
+def _step(gradient: np.ndarray, hessian: Any, radius: float) -> np.ndarray:
     """-|H|^-1 gradient without the directions in which f does not change, no longer than the radius."""
+    if isinstance(hessian, LinearOperator):
+        return _conjugate_step(gradient, hessian, radius)
     curvature, vectors = eigh(hessian, driver="evd", check_finite=False)  # numpy's waits for busy threads
     size = np.abs(curvature)
     flat = size <= 1e-13 * size.max(initial=1e-300)

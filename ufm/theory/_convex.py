@@ -81,10 +81,10 @@ def best_shift(s: Setting, f: Family, a: float) -> float:
     at_zero = float(f.gradient(a, 0.0)[1])
     if abs(at_zero) <= (0.0 if s.bias else s.K * s.c):
         return 0.0
-    return _root(slope, -np.sign(at_zero), "common shift of the logits")
+    return root(slope, -np.sign(at_zero), "common shift of the logits")
 
 
-def _root(slope: Callable[[float], float], sign: float, what: str) -> float:
+def root(slope: Callable[[float], float], sign: float, what: str) -> float:
     """The zero, on the side `sign` of 0, of an increasing function that points there at 0."""
     inner, outer = 0.0, 1.0
     while slope(sign * outer) * sign < 0:
@@ -110,7 +110,7 @@ def optimum(s: Setting) -> Point:
         return float(f.gradient(a, best_shift(s, f, a))[0]) + s.C * np.sign(a)
 
     at_zero = slope(0.0)
-    a = 0.0 if abs(at_zero) <= s.C else _root(slope, -np.sign(at_zero), "margin")
+    a = 0.0 if abs(at_zero) <= s.C else root(slope, -np.sign(at_zero), "margin")
     shift = best_shift(s, f, a)
     m, b0 = split(s, shift)
     cost = s.C * abs(a) + s.c * abs(m) + s.lam_b * s.K * b0**2 / 2
@@ -140,4 +140,4 @@ def trivial_shift(s: Setting) -> float:
     def slope(x: float) -> float:
         return float(f.gradient(0.0, x)[1]) + s.K * s.lam_b * x
 
-    return _root(slope, -np.sign(at_zero), "bias at the origin")
+    return root(slope, -np.sign(at_zero), "bias at the origin")

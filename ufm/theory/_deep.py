@@ -23,7 +23,7 @@ from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
 from ufm.models import Deep, Free
 from ufm.theory import _frames, optima
-from ufm.theory._minima import Level, Minimum, lowest, trivial
+from ufm.theory._minima import Level, Minimum, each, lowest, trivial
 from ufm.theory._setting import any_counts
 from ufm.theory._structures import families, frames
 from ufm.theory.optima import OF_MODELS, Optimum, frame_name
@@ -86,7 +86,14 @@ def depth_of(prob: Problem) -> Depth:
 
 
 def _lowest(s: Setting, depth: Depth) -> Minimum:
-    """The lowest point of the families that fit into the widths, or the one with Zbar = 0.
+    """The lowest structure, or the point with Zbar = 0 where none is below it."""
+    *found, zero = structures(s, depth)
+    best = lowest(found)
+    return best if best.value < zero.value - 1e-15 * abs(zero.value) else zero
+
+
+def structures(s: Setting, depth: Depth) -> list[Minimum]:
+    """The lowest points of families that fit into the widths, full symmetry first; the last has Zbar = 0.
 
     Raises:
         NoClosedForm: a loss that tells the classes apart, lacks the averaging property, or feels a common
@@ -105,9 +112,8 @@ def _lowest(s: Setting, depth: Depth) -> Minimum:
         )
     level = Level(s.loss, depth.q, depth.c, s.lam_b)
     every = families(s.K, s.bias) if differences else frames(s.K, s.bias)
-    found = lowest(level, (x for x in every if x.rank <= depth.width))
-    zero = trivial(level, s.bias, s.K)
-    return found if found.value < zero.value - 1e-15 * abs(zero.value) else zero
+    fitting = [x for x in every if x.rank <= depth.width]
+    return [*each(level, fitting), trivial(level, s.bias, s.K)]
 
 
 def _bound(s: Setting, depth: Depth) -> tuple[float, str]:

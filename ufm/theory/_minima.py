@@ -13,14 +13,14 @@ from jax import Array
 
 from ufm import _compile
 from ufm.losses import Loss
-from ufm.theory._structures import Family
+from ufm.theory._structures import Family, Line
 
 #: coordinates that a compiled program has room for
 ROOM = 6
 #: families that are minimised over
 PROMISING = 12
 #: singular values at which a search starts
-SCALES = np.geomspace(0.1, 1e4, 50)
+SCALES = np.geomspace(0.1, 1e4, 80)
 #: Newton steps at most
 STEPS = 100
 
@@ -42,8 +42,18 @@ class Minimum(NamedTuple):
     value: float
     Zbar: np.ndarray  # (K, K)
     b: np.ndarray  # (K,)
-    name: str
-    coordinates: int  # of its family
+    family: Family | Line
+    y: np.ndarray  # its coordinates there
+
+    @property
+    def name(self) -> str:
+        """Of the family."""
+        return self.family.name
+
+    @property
+    def coordinates(self) -> int:
+        """How many its family has."""
+        return len(self.y)
 
 
 class _Space(NamedTuple):
@@ -58,44 +68,87 @@ class _Space(NamedTuple):
     tied: np.ndarray  # (ROOM, ROOM) 1 where two coordinates share a singular direction
     rank: np.ndarray  # (ROOM,)
 
+    def point(self, q: Any, y: Any) -> tuple[Any, Any]:
+        """Zbar and b."""
+        unused = jnp.diagonal(self.tied) == 0
+        square = jnp.where(unused, 1.0, self.tied @ y**2 + 1e-100)  # smooth where a part vanishes
+        x = jnp.where(unused, y, y * square ** ((q - 1) / 2))
+        return jnp.tensordot(x, self.directions, 1), x @ self.bias
 
-def lowest(level: Level, every: Iterable[Family]) -> Minimum:
-    """The lowest point of several families, the first of which has full symmetry.
+    def cost(self, y: Any) -> Any:
+        """sum sigma^(2/q)."""
+        return jnp.sum(self.rank * y**2)
 
-    Only the first and those whose starts are lowest are minimised over. Of families that share the point the
-    smallest counts.
+
+class _LineSpace(NamedTuple):
+    """Points on a line: coordinates of u and v, and s. With u = |x|^(q/2-1) x of the coordinates x, and v so,
+    (|u| |v|)^(2/q) is the least (|x|^2 + |y|^2)/2 of all coordinates with the same product.
     """
-    prepared = [(_space(family), family) for family in every]
-    rows = [(_starts(level, space, len(family.parts)), space, family) for space, family in prepared]
+
+    odd: np.ndarray  # (m, K)
+    bias: np.ndarray  # (R, K)
+
+    def point(self, q: Any, y: Any) -> tuple[Any, Any]:
+        """Zbar and b."""
+        m = len(self.odd)
+        u, v = (x * (jnp.sum(x**2) + 1e-100) ** (q / 4 - 0.5) @ self.odd for x in (y[:m], y[m : 2 * m]))
+        s = y[2 * m :]
+        return jnp.outer(u, v), s @ self.bias if len(s) else jnp.zeros_like(u)
+
+    def cost(self, y: Any) -> Any:
+        """sigma^(2/q)."""
+        return jnp.sum(y[: 2 * len(self.odd)] ** 2) / 2
+
+
+def each(level: Level, every: Iterable[Family | Line]) -> list[Minimum]:
+    """The lowest points of several families: of the first, which has full symmetry, and of those whose starts
+    are lowest.
+    """
+    rows = [(_starts(level, family), family) for family in every]
     rows[1:] = sorted(rows[1:], key=lambda row: row[0][0])[:PROMISING]
-    found = [_minimum(level, *row) for row in rows]
+    return [_minimum(level, starts, family) for (_, starts), family in rows]
+
+
+def lowest(found: list[Minimum]) -> Minimum:
+    """The lowest; of families that share the point the smallest counts."""
     best = min(x.value for x in found)
     equal = [x for x in found if x.value <= best + 1e-13 * abs(best)]
     return min(equal, key=lambda x: x.coordinates)
+
+
+def follow(level: Level, found: Minimum) -> Minimum:
+    """The minimum that a branch has at other penalties."""
+    return _minimum(level, [found.y], found.family)
 
 
 def trivial(level: Level, bias: bool, K: int) -> Minimum:
     """Zbar = 0, with the best constant bias where the loss feels one."""
     share = np.ones((int(bias and not level.loss.shift_invariant), K))
     zero = Family("zero", np.zeros((0, K, K)), (), share)
-    return _minimum(level, (0.0, [np.zeros(ROOM)]), _space(zero), zero)
+    return _minimum(level, [np.zeros(len(share))], zero)
 
 
-def _minimum(level: Level, start: tuple[float, list[np.ndarray]], space: _Space, family: Family) -> Minimum:
+def _minimum(level: Level, starts: list[np.ndarray], family: Family | Line) -> Minimum:
     """By Newton's method from each start."""
-    D = len(family.parts) + len(family.bias)
+    space, D = _space(family), len(starts[0])
 
     def derivatives(y: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        padded = np.append(y, np.zeros(ROOM - D))
-        f, g, H = _derivatives(level.loss, level.q, level.c, level.lam_b, space, padded)
+        f, g, H = _derivatives(*level, space, _padded(family, y))
         return float(f), np.asarray(g)[:D], np.asarray(H)[:D, :D]
 
-    value, y = min((_descend(derivatives, y[:D]) for y in start[1]), key=lambda pair: pair[0])
-    Zbar, b = _point(level.q, space, np.append(y, np.zeros(ROOM - D)))
-    return Minimum(value, np.asarray(Zbar), np.asarray(b), family.name, D)
+    value, y = min((_descend(derivatives, start) for start in starts), key=lambda pair: pair[0])
+    Zbar, b = space.point(level.q, _padded(family, y))
+    return Minimum(value, np.asarray(Zbar), np.asarray(b), family, y)
 
 
-def _space(family: Family) -> _Space:
+def _padded(family: Family | Line, y: np.ndarray) -> np.ndarray:
+    """One program serves all linear families."""
+    return y if isinstance(family, Line) else np.append(y, np.zeros(ROOM - len(y)))
+
+
+def _space(family: Family | Line) -> _Space | _LineSpace:
+    if isinstance(family, Line):
+        return _LineSpace(family.odd, family.bias)
     P, R, K = len(family.parts), len(family.bias), family.parts.shape[2]
     directions, bias = np.zeros((ROOM, K, K)), np.zeros((ROOM, K))
     directions[:P], bias[P : P + R] = family.parts, family.bias
@@ -105,15 +158,36 @@ def _space(family: Family) -> _Space:
     return _Space(directions, bias, tied, rank)
 
 
-def _starts(level: Level, space: _Space, P: int) -> tuple[float, list[np.ndarray]]:
-    """The lowest value on rays of equal and unequal parts without a bias, and the best point of each ray."""
-    patterns = [np.ones(P), 0.6 ** np.arange(P), 0.6 ** np.arange(P)[::-1]]
-    y = np.zeros((3, len(SCALES), ROOM))
-    y[:, :, :P] = (SCALES[:, None] * np.array(patterns)[:, None]) ** (1 / level.q)
-    values = np.asarray(_values(level.loss, level.q, level.c, level.lam_b, space, y.reshape(-1, ROOM)))
-    best = values.reshape(3, -1).argmin(axis=1)
-    several = 1 if P == 1 else 3
-    return float(values.min()), [y[i, best[i]] for i in range(several)]
+def _starts(level: Level, family: Family | Line) -> tuple[float, list[np.ndarray]]:
+    """The lowest value on the rays of `_rays`, and the best point of each."""
+    rays = _rays(level.q, family)
+    padded = np.array([_padded(family, y) for y in rays.reshape(-1, rays.shape[-1])])
+    values = np.asarray(_values(*level, _space(family), padded)).reshape(rays.shape[:2])
+    best = [_inner_minimum(ray) for ray in values]
+    several = 1 if isinstance(family, Family) and len(family.parts) == 1 else 3
+    return float(values.min()), [rays[i, best[i]] for i in range(several)]
+
+
+def _rays(q: int, family: Family | Line) -> np.ndarray:
+    """(3, SCALES, D) coordinates: equal and unequal parts without a bias; steps of three kinds on a line."""
+    if isinstance(family, Line):
+        m, R = len(family.odd), len(family.bias)
+        u = np.arange(m, 0, -1.0) - (0.5 if family.odd.shape[1] % 2 == 0 else 0.0)
+        odd = np.array([u, u**2, np.sqrt(u)])
+        odd = odd / np.linalg.norm(odd, axis=1, keepdims=True)
+        x = SCALES[:, None] ** (1 / q) * odd[:, None]
+        even = -SCALES[:, None] * odd[:, None] ** 2 / 2
+        return np.concatenate([x, x, even[..., :R]], axis=2)
+    P, R = len(family.parts), len(family.bias)
+    patterns = np.array([np.ones(P), 0.6 ** np.arange(P), 0.6 ** np.arange(P)[::-1]])
+    margins = (SCALES[:, None] * patterns[:, None]) ** (1 / q)
+    return np.concatenate([margins, np.zeros((3, len(SCALES), R))], axis=2)
+
+
+def _inner_minimum(ray: np.ndarray) -> int:
+    """The lowest local minimum away from the origin, which is one of its own; else the lowest point."""
+    inner = np.flatnonzero((ray[1:-1] <= ray[:-2]) & (ray[1:-1] <= ray[2:])) + 1
+    return int(inner[ray[inner].argmin()]) if len(inner) else int(ray.argmin())
 
 
 def _descend(derivatives: Derivatives, y: np.ndarray) -> tuple[float, np.ndarray]:
@@ -134,28 +208,18 @@ def _descend(derivatives: Derivatives, y: np.ndarray) -> tuple[float, np.ndarray
     return f, y
 
 
-def _point(q: Any, space: _Space, y: Any) -> tuple[Any, Any]:
-    """Zbar and b."""
-    unused = jnp.diagonal(space.tied) == 0
-    square = jnp.where(unused, 1.0, space.tied @ y**2 + 1e-200)  # smooth where a part vanishes
-    x = jnp.where(unused, y, y * square ** ((q - 1) / 2))
-    return jnp.tensordot(x, space.directions, 1), x @ space.bias
-
-
-def _objective(loss: Loss, q: Any, c: Any, lam_b: Any, space: _Space, y: Any) -> Array:
-    Zbar, b = _point(q, space, y)
+def _objective(loss: Loss, q: Any, c: Any, lam_b: Any, space: Any, y: Any) -> Array:
+    Zbar, b = space.point(q, y)
     fit = jnp.mean(jax.vmap(loss)(Zbar.T + b, jnp.arange(len(b))))
-    return fit + q / 2 * c * jnp.sum(space.rank * y**2) + lam_b / 2 * jnp.sum(b * b)
+    return fit + q / 2 * c * space.cost(y) + lam_b / 2 * jnp.sum(b * b)
 
 
 @partial(_compile.jit, options=_compile.INSTANT)
-def _values(loss: Loss, q: Any, c: Any, lam_b: Any, space: _Space, ys: Array) -> Array:
+def _values(loss: Loss, q: Any, c: Any, lam_b: Any, space: Any, ys: Array) -> Array:
     return jax.lax.map(partial(_objective, loss, q, c, lam_b, space), ys)
 
 
 @partial(_compile.jit, options=_compile.INSTANT)
-def _derivatives(
-    loss: Loss, q: Any, c: Any, lam_b: Any, space: _Space, y: Array
-) -> tuple[Array, Array, Array]:
+def _derivatives(loss: Loss, q: Any, c: Any, lam_b: Any, space: Any, y: Array) -> tuple[Array, Array, Array]:
     level = partial(_objective, loss, q, c, lam_b, space)
     return *jax.value_and_grad(level)(y), jax.hessian(level)(y)

@@ -20,6 +20,7 @@ from scipy.optimize import brentq
 
 from ufm._precision import in_float64
 from ufm._problem import Problem
+from ufm._sheet import printed
 from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
 from ufm.losses._profile import ScalarProfile
@@ -165,6 +166,7 @@ def _of_penalised(prob: Problem, best: Optimum, lam: float) -> Optimum:
 # --- the penalties that amount to the same --------------------------------------------------------
 
 
+@printed
 class EquivalentPenalties(NamedTuple):
     """The penalties at which the minimiser within the bounds is critical for two free factors."""
 
@@ -196,7 +198,7 @@ def equivalent_penalties(prob: Problem) -> EquivalentPenalties:
     >>> prob = ufm.Problem.balanced("ce", K=4, d=6, n=3, model=ufm.models.norm_constrained(E_W=2.0, E_H=1.0))
     >>> found = ufm.theory.equivalent_penalties(prob)
     >>> round(found.lam_W, 12), found.equivalent
-    (0.072081463711, True)
+    (0.073730482445, True)
     """
     model = prob.model
     if not isinstance(model, NormConstrained):

@@ -290,7 +290,7 @@ def supervised_contrastive(K: int, n: int, scale: float) -> float:
 
     >>> import ufm
     >>> round(ufm.theory.supervised_contrastive(K=3, n=2, scale=1.0), 12)
-    0.637366012133
+    0.637909612792
     """
     K, n = _checks.integer("K", K, least=2), _checks.integer("n", n, least=2)
     s = float(_checks.real("scale", scale, above=0.0))

@@ -3,8 +3,8 @@
 A `Family` is a space of class logits Zbar = sum_i t_i X_i with a bias b = sum_r s_r B_r. Its parts X_i have
 singular values 1, and ranges that are orthogonal from both sides; parts that are `tied` are of rank one and
 share the classifier's direction. Hence sum sigma(Zbar)^(2/q) is sum_g rank_g |t_g|^(2/q) over the ties g.
-Except for `_steps`, where positions are given, a family holds the points of its rank that a group of
-permutations of the classes leaves alone, and a minimum in it is a critical point of f (Palais 1979).
+A family holds the points of its rank that a group of permutations of the classes leaves alone, and a minimum
+in it is a critical point of f (Palais 1979). `Line` is one that is not linear.
 """
 
 from __future__ import annotations
@@ -39,6 +39,19 @@ class Family(NamedTuple):
         return int(sum(dict(zip(self.ties, self.ranks, strict=True)).values()))
 
 
+class Line(NamedTuple):
+    """Points on a line, symmetric to its middle: Zbar = u v' with u and v odd, and a bias that is even."""
+
+    name: str
+    odd: np.ndarray  # (m, K) orthonormal
+    bias: np.ndarray  # (R, K) even and of mean zero; R = 0: no bias
+
+    @property
+    def rank(self) -> int:
+        """Of Zbar."""
+        return 1
+
+
 class Block(NamedTuple):
     """Some classes that form a figure of their own, orthogonal to the other blocks."""
 
@@ -47,7 +60,16 @@ class Block(NamedTuple):
     parts: list[np.ndarray]  # (size, size) each; none: the classes lie at the origin
 
 
-def families(K: int, bias: bool) -> Iterator[Family]:
+def line(K: int, bias: bool) -> Line:
+    """K points on a line; told apart by the bias, where there is one."""
+    m, one = K // 2, np.eye(K)
+    even = one[:m] + one[: -m - 1 : -1]
+    centred = even - even.mean(axis=1, keepdims=True)
+    odd = (one[: -m - 1 : -1] - one[:m]) / math.sqrt(2)
+    return Line(f"{K} points on a line", odd, centred if bias else np.zeros((0, K)))
+
+
+def families(K: int, bias: bool) -> Iterator[Family | Line]:
     """For losses of differences of logits; `bias`: whether there is one, which may tell classes apart."""
     yield _sum([simplex(K)], bias)._replace(name="simplex ETF")
     if K > 3:
@@ -56,9 +78,10 @@ def families(K: int, bias: bool) -> Iterator[Family]:
         yield from (_pyramid(blocks, bias) for blocks in _bases(K - 1))
         yield from _words(K)
         yield from _clusters(K, bias)
+        if K <= ALL_SIZES:
+            yield line(K, bias)
         if bias:
             yield from (_sum(blocks, bias, apart=1) for blocks in _groupings(K) if len(blocks) > 1)
-            yield _steps(K)
     elif K == 3:
         yield _sum([simplex(2), origin(1)], bias)
 
@@ -232,11 +255,3 @@ def _product(matrices: list[np.ndarray]) -> np.ndarray:
     for X in matrices:
         product = np.kron(product, X)
     return product
-
-
-def _steps(K: int) -> Family:
-    """Classes at equal steps on a line, told apart by the bias: w_k = 2k and b_k = -k^2 from the middle."""
-    u = np.arange(K) - (K - 1) / 2
-    b = np.mean(u**2) - u**2
-    X = np.outer(u, u) / np.sum(u**2)
-    return Family("equal steps on a line, told apart by the bias", X[None], (0,), b[None])

@@ -31,6 +31,7 @@ from scipy.special import xlogy
 
 from ufm import _checks
 from ufm._precision import in_float64
+from ufm._sheet import printed
 from ufm.losses import focal
 from ufm.losses._focal_branch import branch_margin, p_infl
 from ufm.losses._profile import ScalarProfile, margin_of
@@ -48,6 +49,7 @@ _SHORTEST = 1e-9
 _LEAST = 1e-10
 
 
+@printed
 class CertifiedRange(NamedTuple):
     """The C = (K-1) c up to which Theorem 1 is proved for focal loss, with any bias, n and d >= K - 1."""
 

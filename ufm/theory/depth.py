@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 from ufm import _checks
 from ufm._precision import in_float64
 from ufm._problem import Problem
-from ufm._sheet import Printed, Sheet, digits
+from ufm._sheet import Printed, Sheet, digits, printed
 from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
 from ufm.models import Deep, Free
@@ -228,6 +228,7 @@ def schatten_penalty(prob: Problem, Z: Float[np.ndarray, "K N"]) -> float:
 # --- small penalties ------------------------------------------------------------------------------
 
 
+@printed
 class SmallPenalties(NamedTuple):
     """R of each geometry for which it has a closed form; neural collapse has K - 1.
 

@@ -9,13 +9,14 @@ from jaxtyping import Float, Int
 
 from ufm._precision import in_float64
 from ufm._problem import Problem
-from ufm._sheet import finite
+from ufm._sheet import finite, printed
 from ufm.losses._closed import Groups
 from ufm.theory._blocks import groups_of
 from ufm.theory._setting import need_free_factors
 from ufm.theory.optima import global_optimum
 
 
+@printed
 class GroupGeometry(NamedTuple):
     """Means over the classes of G groups of equal count and weight, the largest count first."""
 

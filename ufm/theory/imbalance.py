@@ -14,12 +14,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import brentq
 
+from ufm._sheet import printed
 from ufm.losses._base import Setting
 from ufm.losses._closed import Block, Groups, Proof
 from ufm.theory import _blocks
 from ufm.theory._blocks import Parts, Program
 
 
+@printed
 class GroupThresholds(NamedTuple):
     """Thresholds in x = N sqrt(lam_W lam_H) of G groups of equal count and weight, largest count first."""
 

@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 from scipy.optimize import brentq
 
 from ufm import _checks
+from ufm._sheet import printed
 
 
+@printed
 class CollapseRatio(NamedTuple):
     """Where minority collapse begins as the ratio of the counts grows."""
 

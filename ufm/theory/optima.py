@@ -17,11 +17,12 @@ from scipy.optimize import brentq
 
 from ufm._precision import in_float64
 from ufm._problem import Problem, Variables
+from ufm._sheet import printed
 from ufm.losses._base import Setting
 from ufm.losses._closed import THEOREM_1, Block, Groups, NoClosedForm, Proof, SymmetricPoint
 from ufm.losses._profile import ScalarProfile
 from ufm.models import Model
-from ufm.theory import _blocks, _convex, _frames, _partial
+from ufm.theory import _blocks, _codes, _convex, _frames, _partial, _rank_bound, _truncation
 from ufm.theory._setting import any_counts, need_free_factors, need_rank, setting
 from ufm.theory.profiles import facts_of, is_of_p, profile_of
 from ufm.theory.thresholds import first_order_margins
@@ -29,6 +30,7 @@ from ufm.theory.thresholds import first_order_margins
 Regime = Literal["non-trivial", "partial", "trivial"]
 
 
+@printed
 class Optimum(NamedTuple):
     """The global minimum and a point that attains it."""
 
@@ -94,6 +96,8 @@ def global_optimum(prob: Problem) -> Optimum:
     + lam ||Zbar diag(sqrt n_k)||_* + lam_b/2 |b|^2 for convex smooth losses with class symmetry, lam =
     sqrt(lam_W lam_H): a program in O(G^2) numbers for G different (n_k, w_k), solved to rounding by Newton's
     method.
+    MSE with kappa = 1 and no bias or a free one, any counts: for d below the rank of the optimum the d
+    largest of the singular values, each less N lam/2.
 
     Departures from the paper, which `remark` and `proved` state: Definition 1 asks for t* < 0, which holds
     below the threshold only; for focal loss with a bias and C > 1, Theorem 1 is false in a window of c for K
@@ -104,9 +108,9 @@ def global_optimum(prob: Problem) -> Optimum:
     Other models: docs/theory.md, section 6.
 
     Raises:
-        NoClosedForm: d smaller than the rank of the optimum; a user's loss without class symmetry, without
-            the averaging property, or neither shift-invariant nor convex; with unequal counts, a loss that is
-            not convex or not smooth.
+        NoClosedForm: d smaller than the rank of the optimum, with what is known there; a user's loss without
+            class symmetry, without the averaging property, or neither shift-invariant nor convex; with
+            unequal counts, a loss that is not convex or not smooth.
         ValueError: a batch of problems.
 
     Source: Zhou et al. 2022, Theorem 1 and Appendix C; docs/theory.md, sections 1.5 and 2.1, which proves it
@@ -116,6 +120,8 @@ def global_optimum(prob: Problem) -> Optimum:
     if type(prob.model) in OF_MODELS:
         return OF_MODELS[type(prob.model)](prob)
     need_free_factors(prob)
+    if prob.d < prob.K - prob.bias and _truncation.applies(any_counts(prob)):
+        return _truncated_optimum(any_counts(prob), prob.counts)
     if prob.n is None:
         return _unequal_optimum(any_counts(prob), _blocks.groups_of(prob.counts, prob.class_weights))
     best = collapsed_optimum(setting(prob))
@@ -128,11 +134,14 @@ def lower_bound(prob: Problem) -> float:
     """A value that f never goes below: that of `global_optimum`, or a bound that needs less than it.
 
     Raises:
-        NoClosedForm: as `global_optimum`; for unit vectors not for the sake of d.
+        NoClosedForm: as `global_optimum`; for unit vectors, cross-entropy and label smoothing not for the
+            sake of d.
 
-    Source: docs/theory.md, sections 6.2 and 6.3.
+    Source: docs/theory.md, sections 5.4, 6.2 and 6.3.
     """
     known = BOUNDS_OF_MODELS.get(type(prob.model))
+    if prob.model.bilinear and prob.n and prob.d < prob.K - 1 and prob.loss.smoothing() is not None:
+        known = _rank_bound.rank_lower_bound
     return global_optimum(prob).lower_bound if known is None else known(prob)
 
 
@@ -146,7 +155,7 @@ def collapsed_optimum(s: Setting) -> Optimum:
     for form in FORMS:
         why_not = form.why_not(s)
         if not why_not:
-            return _framed(s, form.optimum(s))
+            return framed(s, form.optimum(s))
         reasons.append(why_not)
     raise NoClosedForm(f"loss: {'; '.join(dict.fromkeys(reasons))}")
 
@@ -154,7 +163,7 @@ def collapsed_optimum(s: Setting) -> Optimum:
 NOT_BELOW = "at this c the minimiser is zero: the paper's t* < 0 (Definition 1) reads t* <= 0"
 
 
-def _framed(s: Setting, point: SymmetricPoint) -> Optimum:
+def framed(s: Setting, point: SymmetricPoint) -> Optimum:
     """The record of Zbar = a (I - 11^T/K) + m 11^T/K, b = b0 1.
 
     Raises:
@@ -162,6 +171,8 @@ def _framed(s: Setting, point: SymmetricPoint) -> Optimum:
     """
     a, m = point.a, point.m
     factors, structure = _frames.symmetric(s.K, a, m), frame_name(s.K, a, m)
+    if s.d < factors.rank and s.loss.smoothing() is not None:
+        raise NoClosedForm(_few_dimensions(s))
     need_rank(s, factors.rank, structure)
     return Optimum(
         objective=point.objective,
@@ -178,6 +189,18 @@ def _framed(s: Setting, point: SymmetricPoint) -> Optimum:
         lower_bound=point.objective if point.lower_bound is None else point.lower_bound,
         factors=factors,
         setting=s,
+    )
+
+
+def _few_dimensions(s: Setting) -> str:
+    """What is known where the simplex ETF does not fit."""
+    bound, found = _rank_bound.of_rank(s.K, s.d, _rank_bound.slope(s)), _codes.lowest(s)
+    best = f"{_codes.named(found[0].codes)} has f = {found[0].value:.12g}" if found else "no code is known"
+    return (
+        f"d: the simplex ETF has rank {s.K - 1} and needs d >= {s.K - 1}, got d={s.d} with K={s.K}; below "
+        "that no optimum is proved and spurious minima are known. No point is below "
+        f"{bound:.12g} (theory.rank_lower_bound), {best} (theory.lowest_code), and landscape.certificate "
+        "bounds f - f* at any point"
     )
 
 
@@ -221,6 +244,35 @@ def _partial_optimum(best: Optimum) -> Optimum | None:
     )
 
 
+def _truncated_optimum(s: Setting, counts: np.ndarray) -> Optimum:
+    """Squared error with kappa = 1 in d dimensions, fewer than the directions that could be on."""
+    best = _truncation.minimum(s, counts)
+    rank = best.factors.rank
+    optimum = Optimum(
+        objective=best.value,
+        margin=0.0,
+        regime="non-trivial" if rank else "trivial",
+        structure=f"the {rank} largest of {best.gains} singular values" if rank else "zero",
+        proved="proved",
+        theorem="von Neumann's trace inequality: each singular value by itself",
+        remark="no simplex ETF: it needs more dimensions" if rank < best.gains else "",
+        mean_eigenvalue=np.nan,
+        bias=float(best.b.mean()),
+        b=best.b,
+        trivial=best.trivial,
+        lower_bound=best.value,
+        factors=best.factors,
+        setting=s,
+    )
+    return optimum._replace(margin=_least_margin(optimum.logits))
+
+
+def _least_margin(logits: np.ndarray) -> float:
+    """The target logit above the others, in the class where this is least."""
+    others = logits - np.diag(np.full(len(logits), np.inf))
+    return float((np.diag(logits) - others.max(axis=0)).min())
+
+
 # --- unequal counts -------------------------------------------------------------------------------
 
 
@@ -254,8 +306,7 @@ def _unequal_optimum(s: Setting, groups: Groups) -> Optimum:
         factors=factors,
         setting=s,
     )
-    others = optimum.logits - np.diag(np.full(s.K, np.inf))
-    return optimum._replace(margin=float((np.diag(optimum.logits) - others.max(axis=0)).min()))
+    return optimum._replace(margin=_least_margin(optimum.logits))
 
 
 def _block_name(groups: Groups, factors: _frames.Factors, x: Block) -> str:
@@ -318,7 +369,7 @@ def _not_scalar(s: Setting) -> str:
     return ""
 
 
-def _not_convex(s: Setting) -> str:
+def not_convex(s: Setting) -> str:
     if _not_symmetric(s) or s.loss.convex:
         return _not_symmetric(s)
     facts, remedy = facts_of(s.loss, s.K), "if it is convex, declare losses.custom(f, convex=True)"
@@ -398,5 +449,5 @@ def lowest(value: Callable[[Any], Any], slope: Callable[[Any], Any], reach: floa
 FORMS = (
     Form("stated by the loss", _not_stated, _stated, "Zhou et al. 2022, Theorem 1, and the loss's own file"),
     Form("scalar problem", _not_scalar, _scalar, "Zhou et al. 2022, equation (10)"),
-    Form("frame of a convex loss", _not_convex, _convex_frame, "docs/theory.md, section 2.1"),
+    Form("frame of a convex loss", not_convex, _convex_frame, "docs/theory.md, section 2.1"),
 )

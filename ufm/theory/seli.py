@@ -24,10 +24,12 @@ from jaxtyping import Float
 from ufm import losses
 from ufm._precision import in_float64
 from ufm._problem import Problem
+from ufm._sheet import printed
 from ufm.losses._closed import NoClosedForm, Proof
 from ufm.theory._setting import any_counts, need_free_factors, need_rank
 
 
+@printed
 class VanishingPenalties(NamedTuple):
     """The optimum of cross-entropy as x = N sqrt(lam_W lam_H) -> 0."""
 

@@ -17,6 +17,7 @@ from scipy.optimize import brentq, minimize_scalar
 from ufm import _checks
 from ufm._precision import in_float64
 from ufm._problem import Problem, Variables
+from ufm._sheet import printed
 from ufm.losses import Loss
 from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
@@ -27,6 +28,7 @@ from ufm.theory.profiles import is_of_p, profile_of
 from ufm.theory.thresholds import first_order_margins
 
 
+@printed
 class SpuriousRange(NamedTuple):
     """Where a simplex of all classes but one is a strict local minimum above neural collapse."""
 
@@ -64,7 +66,7 @@ def spurious_range(loss: Loss, K: int) -> SpuriousRange:
     >>> from ufm import losses
     >>> found = spurious_range(losses.focal(3.0), K=20)
     >>> f"{found.C_start:.9f} < {found.C_thr:.9f}"
-    '1.199395849 < 1.199776143'
+    '1.199395849 < 1.199776144'
     """
     K = _checks.integer("K", K, least=3)
     if not is_of_p(loss, K):
@@ -136,6 +138,7 @@ class _Branch:
         return self.strength(math.log(m) - q), math.exp(far - q)
 
 
+@printed
 class PartialState(NamedTuple):
     """A critical point at which `on` classes form a simplex: a minimum within its family."""
 

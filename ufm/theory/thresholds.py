@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from ufm._precision import in_float64
 from ufm._problem import Problem
+from ufm._sheet import printed
 from ufm.losses import Loss
 from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
@@ -25,6 +26,7 @@ from ufm.theory.profiles import facts_of, profile_of
 Kind = Literal["second order", "first order"]
 
 
+@printed
 class Threshold(NamedTuple):
     """Three values of C = (K-1) c in ascending order, equal where the transition is of second order."""
 
@@ -98,10 +100,10 @@ def balanced_threshold(prob: Problem) -> Threshold:
     """
     s = setting(prob)
     known = s.loss.threshold(s)
-    return _any_loss(s) if known is None else _second_order(s, *known)
+    return _any_loss(s) if known is None else second_order(s, *known)
 
 
-def _second_order(s: Setting, c_thr: float, c_rank: float | None = None) -> Threshold:
+def second_order(s: Setting, c_thr: float, c_rank: float | None = None) -> Threshold:
     C = (s.K - 1) * c_thr
     return Threshold(c_thr, C, C, C, s.c, s.C, "second order", 0.0, 0.0, c_rank)
 
@@ -109,7 +111,7 @@ def _second_order(s: Setting, c_thr: float, c_rank: float | None = None) -> Thre
 def _from_slopes(s: Setting, profile: ScalarProfile) -> Threshold:
     jump = first_order_margins(s.loss, s.K)
     if jump is None:
-        return _second_order(s, -float(profile.slope(0.0)) / (s.K - 1))
+        return second_order(s, -float(profile.slope(0.0)) / (s.K - 1))
     return _first_order(s, profile, *jump)
 
 
@@ -156,7 +158,7 @@ def _any_loss(s: Setting) -> Threshold:
     if not facts.shift_invariant:
         if not s.loss.convex:
             raise NoClosedForm(f"loss: {s.loss!r} is neither shift-invariant nor declared convex")
-        return _second_order(s, max(_convex.thresholds(s)))
+        return second_order(s, max(_convex.thresholds(s)))
     return _from_slopes(s, profile_of(s.loss, s.K))
 
 

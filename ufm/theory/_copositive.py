@@ -25,6 +25,12 @@ def upper_bound(G: Float[np.ndarray, "r K"]) -> float:
     return float(max(min(largest), 0.0) ** 0.5)
 
 
+def is_at_most(G: Float[np.ndarray, "r K"], lam: float) -> bool:
+    """Whether |G h| <= lam |h| for all h >= 0, up to rounding; a "no" to many columns may be wrong."""
+    least = lam * (1 + ROUNDING)
+    return upper_bound(G) <= least or (G.shape[1] <= ENUMERATED and largest(G)[0] <= least)
+
+
 def largest(G: Float[np.ndarray, "r K"]) -> tuple[float, Float[np.ndarray, " K"]]:
     """max |G h| over h >= 0 with |h| = 1, and a maximiser; beyond `ENUMERATED` columns a local maximum."""
     M = G.T @ G
@@ -37,7 +43,8 @@ def _over_supports(M: np.ndarray) -> tuple[float, np.ndarray]:
     for size in range(1, len(M) + 1):
         supports = np.array(list(itertools.combinations(range(len(M)), size)))
         values, vectors = np.linalg.eigh(M[supports[:, :, None], supports[:, None, :]])
-        top = vectors[:, :, -1] * np.sign(vectors[:, :, -1].sum(axis=1, keepdims=True))
+        top = vectors[:, :, -1]
+        top = top * np.sign(np.take_along_axis(top, np.abs(top).argmax(axis=1)[:, None], axis=1))
         value = np.where(top.min(axis=1) >= -ROUNDING, values[:, -1], -np.inf)
         i = int(np.argmax(value))
         if value[i] > best:
