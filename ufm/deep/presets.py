@@ -134,9 +134,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "mini": dataclasses.replace(
         _PAPER,
-        about="the paper's recipe for `ufm.deep.mini`: batches of 64, because 5,000 images make few steps, "
-        "no validation images, and twenty measurements a run",
-        batch=64,
+        about="the paper's recipe for `ufm.deep.mini`: no validation images, and twenty measurements a run",
         validation=0.0,
         cifar10_constants=False,
         points=20,
