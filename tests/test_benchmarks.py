@@ -15,7 +15,7 @@ from tolerances import close
 import ufm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import collapse, convex, figures, machine, peers, report, scaling, spheres
+from benchmarks import collapse, convex, figures, machine, nonnegative, peers, report, scaling, spheres
 from benchmarks.tables import TABLES
 
 
@@ -119,6 +119,13 @@ def test_pymanopt_solves_our_problem_on_spheres():
     norm, value = spheres.trust_regions(prob, 1e-8, 10.0)(ufm.init(prob))
     assert norm <= 1e-8
     assert abs(value - ufm.theory.global_optimum(prob).objective) <= 1e-12
+
+
+def test_scipy_solves_our_problem_with_bounds():
+    prob = ufm.Problem.balanced("ce", K=3, d=4, n=2, lam_W=0.02, lam_H=0.005, model="nonnegative")
+    ends = [nonnegative.lbfgsb(prob, 1e-8, 10.0)(ufm.init(prob, seed=seed)) for seed in range(2)]
+    assert max(norm for norm, _ in ends) <= 1e-8
+    assert min(value for _, value in ends) >= ufm.theory.global_optimum(prob).objective - 1e-12
 
 
 @pytest.mark.parametrize("side", collapse.SIDES)

@@ -282,7 +282,7 @@ def test_a_broken_promise_about_the_infimum_is_reported() -> None:
 
 @pytest.mark.parametrize(("K", "C", "regime"), [(3, 0.4, "free"), (8, 1.1, "free"), (8, 1.1, "absent")])
 def test_focal_loss(K: int, C: float, regime: str) -> None:
-    """The scalar bound closes at neural collapse unless the bias is free and C > 1 (K > 5)."""
+    """The bound closes at neural collapse, also with a free bias and C > 1."""
     prob = balanced("fl", regime, K=K, n=2, c=C / (K - 1))
     path = descend(prob, ufm.init(prob, seed=0, scale=1.0))
     best = float(jet(prob, path[-1])[0])
@@ -291,12 +291,15 @@ def test_focal_loss(K: int, C: float, regime: str) -> None:
         assert cert.gap >= cert.objective - best - cert.rounding
     last = landscape.certificate(prob, path[-1])
     assert last.method == "scalar lower bound of focal loss"
-    if C > 1 and regime == "free":
-        assert last.verdict == "not certified"
-        assert "not known to be attained" in last.why
-        assert 0 < last.gap < 0.1  # a number, and a rigorous one
-    else:
-        assert last.verdict == "global minimum"
+    assert last.verdict == "global minimum"
+
+
+def test_focal_loss_above_its_window_is_not_certified() -> None:
+    prob = balanced("fl", "free", K=20, n=2, c=1.25 / 19)
+    last = landscape.certificate(prob, prob.zeros())
+    assert last.verdict == "not certified"
+    assert "not known to be attained" in last.why
+    assert 0 < last.gap < 0.2  # a number, and a rigorous one
 
 
 def test_focal_loss_with_unequal_counts_falls_back() -> None:

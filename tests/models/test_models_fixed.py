@@ -133,15 +133,53 @@ def test_the_smallest_of_all_scales_is_the_balanced_optimum():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, "bias: .* equal counts"),
-        ({"loss": "mse", "labels": EQUAL}, "bias: .* convex and shift-invariant"),
+        ({"loss": "fl"}, "bias: .* equal counts"),
         ({"loss": "fl", "labels": EQUAL}, "bias: .* convex and shift-invariant"),
-        ({"bias": False, "model": fixed(some_W())}, "W: the optimum is known for a simplex ETF"),
+        ({"loss": "fl", "bias": False, "model": fixed(some_W())}, "W: the optimum is known for a simplex"),
+        ({"model": fixed(features="sphere")}, "bias: .* equal counts"),
     ],
 )
 def test_where_no_closed_form_is_known_the_reason_is_named(options, reason):
     with pytest.raises(theory.NoClosedForm, match=reason):
         theory.global_optimum(problem(**options))
+
+
+@pytest.mark.parametrize(
+    ("loss", "lam_b", "bias"),
+    [("ce", 0.0, True), ("ls", 0.05, True), ("ova", 0.0, False), ("ce", 0.0, False)],
+)
+@pytest.mark.parametrize("rank", [1, K])
+def test_any_classifier_has_its_optimum(loss, lam_b, bias, rank):
+    """Against the solver and the dual bound, also where W has a smaller rank; counts 3, 2, 4."""
+    W = some_W()[:, :rank] @ np.random.default_rng(5).normal(size=(rank, D))
+    prob = problem(loss, model=fixed(W), lam_b=lam_b, bias=bias)
+    best = theory.global_optimum(prob)
+    assert best.proved == "proved"
+    np.testing.assert_allclose(prob(best.params), best.objective, rtol=1e-14)
+    np.testing.assert_allclose(ufm.solve(prob).objective, best.objective, rtol=1e-13)
+    assert landscape.certificate(prob, best.params).gap < 1e-20
+    expected = W @ np.asarray(prob.class_means(best.params.H)) + np.asarray(best.params.b)[:, None]
+    np.testing.assert_allclose(best.logits, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("lam_b", [0.0, 0.05])
+def test_squared_error_is_ridge_regression(lam_b):
+    """h_k = (W'D_k W + N lam_H/2)^-1 W'D_k (beta e_k - b), and one linear system for the bias."""
+    W, kappa, beta = some_W(3), 2.5, 1.7
+    prob = problem(ufm.losses.mse(kappa=kappa, beta=beta), model=fixed(W), lam_b=lam_b)
+    N, system, right, ridge = prob.N, lam_b * np.eye(K), np.zeros(K), []
+    for k, n in enumerate(prob.counts):
+        weights = np.diag(np.where(np.arange(K) == k, kappa, 1.0))
+        ridge.append(np.linalg.solve(W.T @ weights @ W + N * prob.lam_H / 2 * np.eye(D), W.T @ weights))
+        rest = 2 * n / N * weights @ (np.eye(K) - W @ ridge[k])  # the gradient in b is rest (b - beta e_k)
+        system, right = system + rest, right + beta * rest[:, k]
+    b = np.linalg.solve(system, right)
+    best = theory.global_optimum(prob)
+    np.testing.assert_allclose(best.b, b, rtol=1e-11)
+    H = np.column_stack([ridge[k] @ (beta * np.eye(K)[k] - b) for k in range(K)])
+    np.testing.assert_allclose(prob.class_means(best.params.H), H, atol=1e-11)
+    sol = ufm.solve(prob)
+    np.testing.assert_allclose(sol.objective, best.objective, rtol=1e-13)
 
 
 def test_a_bias_tells_the_counts_apart():
@@ -151,6 +189,9 @@ def test_a_bias_tells_the_counts_apart():
     sol = ufm.solve(prob)
     lengths = np.linalg.norm(np.asarray(prob.class_means(sol.H)), axis=0)
     np.testing.assert_allclose(lengths, [1.2145, 1.7953, 2.6085, 2.6085], atol=5e-5)
+    best = theory.global_optimum(prob)
+    np.testing.assert_allclose(best.objective, sol.objective, rtol=1e-13)
+    np.testing.assert_allclose(prob.class_means(best.params.H) @ prob.counts, np.zeros(D), atol=1e-12)
     np.testing.assert_allclose(sol.objective, 0.257673, atol=5e-7)
     assert sol.certificate.is_global
     without = theory.global_optimum(prob.replace(bias=False))

@@ -8,6 +8,8 @@ from scipy.optimize import NonlinearConstraint, minimize
 
 import ufm
 from ufm import landscape, theory
+from ufm._pytree import replace
+from ufm.claims import SPHERES, Facts
 from ufm.models import norm_constrained
 from ufm.models._norms import Bounded
 
@@ -165,6 +167,25 @@ def test_focal_loss_below_the_tie_has_no_equivalent_penalties(share):
     found = theory.equivalent_penalties(prob)
     assert found.equivalent == (share > 1)
     assert found.equivalent or "the optimum has" in found.why
+
+
+def test_verify_measures_the_statements_about_bounds():
+    sol = ufm.solve(problem(), tol=1e-12)
+    names = ("fixed_norms", "riemannian_gradient", "features_coincide", "rows_simplex", "features_along_rows")
+    names = (*names, "sphere_logits", "multipliers", "objective", "certificate", "second_order")
+    report = ufm.verify(sol)
+    assert report.passed
+    assert {report[name].verdict for name in names} == {"holds"}
+    W, H, slack, b = sol.params
+    moved = replace(sol, params=Bounded(W.at[0].add(1e-3 * W[1]), H.at[:, 0].multiply(1 + 1e-4), slack, b))
+    facts = Facts(moved)
+    for row in SPHERES:
+        expected = "not applicable" if row.name == "riemannian_spectrum" else "fails"
+        if row.name != "features_along_rows":  # what is scaled still points there
+            assert row.claim(facts).verdict == expected, row.name
+    unequal = ufm.verify(ufm.solve(problem(labels=UNEQUAL), tol=1e-12))
+    assert unequal.passed
+    assert unequal["sphere_logits"].verdict == unequal["multipliers"].verdict == "holds"
 
 
 # --- misuse ---------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from tolerances import close
 
 import ufm
 from ufm import landscape, theory
+from ufm._pytree import replace
+from ufm.claims import SPHERES, Facts
 from ufm.models import Params, spheres
 
 K, D = 3, 4
@@ -259,6 +261,53 @@ def test_in_the_plane_three_classes_have_a_strict_spurious_minimum():
     values = landscape.eigenvalues(prob, sol.params, which="all").values
     np.testing.assert_allclose(values[1], 1.007e-3, rtol=1e-3)
     assert sol.certificate.verdict == "not certified"
+
+
+# --- claims ---------------------------------------------------------------------------------------
+
+CLAIMS = (
+    "fixed_norms",
+    "riemannian_gradient",
+    "features_coincide",
+    "rows_simplex",
+    "features_along_rows",
+    "sphere_logits",
+    "riemannian_spectrum",
+)
+
+
+def test_verify_measures_the_statements_about_unit_vectors():
+    report = ufm.verify(ufm.solve(problem(), tol=1e-12))
+    assert report.passed
+    assert [report[name].verdict for name in CLAIMS] == ["holds"] * 7
+    for name in ("objective", "certificate", "second_order"):
+        assert report[name].verdict == "holds"
+    assert report["multipliers"].verdict == "not applicable"
+    tilted = ufm.verify(ufm.solve(problem("ls", scale=3.0), tol=1e-12))
+    assert tilted.passed
+    assert tilted["features_along_rows"].verdict == "not applicable"
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_each_of_them_fails_beside_the_optimum(name):
+    prob = problem()
+    sol = ufm.solve(prob, tol=1e-12)
+    W, H, b = (np.array(x) for x in sol.params)
+    if name == "fixed_norms":
+        W[0] *= 1 + 1e-6
+    else:
+        W[0], H[:, 1] = W[0] + 1e-6 * W[1], H[:, 1] + 1e-6 * W[2]
+        H[:, 1] /= np.linalg.norm(H[:, 1])
+        W[0] /= np.linalg.norm(W[0])
+    moved = replace(sol, params=Params(*map(jnp.asarray, (W, H, b))))
+    row = next(row for row in SPHERES if row.name == name)
+    assert row.claim(Facts(moved)).verdict == "fails"
+
+
+def test_where_the_landscape_is_too_flat_for_the_gradient_the_structure_is_not_judged():
+    report = ufm.verify(ufm.solve(problem(scale=16.0)))
+    assert report.passed
+    assert "solve with a smaller tol" in report["rows_simplex"].why
 
 
 # --- a contrastive loss ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from ufm.reproduce import (
     _corollary_2,
     _depth,
     _features,
+    _few,
     _focal_loss,
     _focal_window,
     _lemmas,
@@ -78,6 +79,7 @@ DEEP = partial(_depth._below, 4, 2, 0.2)
 DEEP_SQUARES = partial(_depth._squares, 3, 2, 0.4)
 LOW_RANK = partial(_depth._linear_squares, 3, 3, 0.3)
 HALF = partial(_features._half, (40, 1, 1, 1), 0.02)
+PENALISED = partial(_few._penalised, 6, 0.01)
 UNIT = partial(_features._unit, 3, 3, 1.0, 2)
 figure_9, figure_10 = _scalar_problem._figure_9, _scalar_problem._figure_10
 #: row, a job of it, and the closed form that is put a millionth off
@@ -137,6 +139,8 @@ CLOSED_FORMS = {
     "margin of deep squares": ("deep-squares", DEEP_SQUARES, "global_optimum", "margin"),
     "low rank": ("low-rank", LOW_RANK, "global_optimum", "objective"),
     "orthogonal frame": ("nonnegative", HALF, "orthogonal_frame", "objective"),
+    "polygon": ("softmax-codes", partial(_few._polygon, 5, 4.0), "global_optimum", "objective"),
+    "pentagon and point": ("softmax-codes", PENALISED, "code_optimum", "objective"),
     "unit vectors": ("unit-vectors", UNIT, "global_optimum", "objective"),
     "lemma 8": ("lemma-8", partial(_nuclear_norm._intermediate, 3, 0.05), "global_optimum", "objective"),
 }

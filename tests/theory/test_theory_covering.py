@@ -40,6 +40,18 @@ def test_a_cost_with_no_bad_class_weight_is_the_entropy_of_the_good_ones():
     close(constant, al * (np.log(np.maximum(good - 1, 1)) - math.log(7)), scale=1.0)
 
 
+@pytest.mark.parametrize(("K", "share", "proved"), [(10, 0.98, True), (17, 1.2, True), (20, 1.01, False)])
+def test_the_optimum_and_its_bound_use_the_certificate(K, share, proved):
+    """C = share C_thr > 1, a penalised bias: the bound meets the optimum where the certificate closes."""
+    c = share * theory.threshold(ufm.Problem.balanced("fl", K=K, d=K, n=1)).c_thr
+    prob = ufm.Problem.balanced("fl", K=K, d=K, n=2, lam_W=c, lam_H=c / 2, lam_b=0.03)
+    best = theory.global_optimum(prob)
+    assert (K - 1) * c > 1
+    assert best.proved == ("proved" if proved else "numerical")
+    assert (theory.focal_lower_bound(prob) == best.objective) == proved
+    assert covering.certifies(3.0, K, 0.9)
+
+
 @pytest.mark.parametrize(("arguments", "words"), [((0.0, 10), "gamma: "), ((3.0, 1), "K: ")])
 def test_a_certificate_of_nothing_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):

@@ -114,9 +114,9 @@ def test_partial_collapse_of_bounded_losses_is_a_minimum(name):
     assert search(prob, 2).min() > best.objective - 1e-12
 
 
-def test_outside_the_window_the_claim_is_numerical():
-    for share in (0.97, 1.05):
+def test_below_the_window_the_optimum_is_certified_and_above_it_the_claim_is_numerical():
+    for share, expected in ((0.97, ("non-trivial", "proved")), (1.05, ("trivial", "numerical"))):
         best = theory.global_optimum(at_share("fl", (20, 20, 2), share, hyper={"gamma": 3.0}))
-        assert (best.regime, best.proved) == ("trivial" if share > 1 else "non-trivial", "numerical")
+        assert (best.regime, best.proved) == expected
     far = theory.global_optimum(problem("fl", (20, 1, 2), 3.0))
     assert (far.regime, far.proved) == ("trivial", "proved")

@@ -7,12 +7,13 @@ row.
 
 from __future__ import annotations
 
-import functools
-
 from ufm._claim import Statement
 from ufm._problem import Problem
-from ufm.claims import _layers, _measures
+from ufm.claims import _layers, _measures, _nonnegative
 from ufm.claims._measures import Facts as Facts
+from ufm.claims._rows import Row as _Statement
+from ufm.claims._rows import failure
+from ufm.claims._spheres import SPHERES as SPHERES
 
 # --- what it assumes: each returns the reason why not, or "" --------------------------------------
 
@@ -212,28 +213,8 @@ def _geometry(f: Facts) -> str:
 
 
 def _uncertified(f: Facts, tolerance: float) -> str:
-    return str(f.certificate.why) if f.sol.converged else _failure(f, tolerance)
+    return str(f.certificate.why) if f.sol.converged else failure(f, tolerance)
 
-
-def _failure(f: Facts, tolerance: float) -> str:
-    """What is known of the reason why a statement fails."""
-    if not f.sol.converged:
-        return f"the solver did not converge: {f.sol.status.message}"
-    best = f.optimum
-    if best is not None and f.objective > best.objective + _measures.tol_objective(f):
-        return (
-            f"f = {f.objective:.15g} is {f.objective - best.objective:.3e} above {best.structure} "
-            f"({best.proved}), which theory.global_optimum(prob).params attains"
-        )
-    if best is not None and f.objective < best.objective - _measures.tol_objective(f):
-        below = best.objective - f.objective
-        return f"f is {below:.3e} below theory's optimum: a counterexample; please report it"
-    if best is not None and best.regime == "partial":
-        return f"Theorem 1 is false here: the lowest point known is {best.structure} ({best.proved})"
-    return f"the deviation exceeds {tolerance:.1e}"
-
-
-_Statement = functools.partial(Statement[Facts], failure=_failure)
 
 #: Theorem 1 of Zhou et al. 2022 (with its Lemmas 5 and 7), statement by statement.
 STATEMENTS = (
@@ -431,7 +412,66 @@ LAYERS = (
 )
 
 
+#: what holds where H >= 0
+NON_NEGATIVE = (
+    _Statement("kkt_W", "G H' + lam_W W = 0", _nonnegative.stationary_W, _measures.tol_gradient),
+    _Statement(
+        "kkt_H",
+        "W'G + lam_H H >= 0, H >= 0, and one of the two is 0 in each entry",
+        _nonnegative.complementary,
+        _measures.tol_gradient,
+    ),
+    _Statement(
+        "kkt_b", "G 1 + lam_b b = 0", _nonnegative.stationary_b, _measures.tol_gradient, _nonnegative.has_bias
+    ),
+    _Statement(
+        "neuron_balance",
+        "each neuron: lam_W |W e_i|^2 = lam_H |row i of H|^2",
+        _nonnegative.neuron_balance,
+        _nonnegative.tol_balance,
+        _nonnegative.nonzero,
+    ),
+    _Statement(
+        "collapse",
+        "the features of a class coincide (NC1), for all counts and every d",
+        _measures.within_class,
+        _measures.tol_within_class,
+        _nonnegative.collapses,
+    ),
+    _Statement(
+        "class_logits",
+        "W H + b 1' is the optimum's",
+        _measures.class_logits,
+        _measures.tol_structure,
+        _nonnegative.known,
+    ),
+    _Statement(
+        "orthogonal_means",
+        "the class means are orthogonal",
+        _nonnegative.orthogonal_means,
+        _measures.tol_structure,
+        _nonnegative.orthogonal,
+    ),
+    _Statement(
+        "centred_etf",
+        "W, and the class means less their mean, are simplex ETFs (NC2 with centring)",
+        _nonnegative.simplex_etf,
+        _measures.tol_structure,
+        _nonnegative.simplex,
+    ),
+    _Statement(
+        "centred_duality",
+        "w^k is parallel to h_k less the mean of all classes (NC3 with centring)",
+        _nonnegative.centred_duality,
+        _measures.tol_structure,
+        _nonnegative.simplex,
+    ),
+)
+
+
 def statements(prob: Problem) -> tuple[Statement[Facts], ...]:
     """The rows that are measured at a solution of a problem."""
     unequal, layers = UNEQUAL if prob.n is None else (), LAYERS if prob.model.layered else ()
-    return (*STATEMENTS, *unequal, *layers)
+    bounds = NON_NEGATIVE if prob.model.two_factors and prob.model.constrained else ()
+    spheres = SPHERES if prob.model.curved else ()
+    return (*STATEMENTS, *unequal, *layers, *bounds, *spheres)

@@ -37,6 +37,7 @@ class Facts:
         # measured here again: nothing that the solver says of itself is taken on trust
         objective, G, gradient = _derivatives(self.prob, sol.params)
         self.objective, self.G = float(objective), np.asarray(G)
+        gradient = self.prob.unbound(sol.params, gradient)  # less what bounds hold back
         self.gradient: Variables = jax.tree.map(np.asarray, gradient)
         self.lam_W, self.lam_H, self.lam_b = (
             float(x) for x in (self.prob.lam_W, self.prob.lam_H, self.prob.lam_b)
@@ -166,7 +167,7 @@ def _derivatives(prob: Problem, params: Params) -> tuple[Array, Array, Params]:
     return prob(params), G, jax.tree.map(jax.numpy.add, *prob.gradients(params, G))
 
 
-def _ratio(error: Any, size: Any) -> float:
+def ratio(error: Any, size: Any) -> float:
     """error / size; 1 where there is nothing to compare with (W = 0 is not a frame)."""
     return float(error / size) if size > 0 else 1.0
 
@@ -199,7 +200,7 @@ def balance(f: Facts) -> float:
     deviations = []
     for (low, H), (high, W) in itertools.pairwise(f.chain):
         left = high * W.T @ W
-        deviations.append(_ratio(np.linalg.norm(left - low * H @ H.T), np.linalg.norm(left)))
+        deviations.append(ratio(np.linalg.norm(left - low * H @ H.T), np.linalg.norm(left)))
     return max(deviations)
 
 
@@ -213,7 +214,7 @@ def certificate(f: Facts) -> float:
 
 def row_norms(f: Facts) -> float:
     norms = np.linalg.norm(f.W, axis=1)
-    return _ratio(np.ptp(norms), norms.mean())
+    return ratio(np.ptp(norms), norms.mean())
 
 
 def self_duality(f: Facts) -> float:
@@ -221,23 +222,23 @@ def self_duality(f: Facts) -> float:
     assert n is not None
     expected = math.sqrt(f.lam_W / (f.lam_H * n)) * f.W.T
     worst = np.max(np.linalg.norm(f.rounds - expected, axis=1))
-    return _ratio(worst, np.linalg.norm(expected, axis=0).mean())
+    return ratio(worst, np.linalg.norm(expected, axis=0).mean())
 
 
 def round_means(f: Facts) -> float:
     means = np.linalg.norm(f.rounds.mean(axis=2), axis=1)
-    return _ratio(np.max(means), np.linalg.norm(f.H, axis=0).mean())
+    return ratio(np.max(means), np.linalg.norm(f.H, axis=0).mean())
 
 
 def within_class(f: Facts) -> float:
     means = np.asarray(f.prob.class_means(f.H))
     spread = np.linalg.norm(f.H - means[:, np.asarray(f.prob.labels)], axis=0).max()
-    return _ratio(spread, np.linalg.norm(f.H, axis=0).mean())
+    return ratio(spread, np.linalg.norm(f.H, axis=0).mean())
 
 
 def sample_mean(f: Facts) -> float:
-    mean = f.prob.class_means(f.H) @ f.prob.counts / f.prob.N
-    return _ratio(np.linalg.norm(mean), np.linalg.norm(f.H, axis=0).mean())
+    mean = np.asarray(f.prob.class_means(f.H)) @ f.prob.counts / f.prob.N
+    return ratio(np.linalg.norm(mean), np.linalg.norm(f.H, axis=0).mean())
 
 
 def group_etf(f: Facts) -> float:
@@ -247,18 +248,18 @@ def group_etf(f: Facts) -> float:
         size = math.sqrt(f.prob.counts[i] * f.lam_H / f.lam_W) * (Z[i, i] - Z[j, i])
         expected = size * (np.eye(len(group)) - 1 / len(group))
         worst = max(worst, float(np.linalg.norm(w @ w.T - expected)))
-    return _ratio(worst, np.linalg.norm(f.W @ f.W.T))
+    return ratio(worst, np.linalg.norm(f.W @ f.W.T))
 
 
 def group_duality(f: Facts) -> float:
     scales = [math.sqrt(f.prob.counts[group[0]] * f.lam_H / f.lam_W) for group in f.groups]
     errors = [np.linalg.norm(w - s * h, axis=1).max() for s, (w, h) in zip(scales, f.apart, strict=True)]
-    return _ratio(max(errors), f.row_norm)
+    return ratio(max(errors), f.row_norm)
 
 
 def groups_orthogonal(f: Facts) -> float:
     pairs = itertools.combinations([w for w, _ in f.apart], 2)
-    return _ratio(max(np.linalg.norm(v @ w.T) for v, w in pairs), np.linalg.norm(f.W @ f.W.T))
+    return ratio(max(np.linalg.norm(v @ w.T) for v, w in pairs), np.linalg.norm(f.W @ f.W.T))
 
 
 def group_gain(f: Facts) -> float:
@@ -279,7 +280,7 @@ def group_geometry(f: Facts) -> float:
     means = [np.asarray(f.prob.class_means(np.asarray(H))).T for H in (f.H, best.H)]
     for ours, theirs in ((f.W, np.asarray(best.W)), means):
         gram, expected = ours @ ours.T, theirs @ theirs.T
-        worst = max(worst, _ratio(np.linalg.norm(gram - expected), np.linalg.norm(expected)))
+        worst = max(worst, ratio(np.linalg.norm(gram - expected), np.linalg.norm(expected)))
     return worst
 
 
@@ -295,7 +296,7 @@ def etf(f: Facts) -> float:
     K = f.prob.K
     gram = f.W @ f.W.T
     size = np.linalg.norm(gram)
-    return _ratio(np.linalg.norm(gram - size * (np.eye(K) - 1 / K) / math.sqrt(K - 1)), size)
+    return ratio(np.linalg.norm(gram - size * (np.eye(K) - 1 / K) / math.sqrt(K - 1)), size)
 
 
 def class_logits(f: Facts) -> float:
@@ -305,7 +306,7 @@ def class_logits(f: Facts) -> float:
     error = Z - expected
     if f.prob.loss.shift_invariant:
         error = error - error.mean(axis=0)
-    return _ratio(np.abs(error).max(), np.abs(expected).max())
+    return ratio(np.abs(error).max(), np.abs(expected).max())
 
 
 def frame(f: Facts) -> float:
@@ -315,7 +316,7 @@ def frame(f: Facts) -> float:
     J = np.full((K, K), 1 / K)
     form = abs(f.best.margin) * (np.eye(K) - J) + abs(f.best.mean_eigenvalue) * J
     expected = math.sqrt(n * f.lam_H / f.lam_W) * form
-    return _ratio(np.linalg.norm(f.W @ f.W.T - expected), np.linalg.norm(expected))
+    return ratio(np.linalg.norm(f.W @ f.W.T - expected), np.linalg.norm(expected))
 
 
 def bias_value(f: Facts) -> float:
@@ -388,6 +389,8 @@ def tol_certificate(f: Facts) -> float:
 
 
 def tol_curvature(f: Facts) -> float:
+    if f.prob.model.curved:  # |grad f| is what moving vectors of norm one by their error does to curvatures
+        return 1e-9 * float(f.prob.model.stiffness(f.prob)) + 100 * min(f.grad_norm, tol_gradient(f))
     # moving a point moves eigenvalues by about as much
     return 1e-9 * (f.lam_W + f.lam_H) + 10 * f.distance
 

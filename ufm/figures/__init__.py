@@ -24,6 +24,7 @@ from ufm.figures.phases import plot_phases
 from ufm.figures.points import plot_descent, plot_slice, plot_spectrum
 from ufm.figures.solution import plot_solution
 from ufm.figures.sweep import plot_sweep
+from ufm.figures.widths import plot_widths
 
 __all__ = [
     "BLACK",
@@ -50,6 +51,7 @@ __all__ = [
     "plot_solution",
     "plot_spectrum",
     "plot_sweep",
+    "plot_widths",
     "save",
     "style",
 ]

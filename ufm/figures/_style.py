@@ -56,7 +56,11 @@ SYMBOLS = {
 def style() -> Iterator[None]:
     """The look of every figure here, for the length of a `with` block."""
     import matplotlib as mpl
+    import matplotlib.pyplot as plt
 
+    # Loads the backend first. A notebook's would set itself up inside the block, whose end would undo this:
+    # later figures of the notebook were not shown.
+    plt.draw_if_interactive()
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
 

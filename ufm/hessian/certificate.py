@@ -16,7 +16,7 @@ from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
 from ufm._pytree import pytree_dataclass, static
 from ufm._sheet import finite
-from ufm.hessian import dual
+from ufm.hessian import dual, supports
 from ufm.hessian.dual import Point
 from ufm.hessian.product import norm
 
@@ -52,7 +52,8 @@ class Certificate:
     gap: Any  # >= f - f*
     lower_bound: Any  # f - gap <= f*
     objective: Any  # f
-    operator_norm: Any  # |G|_op, G = grad_Z g (K, N); <= lam at every minimiser with rank W < d
+    operator_norm: Any  # |G|_op, G = grad_Z g (K, N); <= lam at every minimiser with rank W < d.
+    #                     H >= 0: a bound on max |G h| over h >= 0, |h| = 1
     lam: Any  # sqrt(lam_W lam_H)
     grad_norm: Any
     curvature: Any  # of the escape direction; at a critical point with rank W < d: the Hessian's smallest
@@ -85,13 +86,14 @@ class Certificate:
         if not isinstance(self.gap, float):  # JAX rebuilds records around tracers and placeholders
             return f"Certificate: {self.verdict} (gap {self.gap})"
         sign = "<=" if self.operator_norm <= self.lam else ">" if self.operator_norm > self.lam else "against"
+        name = "max |G h|  " if self.method == _NON_NEGATIVE else "|G|_op     "
         return "\n".join(
             (
                 f"Certificate: {self.verdict}",
                 f"  f - f*      <= {self.gap:.3e}  (rounding {self.rounding:.0e})",
                 f"  f           =  {self.objective:.15g}",
                 f"  f*          >= {self.lower_bound:.15g}",
-                f"  |G|_op      =  {self.operator_norm:.9e} {sign} lam = {self.lam:.9e}",
+                f"  {name} =  {self.operator_norm:.9e} {sign} lam = {self.lam:.9e}",
                 f"  |grad f|    =  {self.grad_norm:.3e}",
                 f"  lower bound :  {self.method}",
                 f"  why         :  {self.why}",
@@ -112,10 +114,11 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     order |grad f|) or with its singular values clipped to lam (Cert B, of order |grad f|^2), the better of
     the two.  Valid for every d; it closes where an optimum of full rank fits, d >= K - 1 (d >= K for losses
     that are not shift-invariant).  Below, `theory.rank_lower_bound` takes its place where it is better: it
-    closes for MSE with kappa = 1, and is nearer for cross-entropy and label smoothing.  A given classifier:
-    strong convexity, or the dual of the problem in (H, b), of order |grad f|^2 for every d.  Focal loss: the
-    scalar bound `theory.focal_lower_bound`.  A deep classifier: the lower bound of `theory.global_optimum`.
-    Any other loss: f - `loss.infimum`.
+    closes for MSE with kappa = 1, and is nearer for cross-entropy and label smoothing.  H >= 0: Cert A of the
+    dual over |Y h| <= lam |h| for h >= 0, by all supports of h for K <= 12, else by an eigenvalue bound.  A
+    given classifier: strong convexity, or the dual of the problem in (H, b), of order |grad f|^2 for every d.
+    Focal loss: the scalar bound `theory.focal_lower_bound`.  A deep classifier: the lower bound of
+    `theory.global_optimum`.  Any other loss: f - `loss.infimum`.
 
     Args:
         prob: the problem.
@@ -139,6 +142,8 @@ def certificate(prob: Problem, params: Params, *, tol: float = 1e-10) -> Certifi
     measure = _compiled_quickly if prob.K * prob.N <= _SMALL else _compiled
     found = Bounds(*(x.item() for x in jax.device_get(measure(*_as_leaves((prob, params))))))
     gap, method, why = _lower_bound(prob, found)
+    if method == _DUAL and prob.model.constrained:
+        gap, method, why = _under_bounds(prob, params, found, gap, tol)
     verdict, why = _verdict(prob, found, gap, tol, why)
     return Certificate(
         gap=gap,
@@ -167,7 +172,7 @@ def bounds(prob: Problem, params: Params) -> Bounds:
     >>> jax.vmap(ufm.landscape.bounds, in_axes=(None, 0))(prob, starts).gap.shape
     (5,)
     """
-    if not prob.model.bilinear:
+    if not prob.model.two_factors:
         return _generic_bounds(prob, params)
     point = dual.evaluate(prob, params)
     gap = linear_gap = trivial = point.objective - prob.loss.infimum
@@ -177,14 +182,20 @@ def bounds(prob: Problem, params: Params) -> Bounds:
         linear_gap = jnp.where(linear_gap < trivial, linear_gap, trivial)
     top, left = _top_singular(point.slope)
     operator_norm = top / prob.N
+    curvature = jnp.full_like(top, jnp.nan)
+    if prob.model.bilinear:
+        curvature = _escape_curvature(prob, point, operator_norm, left)
+    else:
+        operator_norm = dual.dual_norm(prob, point, dual.dual_starts(prob, point)[0])
+    gradient = jax.tree.map(jnp.add, *prob.gradients(params, point.slope.T / prob.N))
     return Bounds(
         objective=point.objective,
         gap=gap,
         linear_gap=linear_gap,
         operator_norm=operator_norm,
         lam=jnp.asarray(prob.lam, point.objective.dtype),
-        grad_norm=norm(jax.tree.map(jnp.add, *prob.gradients(params, point.slope.T / prob.N))),
-        curvature=_escape_curvature(prob, point, operator_norm, left),
+        grad_norm=norm(prob.unbound(params, gradient)),
+        curvature=curvature,
         rounding=_rounding(prob, point),
         dual=gap < trivial,
     )
@@ -205,7 +216,7 @@ def _generic_bounds(prob: Problem, params: Variables) -> Bounds:
         linear_gap=trivial,
         operator_norm=jnp.linalg.norm(G, 2),
         lam=jnp.asarray(prob.lam, objective.dtype),
-        grad_norm=norm(gradient),
+        grad_norm=norm(prob.unbound(params, gradient)),
         curvature=jnp.full_like(objective, jnp.nan),
         rounding=4 * prob.K * float(np.finfo(objective.dtype).eps) * size,
         dual=gap < trivial,
@@ -273,6 +284,7 @@ def _escape_curvature(prob: Problem, point: Point, operator_norm: Array, left: A
 # --- the verdict ----------------------------------------------------------------------------------
 
 _DUAL = "Fenchel dual of the nuclear-norm problem"
+_NON_NEGATIVE = "Fenchel dual over |Y h| <= lam |h| for h >= 0"
 _CONVEX = "Fenchel dual of the problem in features and bias"
 
 
@@ -287,10 +299,10 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
             "declares as a lower bound; pass the true one to ufm.losses.custom(..., infimum=...)"
         )
     gap = max(float(found.gap), 0.0)
-    if not prob.model.bilinear:
+    if not prob.model.bilinear and not (prob.model.two_factors and loss.convex and found.dual):
         return (gap, _CONVEX, "") if found.dual else _of_theory(prob, found, gap)
     if loss.convex:
-        return _of_rank(prob, found, gap)
+        return (gap, _DUAL, "") if prob.model.constrained else _of_rank(prob, found, gap)
     if not loss.has_lower_bound:
         return gap, infimum, "the loss is not declared convex: no bound but its infimum"
     from ufm import theory
@@ -308,6 +320,18 @@ def _lower_bound(prob: Problem, found: Bounds) -> tuple[float, str, str]:
     C = (prob.K - 1) * math.sqrt(prob.N / prob.K) * found.lam
     why = "the bound is not known to be attained with a bias and C > 1" if prob.bias and C > 1 else ""
     return min(gap, scalar), f"scalar lower bound of {loss.title}", why
+
+
+def _under_bounds(
+    prob: Problem, params: Params, found: Bounds, gap: float, tol: float
+) -> tuple[float, str, str]:
+    """Where H >= 0 and the simple bound is not tight: the dual with the exact norm, and theory."""
+    if gap > tol * (1 + abs(found.objective)) and prob.loss.has_conjugate:
+        gap = min(gap, supports.gap(prob, params))
+    if gap <= tol * (1 + abs(found.objective)):
+        return gap, _NON_NEGATIVE, ""
+    above, method, why = _of_theory(prob, found, gap)
+    return (above, method, why) if above < gap else (gap, _NON_NEGATIVE, "")
 
 
 def _of_rank(prob: Problem, found: Bounds, gap: float) -> tuple[float, str, str]:

@@ -75,16 +75,15 @@ def gaps(prob: Problem, point: Point) -> tuple[Array, Array]:
     if not prob.loss.has_conjugate:
         return _gaps_without_conjugate(prob, point)
     best, linear = dual_point(prob, point)
-    loss = prob.loss
-    fit = jax.vmap(lambda z, k: loss.fenchel_young(z, best[k], k))(point.logits, prob.labels)
-    return jnp.mean(fit) + _penalty_gap(prob, point, best), linear
+    return gap_at(prob, point, best), linear
 
 
 def dual_point(prob: Problem, point: Point) -> tuple[Array, Array]:
     """The best feasible U found (K, K), and the gap of Cert A alone."""
     targets = prob.loss.targets(prob.K)
-    U = point.member.T @ point.slope / point.counts[:, None]
-    starts = jnp.stack([U, _stationary(prob, point, U, targets)]) if prob.bias else U[None]
+    starts = dual_starts(prob, point)
+    if prob.model.constrained:
+        return _scaled_alone(prob, point, starts)
     scaled, clipped = jax.vmap(lambda V: _certs(prob, point, V, targets))(starts)
     candidates = jnp.concatenate([scaled, clipped.reshape(-1, prob.K, prob.K)])
     scores = jax.vmap(lambda V: _dual_value(prob, point, V))(candidates)
@@ -92,6 +91,28 @@ def dual_point(prob: Problem, point: Point) -> tuple[Array, Array]:
     linear = jnp.maximum(point.objective - jnp.max(scores[: scaled.shape[0]]), 0.0)
     best = candidates[jnp.argmax(scores)]
     return _feasible_scale(prob, point, best) * best, linear
+
+
+def dual_starts(prob: Problem, point: Point) -> Float[Array, "starts K K"]:
+    """The gradient at the point, and with a bias also its neighbour with Y 1 = -lam_b b."""
+    U = point.member.T @ point.slope / point.counts[:, None]
+    if not prob.bias:
+        return U[None]
+    return jnp.stack([U, _stationary(prob, point, U, prob.loss.targets(prob.K))])
+
+
+def _scaled_alone(prob: Problem, point: Point, starts: Array) -> tuple[Array, Array]:
+    """Cert A alone, where H >= 0: |Y h| <= lam |h| for h >= 0 leaves no singular values to clip."""
+    scaled = jax.vmap(lambda V: _feasible_scale(prob, point, V) * V)(starts)
+    scores = jax.vmap(lambda V: _dual_value(prob, point, V))(scaled)
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    return scaled[jnp.argmax(scores)], jnp.maximum(point.objective - jnp.max(scores), 0.0)
+
+
+def gap_at(prob: Problem, point: Point, U: Float[Array, "K K"]) -> Array:
+    """f - D of a feasible U, of a loss that carries its conjugate."""
+    fit = jax.vmap(lambda z, k: prob.loss.fenchel_young(z, U[k], k))(point.logits, prob.labels)
+    return jnp.mean(fit) + _penalty_gap(prob, point, U)
 
 
 def _weighted(prob: Problem, point: Point, U: Array) -> Array:
@@ -160,10 +181,23 @@ def _certs(
 
 
 def _feasible_scale(prob: Problem, point: Point, U: Array) -> Array:
-    """theta = min(1, lam/|Y|_op), measured on U itself whatever made it."""
-    M = _weighted(prob, point, U)
-    top = jnp.sqrt(jnp.linalg.eigvalsh(M @ M.T)[-1])
+    """theta = min(1, lam/|Y|), with the `dual_norm` measured on U itself whatever made it."""
+    top = dual_norm(prob, point, U)
     return jnp.where(top > prob.lam, prob.lam / jnp.where(top > 0, top, 1.0), 1.0)
+
+
+def dual_norm(prob: Problem, point: Point, U: Array) -> Array:
+    """|Y|_op, or where H >= 0 an upper bound of max |Y h| over h >= 0, |h| = 1.
+
+    That maximum is at most the root of lambda_max(Y'Y + E) for every E >= 0: E = 0, and the E that cancels
+    the negative entries, which is exact where all entries off the diagonal are.
+    """
+    M = _weighted(prob, point, U)
+    gram = M @ M.T
+    top = jnp.linalg.eigvalsh(gram)[-1]
+    if prob.model.constrained:
+        top = jnp.minimum(top, jnp.linalg.eigvalsh(jnp.maximum(gram, 0.0))[-1])
+    return jnp.sqrt(top)
 
 
 def _dual_value(prob: Problem, point: Point, U: Array) -> Array:

@@ -3,7 +3,8 @@
 At any point: `certificate` (how far from the global minimum), `hvp`, `eigenvalues`, `inertia`; where norms
 are fixed, `multipliers`. At a critical point: `escape_direction`, `descend`. All of them: `critical_points`,
 `find_critical_points`, `verify` (Theorem 2 over them), `phase_diagram`, `minority_diagram` (two groups of
-classes), `low_rank_diagram` (layers). In ball arithmetic: `prove_critical_point` and others.
+classes), `low_rank_diagram` (layers), `minima_by_width`. In ball arithmetic: `prove_critical_point` and
+others.
 """
 
 from ufm.hessian.certificate import Bounds, Certificate, bounds, certificate
@@ -20,6 +21,7 @@ from ufm.landscape.phases import PHASES, PhaseDiagram, phase_diagram
 from ufm.landscape.saddles import Descent, Escape, descend, escape_direction
 from ufm.landscape.search import find_critical_points
 from ufm.landscape.theorems import LandscapeReport, verify
+from ufm.landscape.widths import MinimaByWidth, minima_by_width
 from ufm.rigour.proofs import Proof, prove_below, prove_critical_point, prove_negative_curvature
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "InertiaWarning",
     "LandscapeReport",
     "LowRankDiagram",
+    "MinimaByWidth",
     "MinorityDiagram",
     "PhaseDiagram",
     "Polished",
@@ -53,6 +56,7 @@ __all__ = [
     "hvp",
     "inertia",
     "low_rank_diagram",
+    "minima_by_width",
     "minority_diagram",
     "multipliers",
     "phase_diagram",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from ufm.figures import Panel
-from ufm.reproduce import _depth, _features, _limits, _unequal
+from ufm.reproduce import _depth, _features, _few, _limits, _unequal
 from ufm.reproduce._records import Row
 
 _Row = partial(Row, part="beyond")
@@ -183,5 +183,31 @@ BEYOND: tuple[Row, ...] = (
         remark="d >= K is needed: for K = 3, d = 2 and scale 10 there is a strict local minimum 0.461133 "
         "above the optimum, although the optimum is the same.",
         jobs=_features.spheres,
+    ),
+    _Row(
+        id="softmax-codes",
+        title="Fewer dimensions than classes: softmax codes",
+        section="Jiang et al. 2023",
+        paper="For unit vectors in fewer dimensions than classes the optimum is self-dual, h = w, and "
+        "spreads the rows: equally in the plane, and with no acute angle for d + 2 <= K <= 2d.",
+        formulas=(r"f = \log \sum_j e^{s (\cos(2 \pi j/K) - 1)} , \quad d = 2",),
+        measured="The lowest of random starts on spheres: angles in the plane, and cosines for K = 2d. With "
+        "weight decay and a free bias: the Hessian at the regular polygon, and the lowest of random starts.",
+        known="holds",
+        remark="It is a statement on spheres. With weight decay and a free bias the regular hexagon is a "
+        "strict saddle, and a pentagon with one class at the origin is lower.",
+        jobs=_few.codes,
+    ),
+    _Row(
+        id="few-dimensions",
+        title="The best arrangement in fewer dimensions with weight decay",
+        section="open, beside Jiang et al. 2023",
+        paper="For d < K - 1, weight decay and a free bias the lowest arrangements known are optimal.",
+        formulas=(r"f^\ast \ge \min_{\tau, r} \frac{1}{K} \sum_k \psi(\tau_k, r_k) + c \sum_k \tau_k",),
+        measured="New random starts against the record that comes with the package; its values against f, "
+        "and against a proved lower bound.",
+        known="open",
+        undecided="No start is lower, but between the bound and the lowest value known nothing is proved.",
+        jobs=_few.arrangements,
     ),
 )

@@ -28,22 +28,59 @@ from ufm.losses._base import Setting
 from ufm.losses._closed import NoClosedForm
 from ufm.losses._profile import ScalarProfile
 from ufm.models._fixed import Features, Fixed
-from ufm.theory import _frames
+from ufm.theory import _frames, _given
 from ufm.theory._setting import any_counts
-from ufm.theory.optima import OF_MODELS, Optimum, lowest
+from ufm.theory.optima import OF_MODELS, Optimum, least_margin, lowest
 from ufm.theory.profiles import by_autodiff, facts_of, falls_to, profile_of
 
 
 def optimum(prob: Problem) -> Optimum:
-    """The global minimum and its minimiser.
+    """The global minimum and its minimiser: a closed form, or Newton's method for a convex smooth loss.
 
     Raises:
-        NoClosedForm: W is not a simplex ETF; a bias with unequal counts or with a loss that is not convex and
-            shift-invariant; a loss that tells classes apart, or, where it is not convex, the logits of other
-            classes.
+        NoClosedForm: for a loss that is not convex and smooth, or features that are not free: W is not a
+            simplex ETF; a bias with unequal counts or with a loss that is not convex and shift-invariant; a
+            loss that tells classes apart, or, where it is not convex, the logits of other classes.
 
     Source: docs/theory.md, section 6.1.
     """
+    try:
+        return _of_simplex(prob)
+    except NoClosedForm:
+        if prob.model.constrained or not (prob.loss.convex and prob.loss.smooth):
+            raise
+    return _of_any(prob)
+
+
+def _of_any(prob: Problem) -> Optimum:
+    """Whatever W: the minimum of a convex function, to rounding."""
+    assert isinstance(prob.model, Fixed)
+    s, W = any_counts(prob), np.asarray(prob.model.classifier, np.float64)
+    best = _given.minimum(s, prob.counts, W)
+    Z = W @ best.means
+    U, sigma, Vt = np.linalg.svd(Z)
+    r = int((sigma > 1e-12 * sigma[0]).sum()) if sigma[0] > 0 else 0
+    optimum = Optimum(
+        objective=best.value,
+        margin=0.0,
+        regime="non-trivial" if r else "trivial",
+        structure="features of a given classifier",
+        proved="proved",
+        theorem="f is convex in the features and the bias; solved to rounding by Newton's method",
+        remark="",
+        mean_eigenvalue=np.nan,
+        bias=float(best.b.mean()),
+        b=best.b,
+        trivial=best.trivial,
+        lower_bound=best.value,
+        factors=_frames.Factors(U[:, :r], sigma[:r], Vt[:r].T),
+        setting=s,
+        point=Features(jnp.asarray(best.means[:, s.labels]), jnp.asarray(best.b)),
+    )
+    return optimum._replace(margin=least_margin(optimum.logits))
+
+
+def _of_simplex(prob: Problem) -> Optimum:
     assert isinstance(prob.model, Fixed)
     s, W = any_counts(prob), np.asarray(prob.model.classifier, np.float64)
     square, rows = _scale_of_simplex(W), W

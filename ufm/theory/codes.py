@@ -13,7 +13,7 @@ from ufm.losses._closed import NoClosedForm
 from ufm.theory import _codes, _rank_bound
 from ufm.theory._codes import Blocks
 from ufm.theory._setting import setting
-from ufm.theory.optima import Optimum, _least_margin, collapsed_optimum
+from ufm.theory.optima import Optimum, collapsed_optimum, least_margin
 
 
 @in_float64
@@ -94,7 +94,7 @@ def _record(s: Setting, found: Blocks) -> Optimum:
     bound = _rank_bound.of_rank(s.K, s.d, _rank_bound.slope(s)) if few else collapsed_optimum(s).objective
     return Optimum(
         objective=found.value,
-        margin=_least_margin(Z),
+        margin=least_margin(Z),
         regime="trivial" if not factors.rank else "non-trivial",
         structure=_codes.named(found.codes),
         proved="upper bound",

@@ -20,6 +20,7 @@ the costs at least K V. All of them bad is never better: y = 1/C gives l(theta) 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -84,9 +85,8 @@ def certified_range(gamma: float, K: int) -> CertifiedRange:
     Source: docs/theory.md, section 2.6.
     """
     gamma, K = _checks.real("gamma", gamma, above=0.0), _checks.integer("K", K, least=2)
-    setting = _Setting(gamma, K, focal(gamma).profile(K), margin_of(p_infl(gamma), K))
-    jump = first_order_margins(focal(gamma), K)
-    limit = -float(setting.profile.slope(0.0 if jump is None else jump[1]))
+    setting = _setting_of(gamma, K)
+    limit = setting.limit
     C, length = 1.0, math.inf
     ends: list[float] = []
     margins: list[float] = []
@@ -99,8 +99,23 @@ def certified_range(gamma: float, K: int) -> CertifiedRange:
         C = limit if length == limit - C else C + length
         ends.append(C)
         margins.append(left)
-    whole = jump is None and limit <= C
+    whole = setting.second_order and limit <= C
     return CertifiedRange(math.inf if whole else C, np.array(ends), np.array(margins))
+
+
+def certifies(gamma: float, K: int, C: float) -> bool:
+    """Whether the bound of this C alone proves neural collapse, or zero from C_thr on, to be optimal."""
+    setting = _setting_of(gamma, K)
+    if setting.second_order:
+        C = min(C, setting.limit)
+    if C <= 1:
+        return True
+    return setting.limit >= C and setting.excess(C, max(C, 1 + _SHORTEST)) > _LEAST
+
+
+@functools.lru_cache(maxsize=32)
+def _setting_of(gamma: float, K: int) -> _Setting:
+    return _Setting(gamma, K, focal(gamma).profile(K), margin_of(p_infl(gamma), K))
 
 
 class _Setting:
@@ -108,6 +123,9 @@ class _Setting:
 
     def __init__(self, gamma: float, K: int, profile: ScalarProfile, inflection: float) -> None:
         self.gamma, self.K, self.profile, self.inflection = gamma, K, profile, inflection
+        jump = first_order_margins(focal(gamma), K)
+        self.second_order = jump is None
+        self.limit = -float(profile.slope(0.0 if jump is None else jump[1]))  # C_thr or C_tie
         at = inflection + _TANGENTS
         slopes = -profile.slope(at)
         self._slopes = np.append(0.0, slopes[::-1])

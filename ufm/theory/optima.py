@@ -22,7 +22,7 @@ from ufm.losses._base import Setting
 from ufm.losses._closed import THEOREM_1, Block, Groups, NoClosedForm, Proof, SymmetricPoint
 from ufm.losses._profile import ScalarProfile
 from ufm.models import Model
-from ufm.theory import _blocks, _codes, _convex, _frames, _partial, _rank_bound, _truncation
+from ufm.theory import _blocks, _codes, _convex, _frames, _partial, _rank_bound, _truncation, focal
 from ufm.theory._setting import any_counts, need_free_factors, need_rank, setting
 from ufm.theory.profiles import facts_of, is_of_p, profile_of
 from ufm.theory.thresholds import first_order_margins
@@ -101,7 +101,8 @@ def global_optimum(prob: Problem) -> Optimum:
 
     Departures from the paper, which `remark` and `proved` state: Definition 1 asks for t* < 0, which holds
     below the threshold only; for focal loss with a bias and C > 1, Theorem 1 is false in a window of c for K
-    >= 18 ("upper bound": the lowest point known, partial collapse) and open outside ("numerical").
+    >= 18 ("upper bound": the lowest point known, partial collapse). Outside, a certificate proves it up to
+    just below the window, for K <= 17 at each C ("proved"); above the window it is open ("numerical").
 
     Returns: an `Optimum`; W (K, d), H (d, N), b (K,) in `.params`.
 
@@ -124,7 +125,7 @@ def global_optimum(prob: Problem) -> Optimum:
         return _truncated_optimum(any_counts(prob), prob.counts)
     if prob.n is None:
         return _unequal_optimum(any_counts(prob), _blocks.groups_of(prob.counts, prob.class_weights))
-    best = collapsed_optimum(setting(prob))
+    best = _certified(collapsed_optimum(setting(prob)))
     partial = None if best.proved == "proved" else _partial_optimum(best)
     return partial or best
 
@@ -143,6 +144,18 @@ def lower_bound(prob: Problem) -> float:
     if prob.model.bilinear and prob.n and prob.d < prob.K - 1 and prob.loss.smoothing() is not None:
         known = _rank_bound.rank_lower_bound
     return global_optimum(prob).lower_bound if known is None else known(prob)
+
+
+def _certified(best: Optimum) -> Optimum:
+    """Proved where the certificate for focal loss with a bias closes."""
+    if best.proved == "proved" or not focal.certified(best.setting):
+        return best
+    return best._replace(
+        proved="proved",
+        theorem="a dual bound over the sets of classes, evaluated in float64 (docs/theory.md, section 2.6)",
+        remark="" if best.margin else NOT_BELOW,
+        lower_bound=best.objective,
+    )
 
 
 def collapsed_optimum(s: Setting) -> Optimum:
@@ -264,10 +277,10 @@ def _truncated_optimum(s: Setting, counts: np.ndarray) -> Optimum:
         factors=best.factors,
         setting=s,
     )
-    return optimum._replace(margin=_least_margin(optimum.logits))
+    return optimum._replace(margin=least_margin(optimum.logits))
 
 
-def _least_margin(logits: np.ndarray) -> float:
+def least_margin(logits: np.ndarray) -> float:
     """The target logit above the others, in the class where this is least."""
     others = logits - np.diag(np.full(len(logits), np.inf))
     return float((np.diag(logits) - others.max(axis=0)).min())
@@ -306,7 +319,7 @@ def _unequal_optimum(s: Setting, groups: Groups) -> Optimum:
         factors=factors,
         setting=s,
     )
-    return optimum._replace(margin=_least_margin(optimum.logits))
+    return optimum._replace(margin=least_margin(optimum.logits))
 
 
 def _block_name(groups: Groups, factors: _frames.Factors, x: Block) -> str:
