@@ -81,7 +81,7 @@ def collected(out: Path, into: Path) -> None:
     for row in STATEMENTS:
         if row.id.startswith("networks-"):
             found = Finding(row, tuple(_runner.measure(row, job) for job in row.jobs("full")))
-            odd = f"; expected {row.known!r}: change `known` in ufm/reproduce/_section_4.py and the README's table"
+            odd = f"; expected {row.known!r}: change ufm/reproduce/_section_4.py and the README"
             odd = "" if found.consistent else odd
             print(f"{row.id}: {found.verdict}{odd}")
 
