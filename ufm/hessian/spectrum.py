@@ -309,8 +309,9 @@ def lowest_without_structure(prob: Problem, params: Variables) -> Lowest:
     if prob.size <= DENSE_LOWEST:
         values, vectors = eigh(finite_dense(prob, params), subset_by_index=(0, 0))
         flat, unravel = ravel_pytree(params)
-        flat = np.append(vectors[:, 0], np.zeros(flat.size - len(vectors)))  # no entries of an absent bias
-        return Lowest(float(values[0]), unravel(flat), "all variables")
+        absent = np.zeros(flat.size - len(vectors))  # of a bias that the problem does not have
+        vector = unravel(np.append(vectors[:, 0], absent).astype(flat.dtype))
+        return Lowest(float(values[0]), vector, "all variables")
     pair = lanczos.lowest(prob, params, 1)[0]
     return Lowest(pair.value, pair.vector, "all variables")
 
