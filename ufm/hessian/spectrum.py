@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy.linalg import eigh
@@ -310,7 +311,7 @@ def lowest_without_structure(prob: Problem, params: Variables) -> Lowest:
         values, vectors = eigh(finite_dense(prob, params), subset_by_index=(0, 0))
         flat, unravel = ravel_pytree(params)
         absent = np.zeros(flat.size - len(vectors))  # of a bias that the problem does not have
-        vector = unravel(np.append(vectors[:, 0], absent).astype(flat.dtype))
+        vector = unravel(jnp.asarray(np.append(vectors[:, 0], absent), flat.dtype))
         return Lowest(float(values[0]), vector, "all variables")
     pair = lanczos.lowest(prob, params, 1)[0]
     return Lowest(pair.value, pair.vector, "all variables")
