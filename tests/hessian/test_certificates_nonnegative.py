@@ -37,7 +37,7 @@ def test_the_dual_closes_at_the_minimum_and_bounds_f_elsewhere(name):
     assert "h >= 0" in cert.method
     assert cert.lower_bound <= float(sol.objective) + cert.rounding
     start = ufm.init(prob, seed=0, scale=0.3)
-    for t in (1.0, 0.3, 0.1, 0.03, 0.01):  # on the way to a random point
+    for t in (0.3, 0.03):  # on the way to a random point
         there = jax.tree.map(lambda x, y, t=t: (1 - t) * x + t * y, sol.params, start)
         for factor in (1.0, 0.8):  # features too short: |G h| > lam |h|
             at = there._replace(H=factor * there.H)
