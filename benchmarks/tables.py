@@ -8,6 +8,7 @@ from typing import NamedTuple
 from benchmarks import (
     collapse,
     convex,
+    depth,
     gpu_program,
     imbalance,
     minute,
@@ -104,6 +105,25 @@ memory: the whole process). *gap*: the certificate's bound on f - f*. Compilatio
         """## The optimum of three groups of classes
 `theory.global_optimum` for 30, 40 and 30 classes of 500, 60 and 5 samples, compilation excluded, and what
 the class-mean solve of the unstructured problem ends above it.""",
+    ),
+    "depth": Table(
+        depth.times,
+        """## Depth: time to |grad f| <= 1e-8
+Cross-entropy with three layers at K=10, n=100 and all widths 64; starts with standard deviation 0.3, which
+do not fall into the origin. Case A: equal penalties with c_q = 0.2/K; case B: 5e-3 for each layer and 1e-5
+for the features. The peers solve the same problem, those of scipy with our jitted derivatives. `ufm newton`
+solves the full problem in K dimensions of each width and with equal penalties; the row *in the given
+widths* leaves this out, and *class means* relies on the convexity of the loss. From one start all may end
+at different local minima; the column shows the lowest objective of the seeds.""",
+        group=("layers", "K", "d", "n", "case"),
+        task=lambda row: f"solve {row['layers']} layers, K=10, d=64, n=100, case {row['case']}",
+        summarised=lambda row: row["solver"] in _SHOWN,
+    ),
+    "depth ends": Table(
+        depth.ends,
+        """## Depth: where random starts end
+Cross-entropy at K=10, d=64, n=10 with all penalties 5e-3 and the default tolerance 1e-10, against the lowest
+structure known, which is not proved to be the optimum.""",
     ),
     "convex": Table(
         convex.rows,

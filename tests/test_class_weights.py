@@ -105,6 +105,16 @@ def test_the_certificate_bounds_where_the_point_is_not_optimal():
             assert gap < 1e4 * size**2
 
 
+@pytest.mark.parametrize("lam_b", [0.0, 0.05])
+def test_no_dual_bound_exceeds_the_optimum(lam_b):
+    """Biases far from stationary, where the dual point is moved along the simplexes of sum w_k."""
+    prob = problem("ls", lam_b=lam_b)
+    best, rng = theory.global_optimum(prob), np.random.default_rng(0)
+    for _ in range(20):
+        point = best.params._replace(b=best.params.b + 2 * rng.normal(size=5))
+        assert landscape.certificate(prob, point).lower_bound <= best.objective + 1e-14
+
+
 def test_the_hessian():
     """The exact split of the spectrum and the inertia against the dense matrix."""
     prob = problem("ls", counts=np.array([1, 3, 2]), weights=WEIGHTS[:3], x=1.2)
@@ -201,7 +211,7 @@ def test_verify_measures_what_weights_leave():
     assert verdicts["etf"] == "not applicable"
 
 
-def test_a_user_s_function_and_a_sweep_take_weights():
+def test_a_user_s_function_takes_weights():
     def mine(z, k):
         return jax.nn.logsumexp(z) - z[k]
 
@@ -209,9 +219,14 @@ def test_a_user_s_function_and_a_sweep_take_weights():
     sol = ufm.solve(problem(loss), reduced=True)
     assert abs(float(sol.objective) - theory.global_optimum(problem()).objective) < 1e-12
     assert landscape.certificate(problem(loss), sol.params).gap < 1e-8
-    sweep = ufm.solve_sweep(problem("ls"), alpha=np.array([0.1, 0.2]), seeds=[0])
-    for alpha, value in zip((0.1, 0.2), np.ravel(sweep.objective), strict=True):
-        close(value, theory.global_optimum(problem("ls", alpha=alpha)).objective, ulps=2**12)
+
+
+def test_hyperparameters_of_a_weighted_loss_are_swept():
+    loss = losses.exchanged(problem("ls").loss, alpha=0.3)
+    assert loss.hyperparameters == {"alpha": 0.3}
+    assert losses.weights_of(loss) is losses.weights_of(losses.exchanged(loss, alpha=0.2))
+    z = jnp.linspace(-1.0, 2.0, 5)
+    close(loss(z, 3), 1.5 * losses.label_smoothing(0.3)(z, 3))
 
 
 def test_focal_loss_is_refused_with_what_works():

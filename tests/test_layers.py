@@ -56,6 +56,18 @@ def test_the_gradient_norm_is_that_of_the_problem_as_it_was_given():
     )
 
 
+@pytest.mark.parametrize("rank", [2, 4])
+def test_rows_of_low_rank_stay_in_the_basis_where_the_means_lie_in_it(rank):
+    """At a critical point W = A B' and the class means are B C: nothing but rounding is orthogonal to B."""
+    rng = np.random.default_rng(rank)
+    W = rng.normal(size=(6, rank)) @ rng.normal(size=(rank, 11))
+    means = rng.normal(size=(6, 6)) @ W
+    for xp in (np, jax.numpy):
+        Q = np.asarray(_layers.row_space(W, means, xp))
+        np.testing.assert_allclose(Q.T @ Q, np.eye(6), atol=1e-14)
+        np.testing.assert_allclose(W @ Q @ Q.T, W, atol=1e-13 * norm(W))
+
+
 def test_numpy_finds_the_same_subspaces():
     prob = problem()
     start = ufm.init(prob, seed=3, scale=0.8)

@@ -61,9 +61,11 @@ def _downsample(inputs: int, outputs: int, stride: int) -> nn.Module:
 class ResNet(nn.Module):
     """Stem without pooling, stages, global average, linear classifier with bias."""
 
-    def __init__(self, stem: int, stages: list[list[nn.Module]], d: int, K: int, channels: int) -> None:
+    def __init__(
+        self, stem: int, stages: list[list[nn.Module]], d: int, K: int, channels: int, stem_stride: int = 1
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, stem, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(channels, stem, 3, stem_stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.layers = nn.ModuleList(nn.Sequential(*blocks) for blocks in stages)
         self.fc = nn.Linear(d, K)
@@ -107,7 +109,15 @@ def wrn50(width: float, K: int, shape: tuple[int, int, int]) -> nn.Module:
     return ResNet(64, stages, 2048, K, shape[2])
 
 
-def _basic(stem: int, planes: list[int], blocks: int, strides: list[int], K: int, channels: int) -> nn.Module:
+def _basic(
+    stem: int,
+    planes: list[int],
+    blocks: int,
+    strides: list[int],
+    K: int,
+    channels: int,
+    stem_stride: int = 1,
+) -> nn.Module:
     stages, inputs = [], stem
     for outputs, stride in zip(planes, strides, strict=True):
         blocks_here = []
@@ -115,7 +125,7 @@ def _basic(stem: int, planes: list[int], blocks: int, strides: list[int], K: int
             blocks_here.append(BasicBlock(inputs, outputs, stride if j == 0 else 1))
             inputs = outputs
         stages.append(blocks_here)
-    return ResNet(stem, stages, inputs, K, channels)
+    return ResNet(stem, stages, inputs, K, channels, stem_stride)
 
 
 def wrn18(width: float, K: int, shape: tuple[int, int, int]) -> nn.Module:
@@ -128,6 +138,11 @@ def small_resnet(width: float, K: int, shape: tuple[int, int, int]) -> nn.Module
     return _basic(planes[0], planes, 1, [2, 2, 2], K, shape[2])
 
 
+def mini_resnet(width: float, K: int, shape: tuple[int, int, int]) -> nn.Module:
+    planes = [int(p * width) for p in (48, 96)]
+    return _basic(int(16 * width), planes, 1, [2, 2], K, shape[2], stem_stride=2)
+
+
 def mlp(width: float, K: int, shape: tuple[int, int, int]) -> nn.Module:
     return MLP([int(np.prod(shape)), int(256 * width), int(256 * width)], K)
 
@@ -136,6 +151,7 @@ NETS: dict[str, Callable[[float, int, tuple[int, int, int]], nn.Module]] = {
     "wrn50": wrn50,
     "wrn18": wrn18,
     "small_resnet": small_resnet,
+    "mini_resnet": mini_resnet,
     "mlp": mlp,
 }
 

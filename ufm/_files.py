@@ -84,8 +84,17 @@ def hardware() -> dict[str, str | int | None]:
         "device": devices[0].device_kind,
         "backend": devices[0].platform,
         "devices": len(devices),
+        "processor": processor(),
         "cpus": os.cpu_count(),
         "system": platform.system(),
         "machine": platform.machine(),
         "python": platform.python_version(),
     }
+
+
+def processor() -> str:
+    """The name of the processor."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()

@@ -134,8 +134,10 @@ def row_space(W: Any, means: Any, xp: Any) -> Any:
     largest = xp.max(square)
     active = square > (8 * len(W) * np.finfo(W.dtype).eps) ** 2 * largest
     rows = xp.where(active, 1 / xp.where(active, square, 1.0), 0.0)
-    missing = xp.where(active, 0.0, U) @ (U.T @ means)  # only the combinations of classes that W lacks
-    missing -= ((missing @ across.T) * rows) @ across  # orthogonal to the rows of W
+    lacking = xp.where(active, 0.0, 1.0)[:, None]  # the combinations of classes that W lacks
+    missing = lacking * (U.T @ means)
+    missing = missing - ((missing @ across.T) * rows) @ across  # orthogonal to the rows of W
     size = xp.sqrt(xp.sum(missing**2))
     scale = xp.sqrt(xp.where(largest > 0, largest, 1.0)) / xp.where(size > 0, size, 1.0)
-    return xp.linalg.qr((W + scale * missing).T)[0]
+    # in combinations of their own, so that what is scaled up from rounding leaves the rows of W alone
+    return xp.linalg.qr((W + U @ (scale * missing - lacking * across)).T)[0]

@@ -17,7 +17,13 @@ from tolerances import close, eps
 from ufm.deep import layers, nets
 
 QUICK = {"xla_backend_optimization_level": 0}  # these programs run once
-EVERY = {"wrn50": 0.25, "wrn18": 0.125, "small_resnet": 0.5, "mlp": 0.25}  # widths: few operations
+EVERY = {
+    "wrn50": 0.25,
+    "wrn18": 0.125,
+    "small_resnet": 0.5,
+    "mini_resnet": 0.25,
+    "mlp": 0.25,
+}  # widths: few operations
 SHAPES = dict.fromkeys(nets.NETS, (8, 8, 3)) | {"wrn18": (9, 7, 2)}  # odd sizes meet the padding
 every_net = pytest.mark.parametrize("name", nets.NETS)
 
@@ -421,7 +427,7 @@ def test_compiled_once_for_each_mode(name, compilations):
 
 IMAGES = jnp.zeros((2, 8, 8, 3), jnp.float32)
 MISUSE = {
-    "unknown net": (lambda: nets.get("wrn5"), "net: expected one of wrn50, wrn18, small_resnet, mlp, got"),
+    "unknown net": (lambda: nets.get("wrn5"), "net: expected one of wrn50, wrn18, small_resnet, mini_resnet"),
     "options": (lambda: nets.get(make("mlp"), width=2.0), "width: options go with a net given by name"),
     "one class": (lambda: nets.wrn18(num_classes=1), "num_classes: expected an integer >= 2, got 1"),
     "no channel": (lambda: nets.wrn50(width=0.01), "width: expected at least 0.015625, got 0.01"),

@@ -42,7 +42,7 @@ def test_the_command_takes_every_option_and_explains_it():
         if option.default is not None:
             assert f"[default: {option.default}]" in text
     assert "[default: epochs / 100, as in the paper]" in params["metrics_every"].help
-    assert "One of wrn50, wrn18, small_resnet, mlp." in params["net"].help
+    assert "One of wrn50, wrn18, small_resnet, mini_resnet, mlp." in params["net"].help
 
 
 def test_a_new_option_of_train_reaches_the_others():

@@ -357,7 +357,7 @@ def test_what_is_not_finite_stops_with_the_last_good_state():
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"net": "vgg"}, "net: expected one of wrn50, wrn18, small_resnet, mlp"),
+        ({"net": "vgg"}, "net: expected one of wrn50, wrn18, small_resnet, mini_resnet, mlp"),
         ({"preset": "papers"}, "preset: expected one of paper, .*did you mean 'paper'"),
         ({"loss": "hinge"}, "loss: expected one of ce, ls, fl, mse"),
         ({"gamma": 2.0}, "gamma: expected a hyperparameter of loss 'ce'"),

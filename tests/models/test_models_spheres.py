@@ -8,8 +8,9 @@ from scipy.optimize import minimize
 from tolerances import close
 
 import ufm
-from ufm import landscape, theory
+from ufm import landscape, solvers, theory
 from ufm._pytree import replace
+from ufm._rays import rays_of
 from ufm.claims import SPHERES, Facts
 from ufm.models import Params, spheres
 
@@ -124,6 +125,22 @@ def test_the_residual_is_the_riemannian_gradient():
     np.testing.assert_allclose(sol.history.objective[0], prob(start), rtol=1e-14)
 
 
+@pytest.mark.parametrize("model", [spheres(2.0), ufm.models.norm_constrained(E_W=2.0, E_H=0.5)], ids=repr)
+def test_a_solver_runs_in_the_row_space_of_W_with_the_same_objective_and_gradient(model):
+    prob = ufm.Problem("ls", LABELS, K, 7, model=model)
+    start = random_point(prob, 2)
+    view, y = rays_of(prob, start, solvers.get("newton"))
+    point = view.expanded(prob, y, reduced=False)
+    assert view.problem.d == K + (1 if "scale" in repr(model) else 0)
+    np.testing.assert_allclose(prob(point), prob(start), rtol=1e-14)
+    assert not prob.model.feasible(prob, point)[1]
+    gradient = np.concatenate([np.ravel(x) for x in prob.gradient(point)])
+    residual = view.residual(y, jax.grad(view.objective)(y))
+    np.testing.assert_allclose(residual, np.linalg.norm(gradient), rtol=1e-12)
+    plain, z = rays_of(prob, start, solvers.Newton(rotate=False, balance=False))
+    assert (plain.problem.d, z) == (7, start)
+
+
 def test_an_infeasible_start_is_projected_and_the_solution_says_so():
     prob = problem()
     start = random_point(prob, 5)
@@ -208,7 +225,7 @@ def test_the_bound_is_valid_where_the_simplex_does_not_fit():
 
 
 def test_the_polygon_is_the_lowest_known_in_the_plane():
-    prob = ufm.Problem.balanced("ce", K=5, d=2, n=2, model=spheres(3.0))
+    prob = ufm.Problem.balanced("ce", K=5, d=2, n=1, model=spheres(3.0))
     best = theory.global_optimum(prob)
     value = np.log(np.exp(3.0 * (np.cos(2 * np.pi * np.arange(5) / 5) - 1)).sum())
     np.testing.assert_allclose(best.objective, value, rtol=1e-14)

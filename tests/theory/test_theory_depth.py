@@ -226,6 +226,16 @@ def test_the_lowest_structure_is_what_a_search_finds(K, q, share, options, name,
     assert max(np.abs(x).max() for x in prob.gradient(best.params)) < 1e-11
 
 
+def test_ten_classes_and_three_layers_make_a_capped_antiprism():
+    """The lowest of 40 solves at the default penalties, which knew nothing of it: 0.302405656068971."""
+    prob = ufm.Problem.balanced("ce", K=10, d=12, n=10, model=deep(3))
+    best = theory.global_optimum(prob)
+    assert (best.structure, best.rank) == ("antiprism of 8 classes with 2 on its axis", 3)
+    np.testing.assert_allclose(best.objective, 0.302405656068971, rtol=1e-13)
+    assert max(np.abs(x).max() for x in prob.gradient(best.params)) < 1e-13
+    assert np.ptp(best.b) > 2
+
+
 def test_points_at_unequal_steps_on_a_line_are_lowest_near_the_end():
     """Of 60 starts of the search above one ends there, at 1.58776919907 (a free bias, K = 5)."""
     prob = at(1.1 * by_mpmath(5, 3)[0], 3, 5)

@@ -237,7 +237,7 @@ def within_class(f: Facts) -> float:
 
 
 def sample_mean(f: Facts) -> float:
-    mean = f.prob.class_means(f.H) @ f.prob.counts / f.prob.N
+    mean = np.asarray(f.prob.class_means(f.H)) @ f.prob.counts / f.prob.N
     return ratio(np.linalg.norm(mean), np.linalg.norm(f.H, axis=0).mean())
 
 

@@ -1,6 +1,6 @@
 """Deep networks: the experiments of the paper in JAX, connected to the theory."""
 
-from ufm.deep import augment, datasets, figures, layers, nets, presets
+from ufm.deep import augment, datasets, figures, layers, mini, nets, presets
 from ufm.deep._history import Best, History, Status
 from ufm.deep._last_layer import Comparison
 from ufm.deep._replicas import train_many
@@ -23,6 +23,7 @@ __all__ = [
     "figures",
     "layers",
     "load",
+    "mini",
     "nets",
     "plan_sweep",
     "presets",

@@ -204,7 +204,7 @@ def plan_run(
         rows = min(rows, _checks.integer("max_train", max_train, least=1))
     if chosen.batch > rows:
         raise ValueError(f"batch: expected at most the {rows} training images, got {chosen.batch}; lower it")
-    default = max(1, chosen.epochs // 100)  # the paper's hundred points along a run
+    default = max(1, chosen.epochs // chosen.points)
     every = default if metrics_every is None else _checks.integer("metrics_every", metrics_every, least=1)
     mean, std = chosen.constants(images)
     config = Config(

@@ -76,6 +76,7 @@ class Preset(Settings):
     about: str
     # The paper does not state CIFAR-100's normalisation; its code uses CIFAR-10's constants.
     cifar10_constants: bool = True
+    points: int = 100  # measurements along a run, unless `metrics_every` is given
 
     def learning_rates(self, epochs: int, learning_rate: float | None = None) -> Float[np.ndarray, " E"]:
         """The learning rate of each epoch, dropped at int(3E/7) and int(5E/7).
@@ -130,6 +131,13 @@ PRESETS: dict[str, Preset] = {
         batch=64,
         augment=False,
         cifar10_constants=False,
+    ),
+    "mini": dataclasses.replace(
+        _PAPER,
+        about="the paper's recipe for `ufm.deep.mini`: no validation images, and twenty measurements a run",
+        validation=0.0,
+        cifar10_constants=False,
+        points=20,
     ),
 }
 

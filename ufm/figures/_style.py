@@ -60,7 +60,7 @@ def style() -> Iterator[None]:
 
     # Loads the backend first. A notebook's would set itself up inside the block, whose end would undo this:
     # later figures of the notebook were not shown.
-    plt.draw_if_interactive()
+    plt.draw_if_interactive()  # type: ignore[no-untyped-call]
     with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from scipy.linalg import eigh
 
 from ufm import _checks
@@ -29,6 +31,8 @@ Method = Literal["auto", "exact", "lanczos"]
 
 #: a core up to this size is diagonalised whole (2000: about 1 s on 2 cores)
 DENSE_CORE = 2000
+#: a whole Hessian up to this size is diagonalised for its lowest eigenvalue
+DENSE_LOWEST = 600
 #: a Schur complement up to this size is diagonalised at every slice
 SLICED_HEAD = 1200
 #: eigenvalues closer than this, relative to the largest, are one: the dense oracle's rounding, and what the
@@ -307,6 +311,12 @@ class Lowest(NamedTuple):
 
 def lowest_without_structure(prob: Problem, params: Variables) -> Lowest:
     """The smallest eigenvalue of a problem whose Hessian is not known to decompose."""
+    if prob.size <= DENSE_LOWEST:
+        values, vectors = eigh(finite_dense(prob, params), subset_by_index=(0, 0))
+        flat, unravel = ravel_pytree(params)
+        absent = np.zeros(flat.size - len(vectors))  # of a bias that the problem does not have
+        vector = unravel(jnp.asarray(np.append(vectors[:, 0], absent), flat.dtype))
+        return Lowest(float(values[0]), vector, "all variables")
     pair = lanczos.lowest(prob, params, 1)[0]
     return Lowest(pair.value, pair.vector, "all variables")
 

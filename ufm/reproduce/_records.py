@@ -12,6 +12,8 @@ from ufm.figures import Curve, Panel
 from ufm.figures.records import Made
 
 Level = Literal["quick", "full"]
+#: Where the rows about trained networks come from: the package, or a training of the grid of that name.
+Deep = Literal["shipped", "mini"]
 #: A row's verdict, which follows from the verdicts of all its claims.
 RowVerdict = Literal["holds", "holds with a correction", "fails", "open", "error", "unfinished"]
 #: The two parts of the report: the paper itself, and statements of other papers about the same models.
@@ -209,8 +211,10 @@ class Finding(NamedTuple):
             return "unfinished"
         if contradicted:
             return "holds with a correction"
-        if self.errors or not self.instances:
+        if self.errors:
             return "error"
+        if not self.instances:
+            return "unfinished"  # a grid of trained networks without the runs to compare
         return "open" if self.statement.undecided else "holds"
 
     @property

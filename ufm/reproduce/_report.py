@@ -16,9 +16,10 @@ import scipy
 
 from ufm import _checks, _files
 from ufm._sheet import Printed, Sheet
-from ufm.reproduce import _figures, _html, _runner, _schema
+from ufm.deep.datasets import Dataset
+from ufm.reproduce import _figures, _html, _runner, _schema, _section_4
 from ufm.reproduce._figures import Drawn
-from ufm.reproduce._records import Finding, Level, Part, RowVerdict, Table, Unmeasured
+from ufm.reproduce._records import Deep, Finding, Level, Part, RowVerdict, Table, Unmeasured
 from ufm.reproduce.statements import UNMEASURED, chosen
 
 #: Which part of the report to make.
@@ -50,10 +51,7 @@ class Reproduction(Printed):
     @property
     def unmeasured(self) -> tuple[Unmeasured, ...]:
         """The parts of the paper that this report does not cover, where it is about the paper."""
-        if self.part == "beyond":
-            return ()
-        figures = Unmeasured("Figures 1 to 8", "They show trained networks, and no folder of runs was given.")
-        return UNMEASURED if self.deep else (*UNMEASURED, figures)
+        return () if self.part == "beyond" else UNMEASURED
 
     @property
     def consistent(self) -> bool:
@@ -170,6 +168,10 @@ def reproduce(
     only: Iterable[str] = (),
     fresh: bool = False,
     runs: str | Path | None = None,
+    deep: Deep = "shipped",
+    data: str | Path | Dataset = "cifar10",
+    data_dir: str | Path | None = None,
+    skip_shipped: bool = False,
     progress: bool | None = None,
 ) -> Reproduction:
     """Measure the statements of the paper, and of others beyond it, and write the report.
@@ -182,29 +184,38 @@ def reproduce(
         only: ids of `STATEMENTS`; default: all of the part.
         fresh: whether to delete the folder's records first.
         runs: a folder of trained networks, from which figures 1 to 8 are added to the report.
+        deep: where the rows about trained networks come from: "shipped", the records in the package, or
+            "mini", which trains that grid anew in the folder `deep` of the report, for hours; an interrupted
+            training continues there.
+        data, data_dir, skip_shipped: with "mini", as of `ufm.deep.mini.plan`.
         progress: True shows a progress bar, False does not; None shows one in an interactive session.
 
     Returns: a `Reproduction`; `.consistent` tells whether every verdict is the expected one.
 
     Raises:
-        ValueError: an unknown level, part or id; a folder that cannot be written or is of another version.
-        OSError: a file cannot be written, as on a full disk; finished jobs are kept.
+        ValueError: an unknown level, part or id; a folder that cannot be written or is of another version;
+            what `ufm.deep.mini.plan` refuses.
+        OSError: a file cannot be written, as on a full disk; finished jobs are kept. No images to train on.
         KeyboardInterrupt: Ctrl-C; the report of the finished jobs has been written.
     """
     began = time.perf_counter()
     _checks.choice("level", level, ("quick", "full"))
     _checks.choice("part", part, _TITLES)
+    _checks.choice("deep", deep, get_args(Deep))
     rows = chosen((only,) if isinstance(only, str) else tuple(only), part)
     out = Path(out)
     if runs is not None and not Path(runs).is_dir():
         raise ValueError(f"runs: expected a folder of runs of ufm train, got {str(runs)!r}")
+    plan = None if deep == "shipped" else _section_4.plan(out, data, data_dir, skip_shipped)
     _runner.open_folder(out, fresh=fresh)
+    if plan is not None:
+        rows = _section_4.trained(rows, plan, skip_shipped, progress)
     findings, stopped = _runner.run(out, rows, level, progress=progress)
     folder = out / "figures"
     whole = [finding for finding in findings if not finding.missing]
     drawn = {f.statement.id: figure for f in whole if (figure := _figures.save(f, folder)) is not None}
-    deep = () if runs is None or stopped else tuple(_figures.save_deep(Path(runs), folder))
-    made = Reproduction(findings, out, level, part, time.perf_counter() - began, drawn, deep)
+    theirs = () if runs is None or stopped else tuple(_figures.save_deep(Path(runs), folder))
+    made = Reproduction(findings, out, level, part, time.perf_counter() - began, drawn, theirs)
     _write(made)
     if stopped:
         raise KeyboardInterrupt

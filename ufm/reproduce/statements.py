@@ -17,6 +17,7 @@ from ufm.reproduce import (
     _lemmas,
     _nuclear_norm,
     _scalar_problem,
+    _section_4,
     _theorem_1,
     _theorem_2,
 )
@@ -451,10 +452,11 @@ PAPER: tuple[Row, ...] = (
         jobs=_theorem_2.spectrum,
         panels=(Panel("spectrum", "eigenvalue number", "eigenvalue, cross-entropy"),),
     ),
+    *_section_4.rows(),
 )
 
 #: The parts of the paper that no row measures, and why.
-UNMEASURED: tuple[Unmeasured, ...] = ()
+UNMEASURED: tuple[Unmeasured, ...] = (_section_4.UNMEASURED,)
 
 #: The rows of both parts.
 STATEMENTS: tuple[Row, ...] = (*PAPER, *BEYOND)

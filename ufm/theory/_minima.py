@@ -18,7 +18,7 @@ from ufm.theory._structures import Family, Line
 #: coordinates that a compiled program has room for
 ROOM = 6
 #: families that are minimised over
-PROMISING = 12
+PROMISING = 14
 #: singular values at which a search starts
 SCALES = np.geomspace(0.1, 1e4, 80)
 #: Newton steps at most
@@ -81,23 +81,29 @@ class _Space(NamedTuple):
 
 
 class _LineSpace(NamedTuple):
-    """Points on a line: coordinates of u and v, and s. With u = |x|^(q/2-1) x of the coordinates x, and v so,
-    (|u| |v|)^(2/q) is the least (|x|^2 + |y|^2)/2 of all coordinates with the same product.
+    """Points on an axis: coordinates of u, v and the parts, and s.
+
+    With u = |x|^(q/2-1) x of its coordinates x, and v of y alike, (|u| |v|)^(2/q) is the least
+    (|x|^2 + |y|^2)/2 of all coordinates with the same product.
     """
 
     odd: np.ndarray  # (m, K)
     bias: np.ndarray  # (R, K)
+    parts: np.ndarray  # (P, K, K)
+    rank: np.ndarray  # (P,)
 
     def point(self, q: Any, y: Any) -> tuple[Any, Any]:
         """Zbar and b."""
-        m = len(self.odd)
+        m, P = len(self.odd), len(self.parts)
         u, v = (x * (jnp.sum(x**2) + 1e-100) ** (q / 4 - 0.5) @ self.odd for x in (y[:m], y[m : 2 * m]))
-        s = y[2 * m :]
-        return jnp.outer(u, v), s @ self.bias if len(s) else jnp.zeros_like(u)
+        t, s = y[2 * m : 2 * m + P], y[2 * m + P :]
+        across = jnp.tensordot(t * (t**2 + 1e-100) ** ((q - 1) / 2), self.parts, 1)
+        return jnp.outer(u, v) + across, s @ self.bias if len(s) else jnp.zeros_like(u)
 
     def cost(self, y: Any) -> Any:
-        """sigma^(2/q)."""
-        return jnp.sum(y[: 2 * len(self.odd)] ** 2) / 2
+        """sum sigma^(2/q)."""
+        m, P = len(self.odd), len(self.parts)
+        return jnp.sum(y[: 2 * m] ** 2) / 2 + jnp.sum(self.rank * y[2 * m : 2 * m + P] ** 2)
 
 
 def each(level: Level, every: Iterable[Family | Line]) -> list[Minimum]:
@@ -105,8 +111,14 @@ def each(level: Level, every: Iterable[Family | Line]) -> list[Minimum]:
     are lowest.
     """
     rows = [(_starts(level, family), family) for family in every]
-    rows[1:] = sorted(rows[1:], key=lambda row: row[0][0])[:PROMISING]
+    rows[1:] = sorted(rows[1:], key=_start_value)[:PROMISING]
     return [_minimum(level, starts, family) for (_, starts), family in rows]
+
+
+def _start_value(row: tuple[tuple[float, list[np.ndarray]], Family | Line]) -> float:
+    """Figures on an axis come first: equal coordinates say little of them."""
+    (value, _), family = row
+    return -np.inf if isinstance(family, Line) else value
 
 
 def lowest(found: list[Minimum]) -> Minimum:
@@ -148,7 +160,7 @@ def _padded(family: Family | Line, y: np.ndarray) -> np.ndarray:
 
 def _space(family: Family | Line) -> _Space | _LineSpace:
     if isinstance(family, Line):
-        return _LineSpace(family.odd, family.bias)
+        return _LineSpace(family.odd, family.bias, family.parts, family.ranks)
     P, R, K = len(family.parts), len(family.bias), family.parts.shape[2]
     directions, bias = np.zeros((ROOM, K, K)), np.zeros((ROOM, K))
     directions[:P], bias[P : P + R] = family.parts, family.bias
@@ -171,13 +183,14 @@ def _starts(level: Level, family: Family | Line) -> tuple[float, list[np.ndarray
 def _rays(q: int, family: Family | Line) -> np.ndarray:
     """(3, SCALES, D) coordinates: equal and unequal parts without a bias; steps of three kinds on a line."""
     if isinstance(family, Line):
-        m, R = len(family.odd), len(family.bias)
+        m, R, P = len(family.odd), len(family.bias), len(family.parts)
         u = np.arange(m, 0, -1.0) - (0.5 if family.odd.shape[1] % 2 == 0 else 0.0)
         odd = np.array([u, u**2, np.sqrt(u)])
         odd = odd / np.linalg.norm(odd, axis=1, keepdims=True)
         x = SCALES[:, None] ** (1 / q) * odd[:, None]
-        even = -SCALES[:, None] * odd[:, None] ** 2 / 2
-        return np.concatenate([x, x, even[..., :R]], axis=2)
+        even = -SCALES[:, None] * odd[:, None] ** 2 / 2 * (P == 0)
+        across = np.broadcast_to(SCALES[:, None] ** (1 / q), (3, len(SCALES), P))
+        return np.concatenate([x, x, across, even[..., :R]], axis=2)
     P, R = len(family.parts), len(family.bias)
     patterns = np.array([np.ones(P), 0.6 ** np.arange(P), 0.6 ** np.arange(P)[::-1]])
     margins = (SCALES[:, None] * patterns[:, None]) ** (1 / q)

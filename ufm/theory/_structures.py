@@ -40,16 +40,24 @@ class Family(NamedTuple):
 
 
 class Line(NamedTuple):
-    """Points on a line, symmetric to its middle: Zbar = u v' with u and v odd, and a bias that is even."""
+    """Points on an axis, symmetric to its middle: Zbar = u v' with u and v odd, and a bias that is even; with
+    parts as in `Family` across the axis.
+    """
 
     name: str
     odd: np.ndarray  # (m, K) orthonormal
     bias: np.ndarray  # (R, K) even and of mean zero; R = 0: no bias
+    parts: np.ndarray  # (P, K, K)
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """(P,) the rank of each part."""
+        return np.rint((self.parts**2).sum(axis=(1, 2)))
 
     @property
     def rank(self) -> int:
         """Of Zbar."""
-        return 1
+        return 1 + int(self.ranks.sum())
 
 
 class Block(NamedTuple):
@@ -66,7 +74,18 @@ def line(K: int, bias: bool) -> Line:
     even = one[:m] + one[: -m - 1 : -1]
     centred = even - even.mean(axis=1, keepdims=True)
     odd = (one[: -m - 1 : -1] - one[:m]) / math.sqrt(2)
-    return Line(f"{K} points on a line", odd, centred if bias else np.zeros((0, K)))
+    return Line(f"{K} points on a line", odd, centred if bias else np.zeros((0, K)), np.zeros((0, K, K)))
+
+
+def capped(K: int, bias: bool) -> Line:
+    """An antiprism of K - 2 classes and two opposite classes on its axis; an icosahedron for K = 12."""
+    m = K - 2
+    part, odd, caps = np.zeros((K, K)), np.zeros((2, K)), np.zeros(K)
+    part[:m, :m] = cyclic(m, (1,)).parts[0]
+    odd[0, :m], odd[1, m:] = (-1.0) ** np.arange(m) / math.sqrt(m), np.array([1, -1]) / math.sqrt(2)
+    caps[m:] = 1.0
+    share = (caps - caps.mean())[None]
+    return Line(f"antiprism of {m} classes with 2 on its axis", odd, share if bias else share[:0], part[None])
 
 
 def families(K: int, bias: bool) -> Iterator[Family | Line]:
@@ -80,6 +99,8 @@ def families(K: int, bias: bool) -> Iterator[Family | Line]:
         yield from _clusters(K, bias)
         if K <= ALL_SIZES:
             yield line(K, bias)
+            if K % 2 == 0 and K > 6:
+                yield capped(K, bias)
         if bias:
             yield from (_sum(blocks, bias, apart=1) for blocks in _groupings(K) if len(blocks) > 1)
     elif K == 3:

@@ -1,0 +1,203 @@
+"""The small records of an experiment: a few kB for each run, which the package contains, and their `Grid`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ufm import _checks, _files
+from ufm.deep import _checkpoint, _config
+from ufm.deep._experiment import Cell, Experiment
+from ufm.deep._history import Status
+from ufm.deep._sweep_folder import FILE
+from ufm.figures.records import Record
+
+FORMAT = "ufm mini record 1"
+#: the records that are a part of the package
+SHIPPED = Path(__file__).with_name("records") / "mini"
+#: what a small record keeps of a run's history
+FIELDS = (
+    "epoch", "learning_rate", "train_loss", "train_accuracy", "validation_accuracy", "test_loss",
+    "test_accuracy", "nc1", "nc2", "nc3", "nc4", "seconds",
+)  # fmt: skip
+#: decimal digits of a number in a small record
+DIGITS = 6
+#: values in which the configurations of the runs of one grid may differ
+_OWN = {"loss", "hyperparameters", "width", "parameters", "features", "epochs", "metrics_every", "seed"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The completed runs of an experiment."""
+
+    experiment: Experiment
+    records: tuple[dict[str, Any], ...]  # small records
+
+    @functools.cached_property
+    def runs(self) -> list[Record]:
+        """The runs as figures take them."""
+        return [_drawable(record) for record in self.records]
+
+    @property
+    def progress(self) -> str:
+        """The number of runs: "24 of 72 runs"."""
+        return f"{len(self.records)} of {self.experiment.size} runs"
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A hash of all records."""
+        text = json.dumps(self.records, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def last(self, name: str, loss: str, cell: Cell) -> list[float]:
+        """The last value of a field in each run of a loss in a cell, in the order of the seeds."""
+        return [float(run.history[name][-1]) for run in self.of(loss, cell)]
+
+    def of(self, loss: str, cell: Cell) -> list[Record]:
+        """The runs of a loss in a cell, in the order of the seeds."""
+        own = [run for run in self.runs if (run.config["loss"], run.cell) == (loss, cell)]
+        return sorted(own, key=lambda run: int(run.config["seed"]))
+
+    def complete(self, cell: Cell) -> bool:
+        """Whether a cell has a run of every loss."""
+        return all(self.of(loss, cell) for loss in self.experiment.losses)
+
+    def joined(self, other: Grid) -> Grid:
+        """These runs, and those of the other grid that are not among them.
+
+        Raises:
+            ValueError: the runs are of different data or settings.
+        """
+        _check_alike((*self.records, *other.records))
+        own = {name_of(config) for config in self.configurations()}
+        more = (record for record in other.records if name_of(record["config"]) not in own)
+        return Grid(self.experiment, (*self.records, *more))
+
+    def configurations(self) -> list[dict[str, Any]]:
+        """The configurations of the runs."""
+        return [record["config"] for record in self.records]
+
+    def label(self) -> dict[str, str]:
+        """Data, hardware and dates in words."""
+        if not self.records:
+            return {"runs": self.progress}
+        dates = sorted(record["date"] for record in self.records)
+        first = self.records[0]
+        machines = {_machine(record["hardware"]) for record in self.records}
+        return {
+            "runs": self.progress,
+            "network": f"{first['config']['net']}, preset {first['config']['preset']}",
+            "data": f"{first['config']['data']} ({first['source']})",
+            "hardware": "; ".join(sorted(machines)),
+            "date": dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}",
+        }
+
+
+def _machine(hardware: Mapping[str, Any]) -> str:
+    name = hardware.get("processor") if hardware.get("backend") == "cpu" else hardware.get("device")
+    return f"{name or hardware.get('device')} ({hardware.get('cpus')} cores)"
+
+
+def _drawable(record: dict[str, Any]) -> Record:
+    history = {name: np.array(values, np.float64) for name, values in record["history"].items()}
+    return Record(Path(), record["config"], record["status"], history)
+
+
+# --- small records --------------------------------------------------------------------------------
+
+
+def small(record: Mapping[str, Any], date: str) -> dict[str, Any]:
+    """The part of a run's record that the report needs, with the date on which it was completed."""
+    kept = {
+        name: record[name] for name in ("status", "message", "config", "source", "code", "hardware", "notes")
+    }
+    history = {name: [_short(value) for value in record["history"][name]] for name in FIELDS}
+    return {"format": FORMAT, "date": date, **kept, "history": history}
+
+
+def _short(value: float | None) -> float | int | None:
+    return value if value is None or isinstance(value, int) else float(f"{value:.{DIGITS}g}")
+
+
+def name_of(config: Mapping[str, Any]) -> str:
+    """The name of a run, as `train_sweep` names its folder."""
+    return f"{config['loss']}-w{config['width']:g}-e{config['epochs']}-s{config['seed']}"
+
+
+def collect(runs: Path, into: Path, experiment: Experiment) -> list[Path]:
+    """Write the small records of completed runs that `into` lacks; the new files."""
+    found = read(runs, experiment)
+    held = read(into, experiment) if into.exists() else Grid(experiment, ())
+    _check_alike((*held.records, *found.records))
+    known = {name_of(config) for config in held.configurations()}
+    _checks.folder("into", into)
+    new = []
+    for record in found.records:
+        if (name := name_of(record["config"])) not in known:
+            new.append(into / f"{name}.json")
+            _files.write_json(new[-1], record, indent=None)
+    return new
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read(folder: Path, experiment: Experiment) -> Grid:
+    """The grid of the records in a folder.
+
+    Raises:
+        ValueError: no such folder, a file of another format, runs of another experiment or of two.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"runs: expected a folder of records, got {str(folder)!r}; train them first")
+    found = [record for file in sorted(folder.rglob("*.json")) if (record := _read(file)) is not None]
+    for record in found:
+        if strange := experiment.strange(record["config"]):
+            raise ValueError(
+                f"runs: {folder} holds another experiment ({name_of(record['config'])} has {strange}); "
+                "choose another folder"
+            )
+    _check_alike(found)
+    found.sort(key=lambda record: name_of(record["config"]))
+    return Grid(experiment, tuple(found))
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """A small record; None for the file of a sweep and for a run that is not completed."""
+    if file.name == FILE:
+        return None
+    try:
+        record: dict[str, Any] = json.loads(file.read_bytes())
+        if record["format"] == _checkpoint.FORMAT:
+            if record["status"] != Status.COMPLETED.value:
+                return None
+            stamp = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC)
+            return small(record, stamp.date().isoformat())
+        format_ = record["format"]
+        if format_ == FORMAT and set(FIELDS) <= set(record["history"]) and name_of(record["config"]):
+            return record
+    except (OSError, ValueError, KeyError, TypeError):
+        format_ = "none"
+    raise ValueError(
+        f"runs: {file} is not a record that this version reads (format {format_!r}, expected {FORMAT!r} or "
+        f"{_checkpoint.FORMAT!r}); move it to another place, or use the version of ufm that wrote it"
+    )
+
+
+def _check_alike(records: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse runs of different data or settings."""
+    shared = [{k: v for k, v in record["config"].items() if k not in _OWN} for record in records]
+    for one in shared:
+        if changes := _config.differences(shared[0], one):
+            raise ValueError(
+                f"runs: expected runs of one experiment, got two ({'; '.join(changes[:3])}); keep them in "
+                "different folders"
+            )
