@@ -91,7 +91,7 @@ class Problem:
             raise ValueError("d: expected an integer >= 1 (the feature dimension), got nothing")
         K, d = _checks.integer("K", K, least=2), _checks.integer("d", d, least=1)
         function, of_logits = losses.get(loss), models.get(model).fitted(K, d)
-        bias = _check_bias(bias, of_logits)
+        bias = of_logits.has_bias(bias)
         checked: dict[str, Any] = {
             "loss": losses.weighted(function, class_weights, K),
             "K": K,
@@ -447,16 +447,6 @@ def _check_array(name: str, value: Any, shape: tuple[int, ...]) -> Array:
     if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
         raise ValueError(f"{name}: expected finite values, got NaN or infinity in the start as {precision}")
     return array
-
-
-def _check_bias(bias: Any, model: Model) -> bool:
-    if bias is None:
-        return model.biased
-    if _checks.boolean("bias", bias) and not model.biased:
-        raise ValueError(
-            f"bias: expected False with model={model!r}, whose logits have none, got {bias!r}; leave bias out"
-        )
-    return bool(bias)
 
 
 def check_penalties(lam_W: Any, lam_H: Any, lam_b: Any, bias: bool) -> dict[str, Any]:

@@ -46,8 +46,9 @@ def by_scipy(prob, start):
     return found.fun
 
 
-@pytest.mark.parametrize("loss", ["ce", "mse", "fl"])
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"lam_b": 0.01}], ids=str)
+@pytest.mark.parametrize(
+    ("loss", "options"), [("ce", {}), ("ce", {"lam_b": 0.01}), ("mse", {}), ("fl", {"bias": False})], ids=str
+)
 def test_the_conditions_of_a_minimum_hold_and_scipy_finds_nothing_lower(loss, options):
     prob = problem(loss, **options)
     start = ufm.init(prob, seed=3)

@@ -75,7 +75,9 @@ def inertia(prob: Problem, params: Variables, *, tol: float | None = None) -> In
 
     Exact up to the decision of what is zero. At a critical point the zeros of the symmetries are counted by
     their formula and projected out first, so that the tolerance decides of no other eigenvalue than the
-    accidental ones. Features within a class need not coincide, and any loss, counts and d will do.
+    accidental ones. Features within a class need not coincide, and any loss, counts and d will do. Where
+    variables have bounds (`models.nonnegative`) it is the Hessian of those that are off their bounds, and the
+    three numbers add up to how many these are.
 
     Args:
         params: a point, `Params(W, H, b)`.

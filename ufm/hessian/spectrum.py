@@ -98,6 +98,10 @@ def eigenvalues(
             multiplicity is that of the unused directions), else Lanczos.
         tol: of Lanczos.
 
+    Where variables have bounds (`models.nonnegative`) the Hessian is that of the variables that are off their
+    bounds: it decides whether f has a way down that keeps the others at zero, and says nothing of ways that
+    let go of one whose gradient is zero, as in an idle neuron.
+
     The decomposition is exact at every point; it pays where features within a class coincide (at every
     critical point of a loss that is convex in z) or W and H leave feature directions unused (at every
     critical point with d > K). What coincides within 1e-10 is taken to coincide, and `error` says how far

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from ufm import _checks
 from ufm._pytree import pytree_dataclass
 
 
@@ -111,6 +112,20 @@ class Model:
             ValueError: it does not fit.
         """
         return self
+
+    def has_bias(self, asked: Any) -> bool:
+        """Whether a problem has a bias that asks for one (None: it does not say).
+
+        Raises:
+            ValueError: it asks for one, and the model has none.
+        """
+        if asked is None:
+            return self.biased
+        if _checks.boolean("bias", asked) and not self.biased:
+            raise ValueError(
+                f"bias: expected False with model={self!r}, whose logits have none, got {asked!r}; drop it"
+            )
+        return bool(asked)
 
     def shapes(self, prob: Sizes) -> dict[str, tuple[int, ...]]:
         """The shape of each variable, by the name of its field."""
