@@ -35,10 +35,8 @@ class Escape(NamedTuple):
     direction: Params  # of norm 1: a numerical eigenvector of the smallest eigenvalue
     curvature: float  # D^2 f [direction, direction], measured by a Hessian-vector product
     eigenvalue: float  # the smallest, from the decomposition: equals the curvature
-    where: (
-        str  # "unused features", "active features", "within a class"; H >= 0: "idle neurons", "all variables"
-    )
-    operator_norm: float  # |G|_op, H >= 0: max |G h| over h >= 0, |h| = 1; an escape through unused features exists where it exceeds lam
+    where: str  # "unused features", "active features", "within a class"; H >= 0: "idle neurons"
+    operator_norm: float  # |G|_op; H >= 0: max |G h| over h >= 0, |h| = 1.  Above lam unused features escape
     lam: float  # sqrt(lam_W lam_H)
     proof_direction: Params | None  # of norm 1; None where W and H use all feature directions
     proof_curvature: float  # measured; NaN without that direction
