@@ -88,19 +88,34 @@ def _difference(grid: Grid, cell: Cell) -> float:
 
 def collapse(grid: Grid) -> Outcome:
     """NC1, NC2 and NC3 fall together, for every loss, in the largest networks."""
-    _, large = _ends(grid)
-    found = [(loss, grid.of(loss, large)) for loss in grid.experiment.losses]
-    instances = [one for loss, runs in found if runs for one in _falling(loss, large, runs)]
-    rows = [
-        (_title(loss), *(_fall(runs, name) for name in ("nc1", "nc2", "nc3", "nc4"))) for loss, runs in found
-    ]
-    header = ("loss", "NC1", "NC2", "NC3", "NC4")
-    table = Table(f"First and last measurement, {words(large)}: mean +- spread (seeds)", header, tuple(rows))
-    curves = [
+    cell = shown(grid)
+    found = [(loss, grid.of(loss, cell)) for loss in grid.experiment.losses]
+    judged = grid.complete(_ends(grid)[1])
+    instances = [one for loss, runs in found if judged for one in _falling(loss, cell, runs)]
+    names = ("nc1", "nc2", "nc3", "nc4")
+    rows = [(_title(loss), *(_fall(runs, name) for name in names)) for loss, runs in found]
+    title = f"First and last measurement, {words(cell)}: mean +- spread (seeds)"
+    table = Table(title, ("loss", "NC1", "NC2", "NC3", "NC4"), tuple(rows))
+    return Outcome(tuple(instances), (table,), _over_time(grid, cell, names[:3]))
+
+
+def shown(grid: Grid) -> Cell:
+    """The largest cell once it has every loss; before, the cell with most runs, of several the largest."""
+    cells = grid.experiment.cells
+    if grid.complete(cells[-1]):
+        return cells[-1]
+    count = {cell: sum(run.cell == cell for run in grid.runs) for cell in cells}
+    return max(cells, key=lambda cell: (count[cell], cells.index(cell)))
+
+
+def _over_time(grid: Grid, cell: Cell, names: Sequence[str]) -> tuple[Curve, ...]:
+    """Fields of the history of each run in a cell."""
+    return tuple(
         Curve(name, f"{_title(loss)}, seed {run.config['seed']}", list(run.epochs), list(run.history[name]))
-        for loss, runs in found for run in runs for name in ("nc1", "nc2", "nc3")
-    ]  # fmt: skip
-    return Outcome(tuple(instances), (table,), tuple(curves))
+        for loss in grid.experiment.losses
+        for run in grid.of(loss, cell)
+        for name in names
+    )
 
 
 def _fall(runs: Sequence[Record], name: str) -> str:
@@ -128,27 +143,20 @@ def _falling(loss: str, cell: Cell, runs: Sequence[Record]) -> Iterator[Instance
 
 def accuracies(grid: Grid) -> Outcome:
     """Training accuracies reach 100 %, and test accuracies end alike, in the largest networks."""
-    _, large = _ends(grid)
+    cell, names = shown(grid), ("train_accuracy", "test_accuracy")
     instances, rows = [], []
+    judged = grid.complete(_ends(grid)[1])
     for loss in grid.experiment.losses:
-        numbers = [
-            number_of("", grid.last(name, loss, large)) for name in ("train_accuracy", "test_accuracy")
-        ]
+        numbers = [number_of("", grid.last(name, loss, cell)) for name in names]
         rows.append((_title(loss), *map(_percent, numbers)))
-        if numbers[0].mean is not None:
-            config = {"loss": loss, "width": large[0], "epochs": large[1], "seeds": numbers[0].seeds}
+        if judged:
+            config = {"loss": loss, "width": cell[0], "epochs": cell[1], "seeds": numbers[0].seeds}
             what = f"training accuracy 100 %, {_title(loss)}: what is missing"
-            instances.append(compared(what, config, 1 - numbers[0].mean, FITTED))
-    if grid.complete(large):
-        instances.append(_alike(grid, large))
-    title = f"Accuracies after the last epoch in %, {words(large)}: mean +- spread (seeds)"
+            instances.append(compared(what, config, 1 - _mean(grid, names[0], loss, cell), FITTED))
+    instances += [_alike(grid, cell)] if judged else []
+    title = f"Accuracies after the last epoch in %, {words(cell)}: mean +- spread (seeds)"
     table = Table(title, ("loss", "training", "test"), tuple(rows))
-    curves = [
-        Curve(name, f"{_title(loss)}, seed {run.config['seed']}", list(run.epochs), list(run.history[name]))
-        for loss in grid.experiment.losses for run in grid.of(loss, large)
-        for name in ("train_accuracy", "test_accuracy")
-    ]  # fmt: skip
-    return Outcome(tuple(instances), (table,), tuple(curves))
+    return Outcome(tuple(instances), (table,), _over_time(grid, cell, names))
 
 
 def _alike(grid: Grid, large: Cell) -> Instance:
@@ -190,7 +198,7 @@ def _helps(grid: Grid, loss: str) -> Iterator[Instance]:
     widths = [((min(e.widths), n), (max(e.widths), n), f"width at {n} epochs") for n in e.epochs]
     epochs = [((w, min(e.epochs)), (w, max(e.epochs)), f"epochs at width {w:g}") for w in e.widths]
     for few, many, axis in (*widths, *epochs):
-        if grid.of(loss, few) and grid.of(loss, many):
+        if grid.complete(few) and grid.complete(many):
             gain = _mean(grid, "test_accuracy", loss, many) - _mean(grid, "test_accuracy", loss, few)
             what = f"more {axis} helps {_title(loss)}: test accuracy lost"
             yield compared(
@@ -241,7 +249,9 @@ def collapse_grid(grid: Grid) -> Outcome:
         config = {"loss": loss, "cells": [list(small), list(large)]}
         what = f"NC1 falls with width and epochs, {_title(loss)}: at the largest over at the smallest cell"
         instances.append(compared(what, config, 1 / ratio, 1.0, about="ours"))
-    if len(ratios) == len(grid.experiment.losses):
+    if len(ratios) < len(grid.experiment.losses):
+        instances = []
+    else:
         mean = float(scipy.stats.gmean(ratios))
         what = "NC1 falls about a thousandfold: the factor between its mean fall and 1000"
         details = {"ratio": mean, "of each loss": ratios}
@@ -268,8 +278,8 @@ def two_ends(grid: Grid) -> Outcome:
         what = f"{_title(loss)} gains from the narrow, short to the wide, long end: test accuracy lost"
         lost = max(0.0, ours[0] - ours[1])
         instances.append(compared(what, {"loss": loss}, lost, 0.0, details={"ours": ours, "paper": paper}))
-    if len(losses) == len(grid.experiment.losses):
-        instances.append(_closer(grid))
+    complete = len(losses) == len(grid.experiment.losses)
+    instances = [*instances, _closer(grid)] if complete else []
     header = ("loss", "narrow, short", "wide, long", "gain", "paper: narrow, short", "wide, long", "gain")
     title = "Test accuracy of the last epoch in %, beside the paper's on miniImageNet"
     return Outcome(tuple(instances), (Table(title, header, tuple(rows)),), _lines(grid, "test_accuracy"))

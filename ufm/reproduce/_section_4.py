@@ -111,7 +111,10 @@ def rows(source: Source = mini.shipped) -> tuple[Row, ...]:
 
 def _drawn(number: int, source: Source, curves: Sequence[Curve]) -> Made:
     """A figure of the paper from our own runs; the curves, which the records keep, are the same numbers."""
-    runs = source().runs
+    grid = source()
+    runs = grid.runs
+    if number in (1, 2):  # of one cell, that of the row
+        runs = [run for run in runs if run.cell == _networks.shown(grid)]
     drawn = paper.draw(number, runs, data=str(runs[0].config["data"]))
     return Made(drawn.figure, drawn.runs, drawn.missing, drawn.numbers)
 
