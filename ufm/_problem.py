@@ -44,7 +44,8 @@ class Problem:
         d: feature dimension.
         lam_W, lam_H: penalties > 0.  lam_b: penalty >= 0; 0 leaves the bias free.
         bias: False takes the bias out of the problem (b = 0).  Default: True, where the model has one.
-        model: a name of `models.MODELS` or a `Model`.  Default: two free factors.
+        model: a name of `models.MODELS`, as "deep" or "deep:layers=2", or a `Model`.  Default: two free
+            factors.
         samples: (columns,) how many samples each column of H stands for.  Default: one.  `means()` gives the
             problem of the class means, with one column for each class.
         class_weights: (K,) positive numbers w_k, by which the loss of each sample of class k is multiplied:

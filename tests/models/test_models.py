@@ -201,3 +201,19 @@ def test_what_is_not_known_for_a_model_says_so():
     report = ufm.verify(sol)
     assert report["objective"].verdict == "not applicable"
     assert report["second_order"].verdict == "holds"
+
+
+def test_a_name_takes_the_arguments_of_its_model():
+    assert repr(models.get("spheres:scale=8")) == repr(models.spheres(8))
+    assert models.get("deep:layers=2, lam=0.01").layers == 2
+    assert models.get("fixed:features=sphere,scale=2").features == "sphere"
+    for wrong, match in (
+        ("sphere", "did you mean 'spheres'"),
+        ("spheres:scal=8", "did you mean 'scale'"),
+        ("spheres:8", "expected name=value"),
+        ("spheres:scale=-1", "scale: expected"),
+        ("free:x=1", "expected no arguments"),
+        (3, "expected one of free"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            models.get(wrong)

@@ -119,7 +119,7 @@ def test_starts_are_not_negative_and_other_methods_are_refused():
 def test_idle_neurons_are_ways_down_and_a_new_penalty_compiles_nothing(compilations):
     prob = problem()
     best = min(float(ufm.solve(prob, ufm.init(prob, seed=seed)).objective) for seed in range(3))
-    origin = prob.zeros()._replace(b=jnp.log(jnp.asarray([1.0, 4.0, 2.0])))
+    origin = prob.zeros()._replace(b=jnp.log(jnp.asarray(prob.counts / prob.N)))
     still = ufm.solve(prob, origin, escape=False)
     assert still.status is Status.STRICT_SADDLE
     sol = ufm.solve(prob, origin)
@@ -128,6 +128,21 @@ def test_idle_neurons_are_ways_down_and_a_new_penalty_compiles_nothing(compilati
     compilations()
     ufm.solve(prob.replace(lam_W=np.float64(0.013), lam_H=np.float64(0.009)), origin)
     assert compilations() == 0
+
+
+def test_the_way_out_of_a_saddle_keeps_to_the_bounds():
+    prob = problem()
+    origin = prob.zeros()._replace(b=jnp.log(jnp.asarray(prob.counts / prob.N)))
+    out = landscape.escape_direction(prob, origin)
+    assert out.strict
+    assert out.where == "idle neurons"
+    assert float(out.direction.H.min()) >= 0
+    close(sum(float(jnp.vdot(x, x)) for x in out.direction), 1.0)
+    t = 1e-3
+    ahead = prob(jax.tree.map(lambda x, d: x + t * d, origin, out.direction))
+    assert float(ahead - prob(origin)) == pytest.approx(t**2 / 2 * out.curvature, rel=1e-3)
+    sol = ufm.solve(prob, ufm.init(prob, seed=3))
+    assert not landscape.escape_direction(prob, sol.params).strict
 
 
 def test_a_sweep_is_its_solutions():

@@ -171,7 +171,7 @@ def shared_options(grids: bool, solving: bool = True) -> Callable[[Command], Com
         option("--lam-H", "lam_H", **real, help=help_of("Penalty of H.", "lam_H")),
         option("--lam-b", "lam_b", **real, help=help_of("Penalty of b, 0: free.", "lam_b")),
         option("--no-bias", is_flag=True, help="Leave the bias out."),
-        option("--model", help=help_of(f"One of {', '.join(models.MODELS)}.", "model")),
+        option("--model", help=help_of(f"{', '.join(models.MODELS)}; or spheres:scale=8.", "model")),
         *(option(f"--{name}", **real, help=users_of(name)) for name in HYPERPARAMETERS),
     ]  # fmt: skip
     solver = [

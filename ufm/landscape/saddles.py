@@ -14,6 +14,7 @@ from ufm._problem import Params, Problem, Variables
 from ufm._progress import Progress
 from ufm._second_order import heights, steps_along
 from ufm._solve import solve
+from ufm.hessian import neurons
 from ufm.hessian.certificate import Certificate
 from ufm.hessian.inertia import Inertia
 from ufm.hessian.point import Analysis
@@ -22,6 +23,7 @@ from ufm.hessian.spectrum import unused_vector
 from ufm.hessian.structure import structure
 from ufm.landscape._polish import polish
 from ufm.solvers import Newton
+from ufm.theory import _copositive
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +35,8 @@ class Escape(NamedTuple):
     direction: Params  # of norm 1: a numerical eigenvector of the smallest eigenvalue
     curvature: float  # D^2 f [direction, direction], measured by a Hessian-vector product
     eigenvalue: float  # the smallest, from the decomposition: equals the curvature
-    where: str  # "unused features", "active features" or "within a class"
-    operator_norm: float  # |G|_op; an escape through unused features exists where it exceeds lam
+    where: str  # "unused features", "active features", "within a class"; H >= 0: "idle neurons"
+    operator_norm: float  # |G|_op; H >= 0: max |G h| over h >= 0, |h| = 1.  Above lam unused features escape
     lam: float  # sqrt(lam_W lam_H)
     proof_direction: Params | None  # of norm 1; None where W and H use all feature directions
     proof_curvature: float  # measured; NaN without that direction
@@ -64,6 +66,10 @@ def escape_direction(prob: Problem, params: Variables) -> Escape:
     A/2 - sqrt((lam_W - lam_H)^2/4 + |G|_op^2).  At a global minimum there is no way down: `strict` is False
     and the curvature that of a flat direction.
 
+    Where H >= 0, idle neurons take the place of unused directions: features h >= 0 with |G h| > lam |h| and a
+    column of W opposite to G h. Without an idle neuron it is the smallest curvature in the variables that are
+    off their bounds.
+
     Raises:
         ValueError: not a critical point, a Hessian that is not finite there, or a wrong shape.
 
@@ -74,10 +80,13 @@ def escape_direction(prob: Problem, params: Variables) -> Escape:
     >>> escape_direction(prob, prob.zeros())
     Escape(a strict saddle: curvature -1.618474e-01 (unused features), the proof's -1.533333e-01)
     """
-    prob.need_free_factors("the escape from a saddle")
+    bounded = prob.model.two_factors and prob.model.constrained
+    if not bounded:
+        prob.need_free_factors("the escape from a saddle")
     params = prob.check_params(params)
     check_critical(prob, params)
-    return _escape(Analysis(prob, params))
+    point = Analysis(prob, params)
+    return _escape_under_bounds(point) if bounded else _escape(point)
 
 
 def _escape(point: Analysis) -> Escape:
@@ -93,6 +102,21 @@ def _escape(point: Analysis) -> Escape:
         formula = 2 * (lam - sigma) / size**2
     measured = _curvature(prob, params, direction)
     return Escape(direction, measured, value, where, sigma, lam, proof, proof_curvature, formula)
+
+
+def _escape_under_bounds(point: Analysis) -> Escape:
+    prob, params = point.prob, point.params
+    G = neurons.class_gradient(prob, params)
+    sigma, lam, none = _copositive.largest(G)[0], float(prob.lam), float("nan")
+    found = neurons.through_idle(prob, params, G, 1e-9 * lam)
+    if found is None or not np.allclose(found[0].H, params.H, atol=neurons.IDLE):  # parallel neurons merged
+        value, direction, where = point.lowest
+        measured = _curvature(prob, params, direction)
+        return Escape(direction, measured, value, where, sigma, lam, None, none, none)
+    size = float(np.sqrt(sum(np.vdot(x, x) for x in found[1])))
+    direction = Params(*(x / size for x in found[1]))
+    measured = _curvature(prob, params, direction)
+    return Escape(direction, measured, measured, "idle neurons", sigma, lam, direction, measured, none)
 
 
 def _curvature(prob: Problem, params: Params, direction: Params) -> float:
