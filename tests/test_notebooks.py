@@ -61,7 +61,7 @@ def test_a_notebook_runs(path):
         if cell.cell_type == "code":
             shown = "".join(str(output) for output in cell.outputs)
             assert "FAILED" not in shown
-            draws = bool(re.search(r"\.plot\(|plot_\w+\(", cell.source))
+            draws = bool(re.search(r"\.plot\(|plot_\w+\(|\.imshow\(", cell.source))
             assert ("image/png" in shown) == draws, cell.source
 
 
