@@ -9,7 +9,7 @@ import pytest
 from tolerances import close
 
 import ufm
-from ufm._view import _row_space
+from ufm._layers import row_space
 
 K, D = 4, 9
 SHUFFLED = np.random.default_rng(5).permutation(np.tile(np.arange(K), 3))
@@ -36,7 +36,7 @@ def lacking(W: np.ndarray, sums: np.ndarray) -> np.ndarray:
 def test_the_coordinates_hold_the_rows_of_W_and_the_sums_that_it_lacks(scale: float) -> None:
     """W is kept whatever its size beside the features; the gradient in W of the classes it lacks fits in."""
     W, sums = thin(scale)
-    Q = np.asarray(_row_space(jnp.asarray(W), jnp.asarray(sums), jnp))
+    Q = np.asarray(row_space(jnp.asarray(W), jnp.asarray(sums), jnp))
     close(Q.T @ Q, np.eye(K))
     close(W @ Q @ Q.T, W, ulps=64)
     wanted = lacking(W, sums)
@@ -48,7 +48,7 @@ def test_rows_that_depend_on_each_other_up_to_rounding_leave_room_for_what_W_lac
     """The eigenvalues of W W' that should be zero are rounding of the largest: a cut below it missed them."""
     rng = np.random.default_rng(seed)
     W, sums = rng.normal(size=(6, 2)) @ rng.normal(size=(2, 12)), rng.normal(size=(6, 12))
-    Q = np.asarray(_row_space(jnp.asarray(W), jnp.asarray(sums), jnp))
+    Q = np.asarray(row_space(jnp.asarray(W), jnp.asarray(sums), jnp))
     U, _, V = np.linalg.svd(W)
     own = U[:, 2:].T @ sums
     wanted = own - own @ V[:2].T @ V[:2]
@@ -60,13 +60,13 @@ def test_small_singular_values_are_kept_to_rounding() -> None:
     rng = np.random.default_rng(3)
     U, V = (np.linalg.qr(rng.normal(size=(size, 6)))[0] for size in (6, 12))
     W = U @ np.diag([1, 0.5, 1e-10, 1e-11, 1e-12, 0]) @ V.T
-    Q = np.asarray(_row_space(jnp.asarray(W), jnp.asarray(rng.normal(size=(6, 12))), jnp))
+    Q = np.asarray(row_space(jnp.asarray(W), jnp.asarray(rng.normal(size=(6, 12))), jnp))
     assert np.abs(W - W @ Q @ Q.T).max() < 1e-15
 
 
 def test_without_a_classifier_the_coordinates_are_those_of_the_features() -> None:
     sums = thin()[1]
-    Q = np.asarray(_row_space(jnp.zeros((K, D)), jnp.asarray(sums), jnp))
+    Q = np.asarray(row_space(jnp.zeros((K, D)), jnp.asarray(sums), jnp))
     close(sums @ Q @ Q.T, sums, ulps=64)
 
 

@@ -27,7 +27,7 @@ def multipliers(prob: Problem, params: Variables) -> Variables:
     >>> import ufm
     >>> prob = ufm.Problem.balanced("ce", K=4, d=6, n=3, model=ufm.models.norm_constrained(E_W=2.0, E_H=1.0))
     >>> round(float(multipliers(prob, ufm.solve(prob).params).W), 10)
-    0.0720814637
+    0.0737304824
     """
     if not prob.model.curved:
         raise ValueError(

@@ -213,8 +213,9 @@ class Finding(NamedTuple):
             return "holds with a correction"
         if self.errors:
             return "error"
-        if not self.instances:
-            return "unfinished"  # a grid of trained networks without the runs to compare
+        if not self.instances:  # a table alone is a grid of networks that lacks the runs to compare
+            shown = any(record.outcome.tables for record in self.records)
+            return "unfinished" if shown else "error"
         return "open" if self.statement.undecided else "holds"
 
     @property
