@@ -3,6 +3,8 @@
 import ast
 import importlib.util
 import re
+import subprocess
+import sys
 import tarfile
 import tomllib
 import zipfile
@@ -141,3 +143,11 @@ def test_what_the_wheel_would_put_beside_the_package_is_named(tmp_path):
     build(tmp_path, check.package() | {"tests/conftest.py"}, check.package() | check.SOURCES)
     with pytest.raises(SystemExit, match=r"wheel: tests/conftest\.py\?"):
         check.main(tmp_path)
+
+
+def test_the_import_does_not_need_scipys_optimisers():
+    """They take three times as long as everything else of `import ufm` beyond JAX's own import."""
+    slow = ("scipy.optimize", "rich", "matplotlib")
+    code = f"import sys, ufm; print([m for m in sys.modules if m.startswith({slow})])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

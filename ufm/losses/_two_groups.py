@@ -21,11 +21,11 @@ Source: docs/theory.md, section 1.7.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
 
 from ufm.losses._base import Setting
 from ufm.losses._closed import Block, Groups
@@ -141,7 +141,7 @@ def _direction(g: Sizes, s: Setting, x: float) -> Pair | None:
         return None
     if not turned(low + margin) < 0 < turned(high - margin):
         return None
-    angle = float(brentq(turned, low + margin, high - margin, xtol=1e-300, rtol=4 * np.finfo(float).eps))
+    angle = _root(turned, low + margin, high - margin, rtol=4 * np.finfo(float).eps)
     return np.array([math.cos(angle), math.sin(angle)])
 
 
@@ -160,7 +160,7 @@ def parting(s: Setting, groups: Groups, alpha: float) -> float | None:
     excess = _free_excess if s.bias else _slope_excess
     if together >= spread:
         return together
-    return float(brentq(lambda x: excess(g, x), 1e-9 * spread, spread, xtol=1e-300, rtol=1e-15))
+    return _root(lambda x: excess(g, x), 1e-9 * spread, spread)
 
 
 def _together(g: Sizes, bias: bool) -> float:
@@ -194,5 +194,12 @@ def _away(gain: float, K: float, others: float) -> float:
     top = 1.0
     while excess(top) < 0:
         top *= 2
-    margin = float(brentq(excess, 0.0, top, xtol=1e-300, rtol=1e-15))
+    margin = _root(excess, 0.0, top)
     return float(others / (np.exp(margin * (1 - 1 / K)) + (K - 1) * np.exp(-margin / K) + others))
+
+
+def _root(f: Callable[[float], float], low: float, high: float, rtol: float = 1e-15) -> float:
+    """Of a function that changes its sign between the two."""
+    from scipy.optimize import brentq  # here, because `import ufm` does not need scipy
+
+    return float(brentq(f, low, high, xtol=1e-300, rtol=rtol))
