@@ -247,3 +247,13 @@ def test_theorems_about_equal_classes_refuse_weights():
     with pytest.raises(theory.NoClosedForm, match="two free factors, got model=fixed"):
         theory.threshold(prob.replace(model=ufm.models.fixed().fitted(4, 6)))
     assert theory.threshold(prob).weights.tolist() == [2.0, 1.0]
+
+
+def test_new_weights_and_new_counts_of_as_many_samples_compile_nothing(compilations):
+    def solved(counts, weights):
+        return ufm.solve(ufm.Problem.from_counts("ce", counts=counts, d=4, class_weights=weights))
+
+    solved([3, 2, 1], [1.0, 2.0, 3.0])
+    compilations()
+    assert solved([1, 4, 1], [2.0, 0.5, 1.0]).converged
+    assert compilations() == 0

@@ -1,4 +1,4 @@
-"""The option --counts."""
+"""The options --counts and --model."""
 
 import pytest
 from test_cli import run
@@ -39,3 +39,11 @@ def test_class_weights_are_read_and_used():
     assert '"class_weights": [ 1.0, 1.0, 3.0, 3.0 ]' in " ".join(result.stdout.split())
     result = run("solve", "--counts", "3x2,1x2", "--class-weights", "1x2,0x2", "--d", 5)
     assert (result.exit_code, "class_weights: expected finite numbers > 0" in result.stderr) == (2, True)
+
+
+def test_landscape_of_another_model_is_where_solutions_end():
+    sizes = ("--K", 3, "--d", 3, "--n", 1, "--lam", 1e-2, "--starts", 6)
+    result = run("landscape", "--model", "nonnegative", *sizes)
+    assert (result.exit_code, "0.141986184087" in result.stdout) == (1, True)
+    result = run("landscape", "--model", "nonnegative", "--K", 3, "--search")
+    assert (result.exit_code, "search: expected with two free factors" in result.stderr) == (2, True)

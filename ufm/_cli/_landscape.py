@@ -29,7 +29,9 @@ from ufm._problem import Problem
 @loss_option()
 @click.option("--search", is_flag=True, help="Search numerically for others than those known analytically.")
 @click.option(
-    "--starts", type=int, help="Of the search [default: 1024], or a cell of the phase diagram [10]."
+    "--starts",
+    type=int,
+    help="Of the search [default: 1024], another model [30], a cell of the phase diagram [10].",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every random choice.")
 @click.option("--phase-diagram", is_flag=True, help="Draw phases over --C and one hyperparameter.")
@@ -48,10 +50,12 @@ def landscape(**options: Any) -> int:
     ufm landscape --loss ce --K 5 --d 2 --n 1 --lam 1e-2 --search
     ufm landscape --loss fl --K 20 --d 21 --n 1 --lam 0.0632147 --out counterexample/
     ufm landscape --phase-diagram --loss fl --K 20 --C 1.19:1.21:21 --gamma 2:4:5:linear --plot phases.png
+    ufm landscape --model nonnegative --K 3 --d 3 --n 1 --lam 1e-2 --starts 50
     ufm landscape --table --K 8
     ufm landscape --table --recompute --starts 1000 --out table/
 
-    --plot draws the spectrum at the lowest point; --out also the road down from the origin and a slice.
+    For a --model other than two free factors: the minima that --starts [30] solutions end at. --plot draws
+    the spectrum at the lowest point; --out also the road down from the origin and a slice.
     Exit status: 0 no claim fails (or the diagram is drawn), 1 one fails (or a recomputed value is another
     one), 2 misuse.
     """
@@ -72,6 +76,8 @@ def landscape(**options: Any) -> int:
         raise ValueError(f"{several[0]}: expected one value, got several; a grid is for --phase-diagram")
     seed = given.pop("seed")
     prob = base_problem({"K": 4, "d": 6, "n": 2} | given if "labels" not in given else given)
+    if not prob.decomposes:
+        return _reached(prob, output, search, starts, seed)
     return _points(prob, output, search, starts, seed)
 
 
@@ -104,6 +110,20 @@ def _table(given: dict[str, Any], output: Output, recompute: bool, starts: int |
     if other_values:
         click.echo(f"other than the record, new minus old: {'; '.join(other_values)}", err=True)
     return 1 if other_values else 0
+
+
+def _reached(prob: Problem, output: Output, search: bool, starts: int | None, seed: int) -> int:
+    """Where solutions of a model other than two free factors end."""
+    from ufm.landscape import reached_points
+
+    if search:
+        raise ValueError(f"search: expected with two free factors, got model={prob.model!r}; drop --search")
+    default = inspect.signature(reached_points).parameters["starts"].default
+    found = reached_points(prob, seed=seed, starts=default if starts is None else starts)
+    tell(output, found)
+    named = {f"{name}_{i}": x for i, p in enumerate(found.points) for name, x in p.params._asdict().items()}
+    write(output, found.to_dict, found.plot, {name: np.asarray(x) for name, x in named.items()})
+    return 1 if found.spurious else 0
 
 
 def _points(prob: Problem, output: Output, search: bool, starts: int | None, seed: int) -> int:

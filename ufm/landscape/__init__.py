@@ -18,6 +18,7 @@ from ufm.landscape.critical import CriticalPoint, CriticalPoints, critical_point
 from ufm.landscape.low_rank import LowRankDiagram, low_rank_diagram
 from ufm.landscape.minority import COLLAPSES, MinorityDiagram, minority_diagram
 from ufm.landscape.phases import PHASES, PhaseDiagram, phase_diagram
+from ufm.landscape.reached import Reached, ReachedPoints, reached_points
 from ufm.landscape.saddles import Descent, Escape, descend, escape_direction
 from ufm.landscape.search import find_critical_points
 from ufm.landscape.theorems import LandscapeReport, verify
@@ -44,6 +45,8 @@ __all__ = [
     "PhaseDiagram",
     "Polished",
     "Proof",
+    "Reached",
+    "ReachedPoints",
     "best_known",
     "bounds",
     "certificate",
@@ -64,6 +67,7 @@ __all__ = [
     "prove_below",
     "prove_critical_point",
     "prove_negative_curvature",
+    "reached_points",
     "recompute_best_known",
     "verify",
 ]
