@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from ufm import _checks, theory
 from ufm._problem import Problem, Variables
 from ufm._sheet import Printed, Sheet
 from ufm._sweep import solve_sweep
-from ufm.hessian.inertia import Inertia, inertia
+from ufm.hessian.inertia import Inertia, InertiaWarning, inertia
 from ufm.landscape.widths import SAME
 
 if TYPE_CHECKING:
@@ -106,10 +107,17 @@ def reached_points(
         f = float(values[lowest])
         here = np.abs(values[left] - f) <= SAME * (1 + abs(f))
         params = jax.tree.map(lambda x, i=lowest: x[i], sols.params)
-        points.append(Reached(f, int(here.sum()), inertia(prob, params), params))
+        points.append(Reached(f, int(here.sum()), _inertia(prob, params), params))
         left = left[~here]
     try:
         optimum = float(theory.global_optimum(prob).objective)
     except theory.NoClosedForm:
         optimum = None
     return ReachedPoints(prob, tuple(points), starts, optimum)
+
+
+def _inertia(prob: Problem, params: Variables) -> Inertia:
+    """Without its warning: what is near the tolerance is in the record, and `sheet` says so."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InertiaWarning)
+        return inertia(prob, params)
