@@ -113,9 +113,9 @@ def test_the_numbers_are_means_over_the_seeds():
 
 def test_an_incomplete_grid_is_judged_by_what_is_there():
     small = found(grid(keep=lambda loss, width, epochs, seed: seed == 0 and epochs == E.epochs[0]))
-    for name, finding in small.items():
+    for finding in small.values():
         assert dict(finding.records[0].outcome.tables[-1].rows)["runs"] == "12 of 72 runs"
-        assert finding.verdict == ("holds" if name == "networks-width-epochs" else "unfinished")
+        assert finding.verdict == "unfinished"  # width alone says nothing of epochs
         assert not finding.errors
     for finding in found(grid(keep=lambda *_: False)).values():
         assert finding.verdict == "unfinished"

@@ -172,12 +172,13 @@ def _alike(grid: Grid, large: Cell) -> Instance:
 def better(grid: Grid) -> Outcome:
     """More width and more epochs help every loss, and the losses then differ less."""
     small, large = _ends(grid)
-    instances = [one for loss in grid.experiment.losses for one in _helps(grid, loss)]
+    judged = grid.complete(small) and grid.complete(large)  # width alone says nothing of epochs
+    instances = [one for loss in grid.experiment.losses for one in _helps(grid, loss)] if judged else []
     rows = [
         (f"largest difference between losses, {name}", _points(grid, own), f"{100 * DIFFERENCE[paper]:.4g}")
         for name, own, paper in (("narrow, short", small, SMALLEST), ("wide, long", large, LARGEST))
     ]
-    if grid.complete(small) and grid.complete(large):
+    if judged:
         ratio = _difference(grid, large) / _difference(grid, small)
         what = "the difference between losses shrinks: at the largest over at the smallest cell"
         details = {"paper": DIFFERENCE[LARGEST] / DIFFERENCE[SMALLEST]}
