@@ -9,9 +9,8 @@ import jax
 import numpy as np
 
 import ufm
-from benchmarks.machine import Row, absent, alone, timed
-from benchmarks.peers import PEERS, SECOND_ORDER
-from benchmarks.solving import TOL, compile_solve
+from benchmarks.machine import Row, alone, timed
+from benchmarks.solving import TOL, compile_solve, peers_of
 from ufm import losses, theory
 
 #: names, hyperparameters and penalties of the bias of the problems whose optimum is timed
@@ -50,17 +49,7 @@ def large(quick: bool) -> Iterator[Row]:
     for reduced in (False, True):
         name = "ufm newton, class means (reduced)" if reduced else "ufm newton"
         yield {**shape, "solver": name} | alone("benchmarks.imbalance:large_here", **shape, reduced=reduced)
-    prob, cap = problem(**shape), 5.0 if quick else 90.0
-    start = ufm.init(prob)
-    for name in SECOND_ORDER:
-        row: Row = {**shape, "solver": name}
-        try:
-            solve = PEERS[name].make(prob, TOL, cap)
-        except ImportError as error:
-            yield row | absent(error)
-            continue
-        seconds, (norm, _) = timed(lambda solve=solve: solve(start), warm=False, most=1)
-        yield row | {"seconds": seconds, "reached": norm <= TOL, "cap": cap, "|grad f|": norm}
+    yield from peers_of(problem(**shape), shape, 5.0 if quick else 90.0)
 
 
 def optima(quick: bool) -> Iterator[Row]:

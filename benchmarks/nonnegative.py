@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 
 import ufm
 from benchmarks.machine import Row
-from benchmarks.solving import TOL, Solve, penalties
+from benchmarks.solving import TOL, Solve, ours, penalties
 
 OURS: dict[str, dict[str, Any]] = {"ufm newton": {}, "ufm newton, class means (reduced)": {"reduced": True}}
 #: seconds that scipy gets
@@ -27,7 +27,7 @@ def rows(quick: bool) -> Iterator[Row]:
     for n in (10,) if quick else (10, 100):
         for case in "AB":
             prob = ufm.Problem.balanced("ce", K=10, d=64, n=n, model="nonnegative", **penalties(case, 10, n))
-            sides: dict[str, Solve] = {name: _ours(prob, **how) for name, how in OURS.items()}
+            sides: dict[str, Solve] = {name: ours(prob, **how) for name, how in OURS.items()}
             sides["scipy L-BFGS-B, bounds"] = lbfgsb(prob, TOL, 5.0 if quick else CAP)
             shape: Row = {"K": 10, "d": 64, "n": n, "case": case}
             yield from (shape | row for row in _measured(prob, sides, 1 if quick else 5))
@@ -47,17 +47,6 @@ def _measured(prob: ufm.Problem, sides: dict[str, Solve], seeds: int) -> Iterato
     for name in sides:
         row = {"solver": name, "seconds": statistics.median(times[name]), "reached": max(norms[name]) <= TOL}
         yield row | {"worst residual": max(norms[name]), "seeds": seeds}
-
-
-def _ours(prob: ufm.Problem, **how: Any) -> Solve:
-    def solve(start: Any) -> tuple[float, float]:
-        sol = ufm.solve(prob, start, tol=TOL, progress=False, **how)
-        jax.block_until_ready(sol.params)
-        return float(sol.grad_norm), float(sol.objective)
-
-    for seed in range(100, 103):  # a small problem is compiled a second time, with optimisation
-        solve(ufm.init(prob, seed=seed))
-    return solve
 
 
 def lbfgsb(prob: ufm.Problem, tol: float, seconds: float) -> Solve:

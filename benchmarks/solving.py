@@ -168,7 +168,11 @@ def large(quick: bool) -> Iterator[Row]:
     for reduced in (False, True):
         name = "ufm newton, class means (reduced)" if reduced else "ufm newton"
         yield {**shape, "solver": name} | alone("benchmarks.solving:large_here", **shape, reduced=reduced)
-    prob, cap = problem(**shape), 5.0 if quick else 90.0
+    yield from peers_of(problem(**shape), shape, 5.0 if quick else 90.0)
+
+
+def peers_of(prob: ufm.Problem, shape: Row, cap: float) -> Iterator[Row]:
+    """One run of each second-order peer from the default start, ended after `cap` seconds."""
     start = ufm.init(prob)
     for name in SECOND_ORDER:
         row: Row = {**shape, "solver": name}

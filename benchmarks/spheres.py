@@ -13,7 +13,7 @@ import numpy as np
 
 import ufm
 from benchmarks.machine import Row, absent
-from benchmarks.solving import TOL, Solve
+from benchmarks.solving import TOL, Solve, ours
 from ufm import solvers
 
 OURS: dict[str, dict[str, Any]] = {
@@ -27,7 +27,7 @@ def rows(quick: bool) -> Iterator[Row]:
     """Cross-entropy, K=10, d=64, to a Riemannian gradient of 1e-8: sides take turns on the same starts."""
     for n, scale in ((10, 4.0),) if quick else ((10, 4.0), (100, 4.0), (100, 16.0)):
         prob = ufm.Problem.balanced("ce", K=10, d=64, n=n, model=ufm.models.spheres(scale))
-        sides: dict[str, Solve] = {name: _ours(prob, **how) for name, how in OURS.items()}
+        sides: dict[str, Solve] = {name: ours(prob, **how) for name, how in OURS.items()}
         shape: Row = {"K": 10, "d": 64, "n": n, "scale": scale}
         missing = None
         try:
@@ -56,17 +56,6 @@ def _measured(
             norms[name].append(norm)
     for name in sides:
         yield name, times[name], norms[name]
-
-
-def _ours(prob: ufm.Problem, **how: Any) -> Solve:
-    def solve(start: Any) -> tuple[float, float]:
-        sol = ufm.solve(prob, start, tol=TOL, progress=False, **how)
-        jax.block_until_ready(sol.params)
-        return float(sol.grad_norm), float(sol.objective)
-
-    for seed in range(100, 103):  # a small problem is compiled a second time, with optimisation
-        solve(ufm.init(prob, seed=seed))
-    return solve
 
 
 def trust_regions(prob: ufm.Problem, tol: float, seconds: float) -> Solve:

@@ -489,8 +489,7 @@ def init(prob: Problem, *, seed: ArrayLike = 0, scale: ArrayLike = 0.1) -> Varia
     """
     if not isinstance(seed, jax.core.Tracer):
         _checks.seed("seed", seed)
-    scale = _checks.real("scale", scale, above=0.0)
-    sizes = _Sizes(prob.K, prob.d, prob.columns)
+    scale, sizes = _checks.real("scale", scale, above=0.0), _Sizes(prob.K, prob.d, prob.columns)
     if isinstance(seed, jax.core.Tracer) or isinstance(scale, jax.core.Tracer):
         return _normal(prob.model, seed, scale, sizes=sizes)  # part of a program that the caller compiles
     with jax.ensure_compile_time_eval():  # a start may be drawn inside a function that JAX traces

@@ -190,15 +190,10 @@ def compare(
     if not free and np.min(features) < 0:
         raise ValueError(f"features: expected none below 0, got {np.min(features):.3g}; use model='free'")
     at = _layer(features, labels, W, b, free)
-    K, N = len(at.W), len(at.y)
-    M = _centred(at.means)
-    norms = np.linalg.norm(M, axis=1)
+    K, N = at.W.shape[0], len(at.y)
     lam_H = float(lam_W * np.sum(at.W**2) / at.square)
     each = np.asarray(jax.vmap(loss)(jnp.asarray(at.Z), jnp.asarray(at.y, jnp.result_type(int))))
     penalty = lam_W * np.sum(at.W**2) + lam_H * at.square + lam_b * np.sum(at.b**2)
-    margins = (K * at.Z[np.arange(N), at.y] - at.Z.sum(axis=1)) / (K - 1)
-    angles, dual = _cosines(M, M), _cosines(at.W, M)
-    off = angles[~np.eye(K, dtype=bool)]
     counts = np.full(K, 1) if free else np.bincount(at.y)
     best = _optimum(loss, counts, lam_W, lam_H * N / K if free else lam_H, lam_b, model)
     return Comparison(
@@ -207,31 +202,52 @@ def compare(
         lam_H=lam_H,
         lam_b=lam_b,
         objective=float(at.weight @ each / N + penalty / 2),
-        optimum=best.objective,
-        margin=float(at.weight @ margins / N),
-        optimal_margin=best.margin,
-        norm_W=float(np.linalg.norm(at.W)),
-        optimal_norm_W=best.norm(best.W),
-        norm_M=float(np.linalg.norm(M)),
-        optimal_norm_M=best.norm(best.means, _centred),
-        angle=float(off.mean()),
-        angle_spread=float(off.std()),
-        norm_spread=float(norms.std() / norms.mean()),
         duality=float(nc.nc3),
-        alignment=float(np.diag(dual).mean()),
-        optimal_alignment=best.of_means(lambda W, M: float(np.diag(_cosines(W, _centred(M))).mean())),
-        raw_angle=_mean_cosine(at.W, at.means),
-        optimal_raw_angle=best.of_means(_mean_cosine),
-        raw_duality=_duality(at.W, at.means),
-        optimal_raw_duality=best.of_means(_duality),
-        norm_b=float(np.linalg.norm(at.b)),
-        optimal_norm_b=best.norm(best.b),
-        within=max(0.0, 1 - float(np.bincount(at.y, at.weight) @ np.sum(at.means**2, axis=1)) / at.square),
-        regime=best.regime,
-        angles=angles,
-        dual_angles=dual,
-        margins=margins,
+        **_measured(at),
+        **_optimal(best),
     )
+
+
+def _measured(at: _Layer) -> dict[str, Any]:
+    """What a `Comparison` holds of the layer itself."""
+    K, N = at.W.shape[0], len(at.y)
+    M = _centred(at.means)
+    norms = np.linalg.norm(M, axis=1)
+    angles, dual = _cosines(M, M), _cosines(at.W, M)
+    off = angles[~np.eye(K, dtype=bool)]
+    margins = (K * at.Z[np.arange(N), at.y] - at.Z.sum(axis=1)) / (K - 1)
+    between = float(np.bincount(at.y, at.weight) @ np.sum(at.means**2, axis=1))
+    return {
+        "margin": float(at.weight @ margins / N),
+        "norm_W": float(np.linalg.norm(at.W)),
+        "norm_M": float(np.linalg.norm(M)),
+        "norm_b": float(np.linalg.norm(at.b)),
+        "angle": float(off.mean()),
+        "angle_spread": float(off.std()),
+        "norm_spread": float(norms.std() / norms.mean()),
+        "alignment": float(np.diag(dual).mean()),
+        "raw_angle": _mean_cosine(at.W, at.means),
+        "raw_duality": _duality(at.W, at.means),
+        "within": max(0.0, 1 - between / at.square),
+        "angles": angles,
+        "dual_angles": dual,
+        "margins": margins,
+    }
+
+
+def _optimal(best: _Best) -> dict[str, Any]:
+    """What a `Comparison` holds of the UFM's minimiser."""
+    return {
+        "regime": best.regime,
+        "optimum": best.objective,
+        "optimal_margin": best.margin,
+        "optimal_norm_W": best.norm(best.W),
+        "optimal_norm_M": best.norm(best.means, _centred),
+        "optimal_norm_b": best.norm(best.b),
+        "optimal_alignment": best.of_means(lambda W, M: float(np.diag(_cosines(W, _centred(M))).mean())),
+        "optimal_raw_angle": best.of_means(_mean_cosine),
+        "optimal_raw_duality": best.of_means(_duality),
+    }
 
 
 def _centred(rows: ArrayLike) -> np.ndarray:

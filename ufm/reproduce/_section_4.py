@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from ufm.deep import SweepPlan, mini
 from ufm.deep.datasets import Dataset
@@ -12,7 +13,7 @@ from ufm.figures import Curve, Panel, paper
 from ufm.figures.paper import Made
 from ufm.reproduce import _networks
 from ufm.reproduce._networks import Source
-from ufm.reproduce._records import Job, Level, Row, Unmeasured
+from ufm.reproduce._records import Row, RowVerdict, Unmeasured
 
 #: the network's last layer in the paper's notation, which the definitions of NC1 to NC3 use
 _NC1 = r"\text{NC}_1 = \frac{1}{K} \text{tr}(\Sigma_W \Sigma_B^\dagger)"
@@ -27,86 +28,98 @@ _NC3 = (
 _ACCURACY = r"\text{acc} = \frac{1}{N} \sum_i 1 [ \argmax_k z_{i,k} = y_i ]"
 
 
+class _Claim(NamedTuple):
+    """A row before it is known which records it is measured on."""
+
+    figure: int  # of the paper
+    measure: _networks.Measure
+    id: str
+    title: str
+    section: str
+    paper: str
+    formulas: tuple[str, ...]
+    measured: str
+    panels: tuple[Panel, ...]
+    known: RowVerdict = "unfinished"  # of the records that the package ships
+
+
+_CLAIMS = (
+    _Claim(
+        1,
+        _networks.collapse,
+        id="networks-collapse",
+        title="Trained networks: NC1, NC2 and NC3 fall together for every loss",
+        section="Section 4, figures 1 and 5",
+        paper="With all four losses NC1, NC2 and NC3 of the last layer fall together in the terminal phase.",
+        formulas=(_NC1, _NC2, _NC3),
+        measured="Our own networks, the largest width and number of epochs: the fall of each from the "
+        "first to the last measurement, and the rank correlation of each pair over the measurements.",
+        panels=(Panel("nc1", "epoch", "NC1, NC2 and NC3", yscale="log"),),
+    ),
+    _Claim(
+        2,
+        _networks.accuracies,
+        id="networks-accuracy",
+        title="Trained networks: all losses fit the training data and end with like test accuracies",
+        section="Section 4, figures 2 and 6",
+        paper="Training accuracies reach 100 % with every loss, and test accuracies end alike.",
+        formulas=(_ACCURACY,),
+        measured="The last measurement at the largest width and number of epochs: what the training "
+        "accuracy lacks to 100 %, and the largest difference between losses in test accuracy.",
+        panels=(Panel("train_accuracy", "epoch", "accuracies"),),
+    ),
+    _Claim(
+        3,
+        _networks.better,
+        id="networks-width-epochs",
+        title="Trained networks: width and epochs help every loss, and the losses then differ less",
+        section="Section 4, figures 3 and 6",
+        paper="Test accuracy grows with width and with epochs for every loss; the largest difference "
+        "between losses shrinks from 1.037 points (narrow, short) to 0.36 (wide, long).",
+        formulas=(_ACCURACY,),
+        measured="The gain in test accuracy along each axis at each value of the other, and the ratio of "
+        "the largest differences.",
+        panels=(Panel("test_accuracy", "width", "test accuracy"),),
+    ),
+    _Claim(
+        4,
+        _networks.collapse_grid,
+        id="networks-nc1",
+        title="Trained networks: NC1 falls about a thousandfold with width and epochs",
+        section="Section 4, figures 4 and 7",
+        paper="NC1 of the narrow networks trained for a short time is about a thousand times that of the "
+        "wide ones trained for a long time.",
+        formulas=(_NC1,),
+        measured="The ratio of NC1 at the smallest and the largest cell of our grid; it agrees with the "
+        "paper within a factor of ten.",
+        panels=(Panel("nc1", "width", "NC1", yscale="log"),),
+    ),
+    _Claim(
+        8,
+        _networks.two_ends,
+        id="networks-two-ends",
+        title="Trained networks: the two ends of the grid",
+        section="Section 4, figure 8",
+        paper="From narrow, short to wide, long training every loss gains test accuracy, and the four "
+        "end closer together (miniImageNet: 2.8 points apart, then 0.9).",
+        formulas=(_ACCURACY,),
+        measured="The same two ends of our grid on CIFAR-10: the gain of each loss, and the ratio of the "
+        "largest differences.",
+        panels=(Panel("test_accuracy", "width", "test accuracy of the last epoch"),),
+    ),
+)
+
+
 def rows(source: Source = mini.shipped) -> tuple[Row, ...]:
     """The rows, measured on the grid of this source."""
 
-    def jobs(measure: _networks.Measure) -> Callable[[Level], Iterator[Job]]:
-        return partial(_networks.jobs, measure, source)
+    def row(claim: _Claim) -> Row:
+        figure, measure, *_ = claim
+        told = dict(list(claim._asdict().items())[2:])
+        draw, jobs = partial(_drawn, figure, source), partial(_networks.jobs, measure, source)
+        return Row(**told, draw=draw, jobs=jobs)
 
-    def figure(number: int) -> Callable[[Sequence[Curve]], Made]:
-        return partial(_drawn, number, source)
-
-    return (
-        Row(
-            id="networks-collapse",
-            title="Trained networks: NC1, NC2 and NC3 fall together for every loss",
-            section="Section 4, figures 1 and 5",
-            paper="With all four losses NC1, NC2 and NC3 of the last layer fall together in the terminal "
-            "phase.",
-            formulas=(_NC1, _NC2, _NC3),
-            measured="Our own networks, the largest width and number of epochs: the fall of each from the "
-            "first to the last measurement, and the rank correlation of each pair over the measurements.",
-            known="unfinished",
-            panels=(Panel("nc1", "epoch", "NC1, NC2 and NC3", yscale="log"),),
-            draw=figure(1),
-            jobs=jobs(_networks.collapse),
-        ),
-        Row(
-            id="networks-accuracy",
-            title="Trained networks: all losses fit the training data and end with like test accuracies",
-            section="Section 4, figures 2 and 6",
-            paper="Training accuracies reach 100 % with every loss, and test accuracies end alike.",
-            formulas=(_ACCURACY,),
-            measured="The last measurement at the largest width and number of epochs: what the training "
-            "accuracy lacks to 100 %, and the largest difference between losses in test accuracy.",
-            known="unfinished",
-            panels=(Panel("train_accuracy", "epoch", "accuracies"),),
-            draw=figure(2),
-            jobs=jobs(_networks.accuracies),
-        ),
-        Row(
-            id="networks-width-epochs",
-            title="Trained networks: width and epochs help every loss, and the losses then differ less",
-            section="Section 4, figures 3 and 6",
-            paper="Test accuracy grows with width and with epochs for every loss; the largest difference "
-            "between losses shrinks from 1.037 points (narrow, short) to 0.36 (wide, long).",
-            formulas=(_ACCURACY,),
-            measured="The gain in test accuracy along each axis at each value of the other, and the ratio of "
-            "the largest differences.",
-            known="unfinished",
-            panels=(Panel("test_accuracy", "width", "test accuracy"),),
-            draw=figure(3),
-            jobs=jobs(_networks.better),
-        ),
-        Row(
-            id="networks-nc1",
-            title="Trained networks: NC1 falls about a thousandfold with width and epochs",
-            section="Section 4, figures 4 and 7",
-            paper="NC1 of the narrow networks trained for a short time is about a thousand times that of the "
-            "wide ones trained for a long time.",
-            formulas=(_NC1,),
-            measured="The ratio of NC1 at the smallest and the largest cell of our grid; it agrees with the "
-            "paper within a factor of ten.",
-            known="unfinished",
-            panels=(Panel("nc1", "width", "NC1", yscale="log"),),
-            draw=figure(4),
-            jobs=jobs(_networks.collapse_grid),
-        ),
-        Row(
-            id="networks-two-ends",
-            title="Trained networks: the two ends of the grid",
-            section="Section 4, figure 8",
-            paper="From narrow, short to wide, long training every loss gains test accuracy, and the four "
-            "end closer together (miniImageNet: 2.8 points apart, then 0.9).",
-            formulas=(_ACCURACY,),
-            measured="The same two ends of our grid on CIFAR-10: the gain of each loss, and the ratio of the "
-            "largest differences.",
-            known="unfinished",
-            panels=(Panel("test_accuracy", "width", "test accuracy of the last epoch"),),
-            draw=figure(8),
-            jobs=jobs(_networks.two_ends),
-        ),
-    )
+    return tuple(map(row, _CLAIMS))
 
 
 def _drawn(number: int, source: Source, curves: Sequence[Curve]) -> Made:

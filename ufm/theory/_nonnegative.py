@@ -24,7 +24,7 @@ from ufm._problem import Params, Problem
 from ufm.losses._base import Setting
 from ufm.losses._closed import Groups, NoClosedForm, SymmetricPoint
 from ufm.models import Free, NonNegative
-from ufm.theory import _blocks, _columns, _convex, _copositive, _frames, _gamma, optima, thresholds
+from ufm.theory import _blocks, _columns, _copositive, _frames, _gamma, optima, thresholds
 from ufm.theory._setting import any_counts
 from ufm.theory.optima import Optimum, collapsed_optimum
 from ufm.theory.profiles import facts_of
@@ -74,16 +74,7 @@ def _of_gamma(s: Setting) -> SymmetricPoint:
     why_not = optima.not_convex(s)
     if why_not:
         raise NoClosedForm(f"loss: with features that are not negative {why_not}")
-    a, m, b0, value = _gamma.optimum(s)
-    return SymmetricPoint(
-        a,
-        value,
-        _convex.trivial_value(s),
-        m=m,
-        b0=b0,
-        theorem="averaging over the permutations of the classes (loss declared convex)",
-        remark="not a function of logit differences: the frame need not be centred",
-    )
+    return optima.averaged(s, _gamma.optimum(s), "centred")
 
 
 def _structure(best: Optimum) -> str:

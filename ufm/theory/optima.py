@@ -393,7 +393,12 @@ def not_convex(s: Setting) -> str:
 
 
 def _convex_frame(s: Setting) -> SymmetricPoint:
-    a, m, b0, objective = _convex.optimum(s)
+    return averaged(s, _convex.optimum(s), "a simplex ETF")
+
+
+def averaged(s: Setting, point: _convex.Point, frame: str) -> SymmetricPoint:
+    """The minimum over logits that no permutation of the classes changes, whose frame need not be `frame`."""
+    a, m, b0, objective = point
     return SymmetricPoint(
         a,
         objective,
@@ -401,7 +406,7 @@ def _convex_frame(s: Setting) -> SymmetricPoint:
         m=m,
         b0=b0,
         theorem="averaging over the permutations of the classes (loss declared convex)",
-        remark="not a function of logit differences: the frame need not be a simplex ETF",
+        remark=f"not a function of logit differences: the frame need not be {frame}",
     )
 
 
