@@ -23,8 +23,11 @@ def test_features_that_are_not_negative_have_a_spurious_minimum():
 
 
 def test_without_a_closed_form_the_lowest_point_is_the_reference():
-    prob = ufm.Problem.from_counts("ce", counts=[4, 1, 1], d=3, lam_W=0.05, lam_H=0.05, model="nonnegative")
+    penalties = {"lam_W": 0.05, "lam_H": 0.03}
+    prob = ufm.Problem.from_counts("ce", counts=[1, 6, 2], d=5, model="nonnegative", **penalties)
     found = landscape.reached_points(prob, starts=3)
+    with pytest.raises(ufm.theory.NoClosedForm):
+        ufm.theory.global_optimum(prob)
     assert found.optimum is None
     assert found.points[0] not in found.spurious
     assert np.all(np.diff([point.objective for point in found.points]) > 0)
