@@ -74,8 +74,9 @@ def _seconds(step: Callable[..., Any], state: Any, totals: Any) -> float:
     return min(found[1:])
 
 
-def collected(out: Path, into: Path) -> None:
-    """Copy what is finished, and say what the report now says of it."""
+def collected(out: Path, into: Path, data: str, data_dir: Path | None) -> None:
+    """Compare last layers, copy the records of what is finished, and say what the report says of them."""
+    mini.compare_last_layers(out, mini.dataset(data, data_dir=data_dir))
     new = mini.collect(out, into)
     print(f"{len(new)} new records in {into}: {mini.read(into).progress}")
     for row in STATEMENTS:
@@ -109,7 +110,7 @@ def main(
         print(deep.sweep_status(out))
         return
     if collect:
-        collected(out, mini.SHIPPED)
+        collected(out, mini.SHIPPED, data, data_dir)
         return
     _process.keep_freed_memory()  # as `ufm train` does
     if cost:

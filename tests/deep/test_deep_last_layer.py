@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 import ufm
 from ufm import deep
-from ufm.deep import _last_layer, presets
+from ufm.deep import _last_layer, _refit, presets
 
 
 @pytest.mark.parametrize("loss", ["ce", "ls", "mse"])
@@ -73,3 +74,50 @@ def test_the_effective_penalty_is_that_of_the_step(preset, loss):
     scale = jnp.vdot(step, mean(W) + lam_W * W) / jnp.linalg.norm(mean(W) + lam_W * W) ** 2
     np.testing.assert_allclose(step, scale * (mean(W) + lam_W * W), atol=2e-3 * float(jnp.abs(step).max()))
     assert lam_W * scale == pytest.approx(0.5, rel=1e-2)
+
+
+@pytest.mark.parametrize(("loss", "lam_b"), [("ce", 2e-3), ("mse", 2e-3), ("ls", 1e-2)])
+def test_a_refitted_layer_is_the_minimum_at_its_features(loss, lam_b):
+    """The witness is scipy, from another start; classes of different sizes."""
+    rng = np.random.default_rng(3)
+    y = rng.permutation(np.repeat(np.arange(4), (9, 5, 7, 4)))
+    H = np.abs(rng.standard_normal((25, 3)) + 2 * rng.standard_normal((4, 3))[y])
+    own, weights = ufm.losses.get(loss), np.full(25, 1 / 25)
+    start = rng.standard_normal((4, 3)), rng.standard_normal(4)
+    W, b = _refit.refitted(H, y, weights, *start, own, lam_W=3e-3, lam_b=lam_b)
+
+    @jax.value_and_grad
+    def objective(x):
+        each = jax.vmap(own)(H @ x[:12].reshape(4, 3).T + x[12:], y)
+        return jnp.mean(each) + 3e-3 / 2 * jnp.sum(x[:12] ** 2) + lam_b / 2 * jnp.sum(x[12:] ** 2)
+
+    best = scipy.optimize.minimize(jax.jit(objective), np.zeros(16), jac=True, method="BFGS", tol=1e-9)
+    np.testing.assert_allclose(np.append(W, b), best.x, atol=1e-5 * np.abs(best.x).max())
+    found = _last_layer.compare(H, y, *start, own, lam_W=3e-3, lam_b=lam_b, refit=True)
+    assert found.refitted_nc2 == pytest.approx(float(ufm.metrics.neural_collapse(H, y, W, b).nc2), rel=1e-5)
+    assert found.nc2 == pytest.approx(float(ufm.metrics.neural_collapse(H, y, *start).nc2), rel=1e-9)
+
+
+def test_the_distance_from_a_simplex_is_divided_by_its_causes():
+    """A decayed bias bends the optimum of MSE; noise in W, then in the features, adds to it."""
+    penalties = {"lam_W": 3e-3, "lam_b": 2e-3}
+    prob = ufm.Problem.from_counts("mse", counts=(6,) * 4, d=6, lam_H=7e-4, model="nonnegative", **penalties)
+    sol = ufm.solve(prob)
+    W, H, b = (np.asarray(x) for x in (sol.W, sol.H, sol.b))
+    how = penalties | {"model": "nonnegative", "refit": True}
+    rng, y = np.random.default_rng(4), np.asarray(prob.labels)
+
+    def parts(features, W):
+        found = _last_layer.compare(features, y, W, b, prob.loss, **how)
+        return np.array([found.nc2, found.refitted_nc2, found.means_nc2, found.optimal_nc2])
+
+    at_the_optimum = parts(H.T, W)
+    np.testing.assert_allclose(at_the_optimum, at_the_optimum[0], atol=1e-6)
+    assert at_the_optimum[0] > 0.02  # no simplex
+    unfinished = parts(H.T, W + 0.3 * rng.standard_normal(W.shape))
+    np.testing.assert_allclose(unfinished[1:3], at_the_optimum[0], atol=1e-6)  # the effective lam_H changed
+    assert unfinished[0] > at_the_optimum[0] + 0.02
+    noise = np.abs(rng.standard_normal(H.shape))
+    varied = parts((H + 0.5 * noise).T, W)
+    assert abs(varied[1] - varied[2]) > 0.01
+    assert "of W refitted to the class means" in repr(_last_layer.compare(H.T, y, W, b, prob.loss, **how))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from test_deep_train import tiny
 
-from ufm.deep import datasets, mini
-from ufm.deep._mini_records import FORMAT, name_of
+from ufm.deep import datasets, load, mini
+from ufm.deep._mini_records import COMPARED, FORMAT, LAST_LAYER, name_of
 
 #: two losses of a perceptron, minutes of a laptop made milliseconds
 EXPERIMENT = mini.Experiment(
@@ -66,7 +66,7 @@ def test_finished_runs_become_records_once(runs, tmp_path):
     into = tmp_path / "records"
     new = mini.collect(runs, into, EXPERIMENT)
     assert sorted(file.stem for file in new) == sorted(p.name for p in planned(runs).points)
-    assert max(file.stat().st_size for file in new) < 4000
+    assert max(file.stat().st_size for file in new) < 5000
     assert mini.collect(runs, into, EXPERIMENT) == []
     kept, whole = mini.read(into, EXPERIMENT), mini.read(runs, EXPERIMENT)
     assert kept == whole
@@ -87,6 +87,32 @@ def test_finished_runs_become_records_once(runs, tmp_path):
     assert not few.complete((0.0625, 3))
     assert few.complete((0.0625, 2))
     assert [file.name for file in mini.collect(runs, into, EXPERIMENT)] == [new[0].name]
+
+
+def test_records_keep_the_last_layer_beside_its_optima(runs, tmp_path):
+    grid = mini.read(runs, EXPERIMENT)
+    images = mini.dataset(colour(), experiment=EXPERIMENT)
+    assert mini.compare_last_layers(runs, images) == []  # training has written all of them
+    run = load(runs / "mse-w0.0625-e2-s1", data=images)
+    for model in ("free", "nonnegative"):
+        own = run.compare_with_ufm(model=model, refit=True).to_dict()
+        for name in COMPARED:
+            values = grid.last_layers(model, name, "mse", (0.0625, 2))
+            assert len(values) == 2
+            assert values[1] == pytest.approx(own[name], rel=1e-4)
+    without = tuple({k: v for k, v in r.items() if k != "last_layer"} for r in grid.records)
+    into = tmp_path / "records"
+    into.mkdir()
+    for record in without[:3]:  # as before their last layers were compared
+        (into / f"{name_of(record['config'])}.json").write_text(json.dumps(record))
+    assert len(mini.collect(runs, into, EXPERIMENT)) == 12
+    assert mini.read(into, EXPERIMENT) == grid
+    missing = runs / "ce-w0.0625-e1-s0" / LAST_LAYER
+    held = missing.read_bytes()
+    missing.unlink()
+    assert mini.compare_last_layers(runs, images) == [missing]
+    assert json.loads(missing.read_bytes()) == json.loads(held)
+    assert mini.Grid(EXPERIMENT, without).last_layers("free", "nc2", "ce", (0.0625, 1)) == []
 
 
 def test_shipped_runs_are_left_out(runs, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from ufm import _checks, losses, metrics, theory
 from ufm._problem import Problem
 from ufm._sheet import Printed, Sheet
 from ufm._solve import solve
+from ufm.deep._refit import refitted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,6 +44,8 @@ class Comparison(Printed):
     angle: float  # mean cosine between two centred class means; -1/(K-1) at a simplex
     angle_spread: float  # their standard deviation; 0 at a simplex
     norm_spread: float  # standard deviation over mean of the norms of the centred class means
+    nc2: float  # of W
+    optimal_nc2: float | None
     duality: float  # NC3
     alignment: float  # mean cosine between w_k and its class mean; 1 at self-duality
     optimal_alignment: float | None
@@ -54,6 +57,8 @@ class Comparison(Printed):
     optimal_norm_b: float | None
     within: float  # share of |H|^2 within the classes; 0 at collapse
     regime: str  # of the optimum, or why there is no closed form
+    refitted_nc2: float | None  # of the W that minimises the objective at these features; None: not asked for
+    means_nc2: float | None  # of the W that does if every feature is its class mean
     angles: Float[np.ndarray, "K K"]  # cosines between centred class means
     dual_angles: Float[np.ndarray, "K K"]  # between w_k and centred class means
     margins: Float[np.ndarray, " N"]  # of each sample
@@ -83,6 +88,8 @@ class Comparison(Printed):
             _row("  spread", self.angle_spread, 0.0),
             _row("norms of means, spread", self.norm_spread, 0.0),
             _row("cosine of w_k and mean k", self.alignment, self.optimal_alignment),
+            _row("NC2", self.nc2, self.optimal_nc2),
+            *self._refitted_rows(),
             _row("NC3", self.duality, 0.0),
             _row("cosine of raw class means", self.raw_angle, self.optimal_raw_angle),
             _row("NC3 of raw class means", self.raw_duality, self.optimal_raw_duality),
@@ -96,6 +103,13 @@ class Comparison(Printed):
             "" if self.model == "free" else f", {self.model} features"
         )
         return Sheet(title, header, rows, [f"{excess}; {self.regime}"])
+
+    def _refitted_rows(self) -> list[tuple[str, ...]]:
+        named = (
+            ("  of W refitted to the features", self.refitted_nc2),
+            ("  of W refitted to the class means", self.means_nc2),
+        )
+        return [_row(name, value, self.optimal_nc2) for name, value in named if value is not None]
 
     def plot(self) -> Figure:
         """Cosines of the class means and of classifier and means, and margins, beside the optimum's."""
@@ -157,6 +171,7 @@ def compare(
     lam_W: float,
     lam_b: float,
     model: str = "free",
+    refit: bool = False,
 ) -> Comparison:
     """Compare a last layer with the UFM of lam_W, lam_b and an effective lam_H.
 
@@ -173,9 +188,18 @@ def compare(
     that the objective is never below the minimum of the balanced UFM. Features after a rectifier have one:
     with the model "nonnegative", H and b stay as they are, and the optimum is that of the true counts.
 
+    `refit` divides the distance of W from a simplex, NC2, by its causes. W and b are trained on to the
+    minimum of the objective at the features as they are, and once more at their class means:
+
+        NC2 of W        - refitted_nc2   the last layer is not at its minimum
+        refitted_nc2    - means_nc2      the features vary within classes
+        means_nc2       - optimal_nc2    the class means are not those of the optimum
+        optimal_nc2                      the optimum itself is no simplex (a decayed bias, unequal counts)
+
     Args:
         features: (N, d).  labels: (N,) in 0..K-1, every class at least once.  W: (K, d).  b: (K,).
         model: "free" or "nonnegative".
+        refit: whether to compute `refitted_nc2` and `means_nc2`.
 
     Raises:
         ValueError: arrays that do not fit, a class without samples, class means that are all equal,
@@ -196,16 +220,34 @@ def compare(
     penalty = lam_W * np.sum(at.W**2) + lam_H * at.square + lam_b * np.sum(at.b**2)
     counts = np.full(K, 1) if free else np.bincount(at.y)
     best = _optimum(loss, counts, lam_W, lam_H * N / K if free else lam_H, lam_b, model)
+    given = np.asarray(features, np.float64), at.y, at.W, np.asarray(b, np.float64)
+    own, of_means = _refitted(*given, loss, lam_W, lam_b) if refit else (None, None)
     return Comparison(
         model=model,
         lam_W=lam_W,
         lam_H=lam_H,
         lam_b=lam_b,
         objective=float(at.weight @ each / N + penalty / 2),
+        nc2=float(nc.nc2),
+        refitted_nc2=own,
+        means_nc2=of_means,
         duality=float(nc.nc3),
         **_measured(at),
         **_optimal(best),
     )
+
+
+def _refitted(
+    H: np.ndarray, y: np.ndarray, W: np.ndarray, b: np.ndarray, loss: losses.Loss, lam_W: float, lam_b: float
+) -> tuple[float, float]:
+    """NC2 of the W that is trained on to its minimum at these features, and at their class means."""
+    K, counts = len(W), np.bincount(y)
+    means = np.stack([H[y == k].mean(axis=0) for k in range(K)])
+    found = [
+        refitted(features, labels, weights / len(y), W, b, loss, lam_W=lam_W, lam_b=lam_b)[0]
+        for features, labels, weights in ((H, y, np.ones(len(y))), (means, np.arange(K), counts))
+    ]
+    return _from_simplex(found[0] @ found[0].T), _from_simplex(found[1] @ found[1].T)
 
 
 def _measured(at: _Layer) -> dict[str, Any]:
@@ -244,6 +286,7 @@ def _optimal(best: _Best) -> dict[str, Any]:
         "optimal_norm_W": best.norm(best.W),
         "optimal_norm_M": best.norm(best.means, _centred),
         "optimal_norm_b": best.norm(best.b),
+        "optimal_nc2": best.of_means(lambda W, _: _from_simplex(W @ W.T)),
         "optimal_alignment": best.of_means(lambda W, M: float(np.diag(_cosines(W, _centred(M))).mean())),
         "optimal_raw_angle": best.of_means(_mean_cosine),
         "optimal_raw_duality": best.of_means(_duality),
@@ -268,9 +311,14 @@ def _mean_cosine(W: np.ndarray, means: np.ndarray) -> float:
 
 
 def _duality(W: np.ndarray, means: np.ndarray) -> float:
-    """|W M'/|W M'| - P/|P|| in Frobenius norms, P = I - 11'/K: NC3 with these class means."""
-    K = len(W)
-    product, simplex = W @ means.T, np.eye(K) - 1 / K
+    """NC3 with these class means."""
+    return _from_simplex(W @ means.T)
+
+
+def _from_simplex(product: np.ndarray) -> float:
+    """|X/|X| - P/|P|| in Frobenius norms, P = I - 11'/K."""
+    K = len(product)
+    simplex = np.eye(K) - 1 / K
     size = max(float(np.linalg.norm(product)), np.finfo(float).tiny)
     return float(np.linalg.norm(product / size - simplex / np.sqrt(K - 1)))
 

@@ -14,10 +14,14 @@ from typing import Any
 import numpy as np
 
 from ufm import _checks, _files
+from ufm._progress import each
 from ufm.deep import _checkpoint, _config
 from ufm.deep._experiment import Cell, Experiment
 from ufm.deep._history import Status
+from ufm.deep._resume import load
 from ufm.deep._sweep_folder import FILE
+from ufm.deep._trained_run import Run
+from ufm.deep.datasets import Dataset
 from ufm.figures.records import Record
 
 FORMAT = "ufm mini record 1"
@@ -27,6 +31,14 @@ SHIPPED = Path(__file__).with_name("records") / "mini"
 FIELDS = (
     "epoch", "learning_rate", "train_loss", "train_accuracy", "validation_accuracy", "test_loss",
     "test_accuracy", "nc1", "nc2", "nc3", "nc4", "seconds",
+)  # fmt: skip
+#: the file of a run's last layer beside its optima, in the folder of the run
+LAST_LAYER = "last_layer.json"
+#: what it keeps of each `Comparison`
+COMPARED = (
+    "lam_H", "gap", "margin", "optimal_margin", "norm_W", "optimal_norm_W", "norm_M", "optimal_norm_M",
+    "norm_b", "optimal_norm_b", "angle", "angle_spread", "raw_angle", "optimal_raw_angle", "nc2",
+    "optimal_nc2", "refitted_nc2", "means_nc2", "duality", "raw_duality", "optimal_raw_duality", "within",
 )  # fmt: skip
 #: decimal digits of a number in a small record
 DIGITS = 6
@@ -60,6 +72,17 @@ class Grid:
     def last(self, name: str, loss: str, cell: Cell) -> list[float]:
         """The last value of a field in each run of a loss in a cell, in the order of the seeds."""
         return [float(run.history[name][-1]) for run in self.of(loss, cell)]
+
+    def last_layers(self, model: str, name: str, loss: str, cell: Cell) -> list[float]:
+        """A field of the last layer beside the optimum of a model, in each run of a loss in a cell."""
+        own = (
+            record["last_layer"][model][name]
+            for record in self.records
+            if "last_layer" in record
+            and (record["config"]["loss"], (record["config"]["width"], record["config"]["epochs"]))
+            == (loss, cell)
+        )
+        return [float("nan") if value is None else value for value in own]
 
     def of(self, loss: str, cell: Cell) -> list[Record]:
         """The runs of a loss in a cell, in the order of the seeds."""
@@ -123,6 +146,27 @@ def small(record: Mapping[str, Any], date: str) -> dict[str, Any]:
     return {"format": FORMAT, "date": date, **kept, "history": history}
 
 
+def compare_last_layers(runs: Path, data: Dataset, progress: bool | None = None) -> list[Path]:
+    """Write the file of the last layer of every completed run that lacks it; the new files."""
+    lacking = [
+        file.parent
+        for file in sorted(runs.glob("*/record.json"))
+        if (record := _read(file)) is not None and "last_layer" not in record
+    ]
+    new = []
+    for folder in each("last layers", lacking, progress, lambda folder: folder.name):
+        run = load(folder, data=data)
+        found = {model: _compared(run, model) for model in ("free", "nonnegative")}
+        new.append(folder / LAST_LAYER)
+        _files.write_json(new[-1], found, indent=None)
+    return new
+
+
+def _compared(run: Run, model: str) -> dict[str, float | None]:
+    facts = run.compare_with_ufm(model=model, refit=True).to_dict()
+    return {name: _short(facts[name]) for name in COMPARED}
+
+
 def _short(value: float | None) -> float | int | None:
     return value if value is None or isinstance(value, int) else float(f"{value:.{DIGITS}g}")
 
@@ -133,15 +177,16 @@ def name_of(config: Mapping[str, Any]) -> str:
 
 
 def collect(runs: Path, into: Path, experiment: Experiment) -> list[Path]:
-    """Write the small records of completed runs that `into` lacks; the new files."""
+    """Write the small records of completed runs that `into` lacks (or their last layers); the new files."""
     found = read(runs, experiment)
     held = read(into, experiment) if into.exists() else Grid(experiment, ())
     _check_alike((*held.records, *found.records))
-    known = {name_of(config) for config in held.configurations()}
+    known = {(name_of(record["config"]), "last_layer" in record) for record in held.records}
     _checks.folder("into", into)
     new = []
     for record in found.records:
-        if (name := name_of(record["config"])) not in known:
+        name, compared = name_of(record["config"]), "last_layer" in record
+        if not known & {(name, compared), (name, True)}:
             new.append(into / f"{name}.json")
             _files.write_json(new[-1], record, indent=None)
     return new
@@ -171,8 +216,8 @@ def read(folder: Path, experiment: Experiment) -> Grid:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """A small record; None for the file of a sweep and for a run that is not completed."""
-    if file.name == FILE:
+    """A small record; None for a run that is not completed, and for files beside the records."""
+    if file.name in (FILE, LAST_LAYER):
         return None
     try:
         record: dict[str, Any] = json.loads(file.read_bytes())
@@ -180,7 +225,7 @@ def _read(file: Path) -> dict[str, Any] | None:
             if record["status"] != Status.COMPLETED.value:
                 return None
             stamp = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC)
-            return small(record, stamp.date().isoformat())
+            return small(record, stamp.date().isoformat()) | _last_layer(file.with_name(LAST_LAYER))
         format_ = record["format"]
         if format_ == FORMAT and set(FIELDS) <= set(record["history"]) and name_of(record["config"]):
             return record
@@ -190,6 +235,11 @@ def _read(file: Path) -> dict[str, Any] | None:
         f"runs: {file} is not a record that this version reads (format {format_!r}, expected {FORMAT!r} or "
         f"{_checkpoint.FORMAT!r}); move it to another place, or use the version of ufm that wrote it"
     )
+
+
+def _last_layer(file: Path) -> dict[str, Any]:
+    """The part of a small record about the last layer; empty if it has not been compared."""
+    return {"last_layer": json.loads(file.read_bytes())} if file.exists() else {}
 
 
 def _check_alike(records: Iterable[Mapping[str, Any]]) -> None:

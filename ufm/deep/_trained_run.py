@@ -82,19 +82,23 @@ class Run:
         found = _measure.features(self.plan.recipe, self.state, loss, feed, rows)
         return found, feed.labels[rows], *self.plan.net.classifier(self.state.params)
 
-    def compare_with_ufm(self, split: str = "train", *, model: str = "free") -> Comparison:
+    def compare_with_ufm(
+        self, split: str = "train", *, model: str = "free", refit: bool = False
+    ) -> Comparison:
         """Compare the last layer with the UFM's optimum at the effective penalties of the run.
 
         lam_W = lam_b = weight_decay / scale, where the objective is `scale` times the mean loss (1, or the
         size of the batch where a preset sums); lam_H is the value that balances the norms of W and of the
         features, see `Comparison`. Features of a residual network have passed a rectifier and a mean, so that
-        the model "nonnegative" has the same constraint as they.
+        the model "nonnegative" has the same constraint as they. `refit` trains the last layer on to its
+        minimum at these features, which divides the distance of W from a simplex by its causes.
 
         Raises:
             ValueError: as `features`, and as `Comparison`'s function for another model.
         """
         decay = self.config.weight_decay / self.plan.scale
-        return compare(*self.features(split), self.plan.loss, lam_W=decay, lam_b=decay, model=model)
+        penalties = {"lam_W": decay, "lam_b": decay}
+        return compare(*self.features(split), self.plan.loss, **penalties, model=model, refit=refit)
 
     def plot(self) -> Figure:
         """Loss and accuracies, NC1, NC2 and NC3 against epochs."""

@@ -24,7 +24,19 @@ from ufm.deep._sweep_folder import Point
 from ufm.deep._sweep_status import SweepStatus
 from ufm.deep.datasets import Dataset
 
-__all__ = ["MINI", "SHIPPED", "Experiment", "Grid", "collect", "dataset", "plan", "read", "shipped", "train"]
+__all__ = [
+    "MINI",
+    "SHIPPED",
+    "Experiment",
+    "Grid",
+    "collect",
+    "compare_last_layers",
+    "dataset",
+    "plan",
+    "read",
+    "shipped",
+    "train",
+]
 
 
 def dataset(
@@ -114,11 +126,29 @@ def _rank(pair: tuple[Point, Plan]) -> tuple[float, ...]:
 
 
 def train(made: SweepPlan, **execution: Any) -> SweepStatus:
-    """Train the runs of a plan that are not finished, as `train_sweep` does.
+    """Train the runs of a plan that are not finished, as `train_sweep` does, and compare their last layers.
 
     Several processes may train the same plan: each takes the next run that no other process is training.
     """
-    return _sweep.train_sweep(made, **execution)
+    done = _sweep.train_sweep(made, **execution)
+    compare_last_layers(made.out, made.plans[0].data, progress=execution.get("progress"))
+    return done
+
+
+def compare_last_layers(runs: str | Path, data: Dataset, *, progress: bool | None = None) -> list[Path]:
+    """Compare the last layer of each completed run with the optima of the free and the non-negative model.
+
+    A small file in the folder of the run keeps the numbers (`Run.compare_with_ufm`, with `refit`).
+
+    Args:
+        data: the images of the runs, see `dataset`.
+
+    Returns: the new files; a run that has one is left out.
+
+    Raises:
+        ValueError: the runs are of other images.
+    """
+    return _mini_records.compare_last_layers(Path(runs), data, progress)
 
 
 # --- records --------------------------------------------------------------------------------------
