@@ -28,6 +28,10 @@ _NC3 = (
 _ACCURACY = r"\text{acc} = \frac{1}{N} \sum_i 1 [ \argmax_k z_{i,k} = y_i ]"
 
 
+#: ends the remark of a row
+_SCALE = " This is a miniature: small networks, 5,000 images, 200 epochs. It says nothing of the paper's own."
+
+
 class _Claim(NamedTuple):
     """A row before it is known which records it is measured on."""
 
@@ -40,7 +44,7 @@ class _Claim(NamedTuple):
     formulas: tuple[str, ...]
     measured: str
     panels: tuple[Panel, ...]
-    known: RowVerdict = "unfinished"  # of the records that the package ships
+    known: RowVerdict = "fails"  # of the records that the package ships
     remark: str = ""
     part: Part = "paper"
 
@@ -56,6 +60,9 @@ _CLAIMS = (
         formulas=(_NC1, _NC2, _NC3),
         measured="Our own networks, the largest width and number of epochs: the fall of each from the "
         "first to the last measurement, and the rank correlation of each pair over the measurements.",
+        remark="NC1 falls with every loss, MSE collapses, and label smoothing does but for NC2. Cross-entropy "
+        "and focal loss have fitted all images long before the end and are still far from collapse. The row "
+        "on what separates the classifier from a simplex says what is left." + _SCALE,
         panels=(Panel("nc1", "epoch", "NC1, NC2 and NC3", yscale="log"),),
     ),
     _Claim(
@@ -68,6 +75,8 @@ _CLAIMS = (
         formulas=(_ACCURACY,),
         measured="The last measurement at the largest width and number of epochs: what the training "
         "accuracy lacks to 100 %, and the largest difference between losses in test accuracy.",
+        remark="Every loss fits all images. With a tenth of them for training, test accuracies end about two "
+        "points apart." + _SCALE,
         panels=(Panel("train_accuracy", "epoch", "accuracies"),),
     ),
     _Claim(
@@ -81,6 +90,7 @@ _CLAIMS = (
         formulas=(_ACCURACY,),
         measured="The gain in test accuracy along each axis at each value of the other, and the ratio of "
         "the largest differences.",
+        remark="Every loss gains along both axes; the losses do not come closer." + _SCALE,
         panels=(Panel("test_accuracy", "width", "test accuracy"),),
     ),
     _Claim(
@@ -94,6 +104,8 @@ _CLAIMS = (
         formulas=(_NC1,),
         measured="The ratio of NC1 at the smallest and the largest cell of our grid; it agrees with the "
         "paper within a factor of ten.",
+        remark="NC1 falls with every loss, about ten times further with MSE than with cross-entropy or focal "
+        "loss." + _SCALE,
         panels=(Panel("nc1", "width", "NC1", yscale="log"),),
     ),
     _Claim(
@@ -107,6 +119,7 @@ _CLAIMS = (
         formulas=(_ACCURACY,),
         measured="The same two ends of our grid on CIFAR-10: the gain of each loss, and the ratio of the "
         "largest differences.",
+        remark="Every loss gains from end to end; the losses do not end closer." + _SCALE,
         panels=(Panel("test_accuracy", "width", "test accuracy of the last epoch"),),
     ),
     _Claim(
@@ -126,6 +139,7 @@ _CLAIMS = (
             Panel("causes", "NC2 of W", ""),
             Panel("rest", "NC1", "NC2 of W less the optimum's", xscale="log"),
         ),
+        known="holds",
         part="beyond",
     ),
 )
