@@ -60,9 +60,9 @@ _CLAIMS = (
         formulas=(_NC1, _NC2, _NC3),
         measured="Our own networks, the largest width and number of epochs: the fall of each from the "
         "first to the last measurement, and the rank correlation of each pair over the measurements.",
-        remark="NC1 falls with every loss, MSE collapses, and label smoothing does but for NC2. Cross-entropy "
-        "and focal loss have fitted all images long before the end and are still far from collapse. The row "
-        "on what separates the classifier from a simplex says what is left." + _SCALE,
+        remark="NC1 falls with every loss. MSE collapses, and so does label smoothing but for NC2. "
+        "Cross-entropy and focal loss fit all images long before the end and are still far from collapse. "
+        "The row on what separates the classifier from a simplex says what is left." + _SCALE,
         panels=(Panel("nc1", "epoch", "NC1, NC2 and NC3", yscale="log"),),
     ),
     _Claim(
