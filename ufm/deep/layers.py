@@ -295,15 +295,28 @@ def _sums(a: Array, b: Array) -> tuple[Array, Array]:
         return x[0] + y[0], x[1] + y[1]
 
     c, zero = a.shape[-1], jnp.zeros((), a.dtype)
-    parts = math.gcd(len(a), 1 << max(ROWS, PARTIAL // c).bit_length() - 1)
+    parts = _parts(len(a), c)
     first, second = lax.reduce(tuple(x.reshape(parts, -1, c) for x in (a, b)), (zero, zero), add, (1,))
     return _sum_of_rows(first), _sum_of_rows(second)
 
 
+def _parts(images: int, channels: int) -> int:
+    """How many partial sums: one for every 2^k images.
+
+    The power divides their number, and there are as many parts as devices at least, so that a batch that is
+    split over devices is not moved.
+    """
+    each = min(images * channels // PARTIAL, images // max(ROWS, jax.device_count()))
+    return images // math.gcd(images, 1 << max(1, each).bit_length() - 1)
+
+
 def _sum_of_rows(parts: Array) -> Array:
-    while len(parts) > ROWS and len(parts) % 2 == 0:
-        parts = parts[: len(parts) // 2] + parts[len(parts) // 2 :]
-    return jnp.sum(parts, axis=0)
+    """Neighbours first, which lie on the same device."""
+    group = 1
+    while len(parts) // group > ROWS and len(parts) % (2 * group) == 0:
+        group *= 2
+    near = parts.reshape(-1, group, parts.shape[-1])
+    return jnp.sum(sum((near[:, i] for i in range(1, group)), near[:, 0]), axis=0)
 
 
 def _barrier(x: Any) -> Any:
