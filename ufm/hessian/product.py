@@ -39,27 +39,7 @@ def product(prob: Problem, params: Variables) -> Callable[[Variables], Variables
         tangent = partial(prob.model.tangent, params)
         hessian = jax.linearize(jax.grad(prob), params)[1]
         return lambda direction: tangent(hessian(tangent(direction)))
-    if not prob.model.bilinear:
-        linear: Callable[[Variables], Variables] = jax.linearize(jax.grad(prob), params)[1]
-        return linear
-    W, H, _ = params
-    weight = 1 / prob.N if prob.samples is None else prob.samples[:, None] / prob.N
-    Z = prob.logits(params).T
-    G, curve = jax.linearize(lambda z: jax.vmap(jax.grad(prob.loss))(z, prob.labels) * weight, Z)
-    F = H.T  # rows of samples, as everywhere in hot loops
-    lam_F = prob.lam_H if prob.samples is None else prob.lam_H * prob.samples[:, None]
-
-    def apply(direction: Params) -> Params:
-        dW, dH, db = direction
-        dF = dH.T
-        dZ = F @ dW.T + dF @ W.T
-        R = curve(dZ + db if prob.bias else dZ)
-        on_W = R.T @ F + G.T @ dF + prob.lam_W * dW
-        on_F = R @ W + G @ dW + lam_F * dF
-        on_b = jnp.sum(R, axis=0) + prob.lam_b * db if prob.bias else jnp.zeros_like(db)
-        return Params(on_W, on_F.T, on_b)
-
-    return apply
+    return prob.curvature(params)
 
 
 def off_bounds(prob: Problem, params: Variables) -> Callable[[Variables], Variables]:
