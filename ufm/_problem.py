@@ -186,10 +186,12 @@ class Problem:
 
     def __call__(self, params: Variables) -> Float[Array, ""]:
         """The objective f."""
-        loss = losses.frozen(self.loss, self.K)
-        each = loss.columns(self.model.logits(self, params), self.labels)
-        fit = jnp.mean(each) if self.samples is None else jnp.sum(self.samples * each) / self.N
-        return jnp.asarray(fit + self.model.penalty(self, params) / 2)
+        return jnp.asarray(self.fit(self.logits(params)) + self.model.penalty(self, params) / 2)
+
+    def fit(self, Z: Float[Array, "K N"]) -> Float[Array, ""]:
+        """g, the mean loss of the logits Z."""
+        each = losses.frozen(self.loss, self.K).columns(Z, self.labels)
+        return jnp.mean(each) if self.samples is None else jnp.sum(self.samples * each) / self.N
 
     def logits(self, params: Variables) -> Float[Array, "K N"]:
         """Z, one column for each column of the features: W H + b 1' where both factors are free."""
@@ -197,17 +199,9 @@ class Problem:
 
     def logit_gradient(self, params: Variables) -> Float[Array, "K N"]:
         """G, the gradient of the mean loss g in the logits Z."""
-        return self.slope(self.model.logits(self, params))
+        return jax.grad(self.fit)(self.logits(params))
 
-    def slope(self, Z: Float[Array, "K N"]) -> Float[Array, "K N"]:
-        """G as a function of the logits Z."""
-        loss = losses.frozen(self.loss, self.K)
-        each = jax.grad(lambda Z: jnp.sum(loss.columns(Z, self.labels)))(Z)
-        return each / self.N if self.samples is None else each * self.samples / self.N
-
-    def gradients(
-        self, params: Variables, G: Float[Array, "K N"] | None = None
-    ) -> tuple[Variables, Variables]:
+    def gradients(self, params: Variables, G: Array | None = None) -> tuple[Variables, Variables]:
         """The gradients of the mean loss and of the penalty; grad f is their sum.
 
         Where both factors are free they are (G H', W'G, G 1) and (lam_W W, lam_H H, lam_b b).  `G` saves the
@@ -220,34 +214,6 @@ class Problem:
     def gradient(self, params: Variables) -> Variables:
         """grad f, with the fields of `params`."""
         return jax.tree.map(jnp.add, *self.gradients(params))
-
-    def curvature(self, params: Variables) -> Callable[[Variables], Variables]:
-        """The map v -> Hess f v at a point, with the losses' curvature prepared once.
-
-        Where both factors are free it is written out, and costs 12 K d N operations and no exponential: with
-        dZ = dW H + W dH + db 1', and R the derivative of G along it,
-
-            Hess (dW, dH, db) = (R H' + G dH' + lam_W dW,  W'R + dW'G + lam_H dH,  R 1 + lam_b db).
-
-        For other models it is the linearisation of the gradient.  Source: the second derivative of (7).
-        """
-        if not self.model.bilinear:
-            linear: Callable[[Variables], Variables] = jax.linearize(jax.grad(self), params)[1]
-            return linear
-        W, H, _ = params
-        G, bend = jax.linearize(self.slope, self.logits(params))
-        Wt, Ht, Gt = _apart((W.T, H.T, G.T))
-        lam_H = self.lam_H if self.samples is None else self.lam_H * self.samples
-
-        def product(v: Params) -> Params:
-            dW, dH, db = v
-            dZ = W @ dH + dW @ H
-            R = bend(dZ + db[:, None] if self.bias else dZ)
-            on_b = jnp.sum(R, axis=1) + self.lam_b * db if self.bias else jnp.zeros_like(db)
-            on_W, on_H = R @ Ht + _apart(dH @ Gt).T, Wt @ R + _apart(dW.T) @ G
-            return Params(on_W + self.lam_W * dW, on_H + lam_H * dH, on_b)
-
-        return product
 
     # --- variables with a bound -------------------------------------------------------------------------
 
@@ -290,9 +256,10 @@ class Problem:
 
     def class_means(self, H: Float[Array | np.ndarray, "d N"]) -> Float[Array, "d K"]:
         """The mean feature of each class, in its column."""
-        weight = jnp.ones(self.columns, H.dtype) if self.samples is None else self.samples
-        sums = jax.ops.segment_sum((weight * H).T, jnp.asarray(self.labels), self.K)
-        return (sums / jax.ops.segment_sum(weight, jnp.asarray(self.labels), self.K)[:, None]).T
+        # a product, because XLA's scatter on a CPU is a loop over the columns
+        member = jax.nn.one_hot(self.labels, self.K, dtype=H.dtype)
+        member = member if self.samples is None else jnp.asarray(self.samples)[:, None] * member
+        return jnp.asarray(H @ member / jnp.sum(member, axis=0))
 
     @property
     def columns(self) -> int:
@@ -458,10 +425,6 @@ class Problem:
         bias = f"lam_b={_short(self.lam_b)}" if self.bias else "no bias"
         model = "" if self.model.bilinear else f", model={self.model!r}"
         return f"Problem({self.loss!r}, K={self.K}, d={self.d}, {n}, {penalties}, {bias}{model})"
-
-
-#: XLA folds a transpose into the matrix product that reads it, which on a CPU is then up to seven times slower
-_apart = jax.lax.optimization_barrier
 
 
 def _short(value: Any) -> str:

@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ufm import _layers, _rays, solvers
+from ufm import _derivatives, _layers, _rays, solvers
 from ufm._layers import Layers, class_means, row_space
 from ufm._problem import Params, Problem, Variables
 from ufm._rays import Rays
 from ufm.models import unbound
-from ufm.solvers import Bounded, Objective, Point, Solver, WithProduct, dot
+from ufm.solvers import Bounded, Objective, Point, Solver, WithDerivatives, dot
 
 #: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
 SATURATED = 100.0
@@ -54,20 +54,27 @@ class View(NamedTuple):
 
     @property
     def objective(self) -> Objective:
-        """f(y), with the bounds of y where there are any, and its Hessian where it is known in closed form."""
+        """f(y), with the bounds of y where there are any, or its derivatives where they are written out."""
         if self.lower is not None:
             return Bounded(self.value, self.lower)
-        return WithProduct(self.value, self.product) if self.problem.model.bilinear else self.value
+        if not self.problem.model.bilinear:
+            return self.value
+        return WithDerivatives(self.value, self.value_and_gradient, self.product)
+
+    def value_and_gradient(self, y: Any) -> tuple[Array, Any]:
+        """f and its gradient in y."""
+        f, gradient = _derivatives.value_and_gradient(self.problem, self.params(y))
+        return f, self._pulled_back(gradient)
 
     def product(self, y: Any) -> Callable[[Any], Any]:
-        """v -> Hess v at y: that of `problem` between the two changes of coordinates, which are linear."""
-        product = self.problem.curvature(self.params(y))
+        """The map v -> Hess f v in the coordinates y, in which the variables are linear."""
+        product = _derivatives.curvature(self.problem, self.params(y))
+        return lambda v: self._pulled_back(product(self.params(v)))
 
-        def apply(v: Any) -> Any:
-            W, H, b = product(self.params(v))
-            return W, H if self.root is None else H / self.root, b if self.problem.bias else None
-
-        return apply
+    def _pulled_back(self, gradient: Params) -> Any:
+        """The transpose of `params`."""
+        W, H, b = gradient
+        return W, H if self.root is None else H / self.root, b if self.problem.bias else None
 
     @property
     def lower(self) -> Any:
@@ -146,6 +153,13 @@ def basis(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> An
         return None
     W, H = np.asarray(params.W), np.asarray(params.H)
     return jax.device_put(row_space(W, class_means(prob, H), np))
+
+
+def traced_basis(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> Array | None:
+    """The same within a program, where problems that differ in penalties share a start."""
+    if not turns(prob, solver, reduced):
+        return None
+    return jnp.asarray(row_space(params.W, prob.class_means(params.H).T, jnp))
 
 
 def view_of(

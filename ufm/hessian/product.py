@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from ufm import _compile
+from ufm._derivatives import curvature
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
 
@@ -39,7 +40,7 @@ def product(prob: Problem, params: Variables) -> Callable[[Variables], Variables
         tangent = partial(prob.model.tangent, params)
         hessian = jax.linearize(jax.grad(prob), params)[1]
         return lambda direction: tangent(hessian(tangent(direction)))
-    return prob.curvature(params)
+    return curvature(prob, params)
 
 
 def off_bounds(prob: Problem, params: Variables) -> Callable[[Variables], Variables]:

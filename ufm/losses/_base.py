@@ -17,7 +17,7 @@ from ufm.losses._closed import BallLoss, Block, ConvexityRegion, Curvature, Grou
 from ufm.losses._profile import ScalarProfile
 
 #: members that say nothing about the function, or follow from others
-DERIVED = ("pure", "has_conjugate", "has_lower_bound", "hyperparameters")
+DERIVED = ("pure", "columns", "has_conjugate", "has_lower_bound", "hyperparameters")
 TIED = ("T5", "T6")  # two margins tie, and the convex hull of phi lies below phi between them
 
 
@@ -82,8 +82,8 @@ class Loss:
         """loss of the logits z (K,) for class k: a scalar."""
         raise NotImplementedError
 
-    def columns(self, Z: Array, k: Array) -> Array:
-        """The losses (N,) of N samples, whose logits are the columns of Z (K, N), for their classes k (N,)."""
+    def columns(self, Z: Array, k: Array | np.ndarray) -> Array:
+        """The losses (N,) of samples of classes k (N,) whose logits are the columns of Z (K, N)."""
         return self(Z, k) if type(self).pure else jax.vmap(self, in_axes=(1, 0))(Z, k)
 
     # --- its convex conjugate, with which the dual certificate closes quadratically, else linearly ---

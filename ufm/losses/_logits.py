@@ -61,8 +61,7 @@ def _(at: tuple[Any, Any], along: tuple[Any, Any]) -> Any:
     """dq = v'dz, dv = s (dz - s'dz) with the shares s = max(v, 0): value and two derivatives from one exp."""
     q, v = _log_odds(*at)
     dz, s = along[0], jnp.maximum(v, 0.0)
-    dq = jnp.sum(v * dz, axis=0)
-    return (q, v), (dq, s * (dz - jnp.expand_dims(dq + target(dz, at[1]), 0)))
+    return (q, v), (jnp.sum(v * dz, axis=0), s * (dz - jnp.sum(s * dz, axis=0, keepdims=True)))
 
 
 def negative_entropy(p: Array) -> Array:

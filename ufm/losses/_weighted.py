@@ -34,7 +34,7 @@ class Weighted(Loss, pure=True):
     def __call__(self, z: Array, k: ArrayLike) -> Array:
         return self._of(z, k) * self.loss(z, k)
 
-    def columns(self, Z: Array, k: Array) -> Array:
+    def columns(self, Z: Array, k: Array | np.ndarray) -> Array:
         return self._of(Z, k) * self.loss.columns(Z, k)
 
     def _of(self, z: Array, k: ArrayLike) -> Array:

@@ -16,10 +16,11 @@ Objective = Callable[[Tree], Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class WithProduct:
-    """An objective that knows a cheaper product with its Hessian than its own linearisation."""
+class WithDerivatives:
+    """An objective that knows its derivatives better than automatic differentiation."""
 
     value: Objective
+    value_and_gradient: Callable[[Tree], tuple[Array, Tree]]
     product: Callable[[Tree], Callable[[Tree], Tree]]  # y -> (v -> Hess v)
 
     def __call__(self, y: Tree) -> Array:
@@ -101,8 +102,8 @@ def select(condition: Array, a: Tree, b: Tree) -> Tree:
 
 
 def evaluate(f: Objective, y: Tree) -> Point:
-    value, g = jax.value_and_grad(f)(y)
-    return Point(y, value, g)
+    known = f.value_and_gradient if isinstance(f, WithDerivatives) else jax.value_and_grad(f)
+    return Point(y, *known(y))
 
 
 def curvature(f: Objective, y: Tree) -> Callable[[Tree], Tree]:
@@ -110,7 +111,7 @@ def curvature(f: Objective, y: Tree) -> Callable[[Tree], Tree]:
 
     Along rays the full Hessian couples to the gradient, H y = -g, and has no curvature of its own.
     """
-    if isinstance(f, WithProduct):
+    if isinstance(f, WithDerivatives):
         return f.product(y)
     _, hvp = jax.linearize(jax.grad(f), y)
     return (lambda v: f.tangent(y, hvp(v))) if isinstance(f, OnSpheres) else hvp
