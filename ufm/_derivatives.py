@@ -1,4 +1,4 @@
-"""The derivatives of equation (7), written out where both factors are free.
+"""The derivatives of equation (7), written out where the variables are its two factors.
 
 Automatic differentiation gives the same numbers. On a CPU it takes two to three times as long, because its
 products of matrices read their operands transposed.
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 def value_and_gradient(prob: Problem, params: Variables) -> tuple[Float[Array, ""], Variables]:
     """f and grad f = (G H' + lam_W W,  W'G + lam_H H,  G 1 + lam_b b), with G the gradient in the logits."""
-    if not prob.model.bilinear:
+    if not prob.model.two_factors:
         return jax.value_and_grad(prob)(params)
     W, H, b = params
     fit, G = jax.value_and_grad(prob.fit)(prob.logits(params))
@@ -40,7 +40,7 @@ def curvature(prob: Problem, params: Variables) -> Callable[[Variables], Variabl
 
     which costs 12 K d N operations and no exponential.  Source: the second derivative of equation (7).
     """
-    if not prob.model.bilinear:
+    if not prob.model.two_factors:
         linear: Callable[[Variables], Variables] = jax.linearize(jax.grad(prob), params)[1]
         return linear
     W, H, _ = params

@@ -54,12 +54,11 @@ class View(NamedTuple):
 
     @property
     def objective(self) -> Objective:
-        """f(y), with the bounds of y where there are any, or its derivatives where they are written out."""
-        if self.lower is not None:
-            return Bounded(self.value, self.lower)
-        if not self.problem.model.bilinear:
-            return self.value
-        return WithDerivatives(self.value, self.value_and_gradient, self.product)
+        """f(y), with its derivatives where they are written out, and the bounds of y where there are any."""
+        f: Objective = self.value
+        if self.problem.model.two_factors:
+            f = WithDerivatives(f, self.value_and_gradient, self.product)
+        return f if self.lower is None else Bounded(f, self.lower)
 
     def value_and_gradient(self, y: Any) -> tuple[Array, Any]:
         """f and its gradient in y."""

@@ -132,6 +132,16 @@ def finite_dense(prob: Problem, params: Variables) -> np.ndarray:
     return matrix if free is None else np.asarray(matrix[np.ix_(free, free)])
 
 
+def in_all_variables(prob: Problem, params: Variables, vector: np.ndarray) -> Variables:
+    """A vector in the coordinates of `finite_dense` as one of all variables."""
+    flat, unravel = ravel_pytree(params)
+    whole, free, tangents = np.zeros(flat.size), _off_bounds(prob, params), prob.model.tangents(params)
+    if tangents is not None:
+        vector = tangents[: prob.unknowns, : prob.size] @ vector
+    whole[np.arange(len(vector)) if free is None else free] = vector
+    return unravel(jnp.asarray(whole, flat.dtype))
+
+
 def dimension(prob: Problem, params: Variables) -> int:
     """The number of variables that are off their bounds."""
     free = _off_bounds(prob, params)
