@@ -113,6 +113,7 @@ def main(
         collected(out, mini.SHIPPED, data, data_dir)
         return
     _process.keep_freed_memory()  # as `ufm train` does
+    _process.make_cpu_devices()
     if cost:
         replicas(data, data_dir)
         return

@@ -15,7 +15,7 @@ from test_deep_train import flat, tiny
 from tolerances import HANG
 
 from ufm import deep
-from ufm.deep import _process
+from ufm.deep import _mesh, _process
 
 SCRIPT = Path(__file__).parents[1] / "deep_processes.py"
 
@@ -151,6 +151,30 @@ def test_processes_of_a_cluster_and_others_meet_and_the_first_one_speaks(tmp_pat
     assert (tmp_path / "run" / "figure.png").exists()
 
 
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="the system does not say which cores there are"
+)
+def test_a_cpu_has_a_device_for_each_core_of_the_process():
+    own = os.sched_getaffinity(0)  # a worker of a test run has one core
+    os.sched_setaffinity(0, range(os.cpu_count()))
+    try:
+        cores, child = len(os.sched_getaffinity(0)), command()
+    finally:
+        os.sched_setaffinity(0, own)
+    assert json.loads(told(child))["hardware"]["devices"] == min(cores, 2)  # of the preset's 64 images
+
+
+@pytest.mark.parametrize(
+    ("there", "batch", "split"),
+    [(1, 128, 1), (2, 128, 2), (3, 128, 2), (64, 128, 4), (8, 100, 2), (4, 50, 1)],
+)
+def test_a_batch_is_split_evenly_and_not_too_far(monkeypatch, there, batch, split):
+    monkeypatch.setattr(jax, "device_count", lambda: there)
+    assert _mesh.of_cpu(batch) == split
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert _mesh.of_cpu(batch) is None
+
+
 @pytest.mark.parametrize("place", ["node", "node,1/2", "node:1,0/2", "node:1,3/2", "node:x,1/2", ":1,1/2"])
 def test_a_place_among_processes_that_is_none(place):
     with pytest.raises(ValueError, match="distributed: expected auto, or HOST:PORT,i/n"):
@@ -166,7 +190,7 @@ def test_no_cluster_is_told():
 
 FAULTS = """
 import resource, threading
-from ufm.deep import _process
+from ufm.deep import _mesh, _process
 
 def fill():
     global faults

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ufm import deep, losses, metrics
-from ufm.deep import _config, _feed, _measure, _plan, _step, augment, layers, nets, presets
+from ufm.deep import _config, _feed, _measure, _packing, _plan, _step, augment, layers, nets, presets
 from ufm.deep.datasets import Dataset
 
 K, SHAPE = 3, (6, 6, 2)
@@ -188,6 +188,23 @@ def test_scanned_epochs_are_those_of_single_steps():
     for got, want in zip(jax.tree.leaves(scanned), jax.tree.leaves(stepped), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
     assert int(scanned[1].seen) == 80
+
+
+def test_packed_leaves_come_back_in_their_places_and_only_kernels_are_rounded():
+    """Two 1x1 kernels and a matrix of one size, two stacks of equal shape, vectors of several lengths."""
+    shapes = [(3,), (1, 1, 2, 6), (3, 3, 2, 2), (5,), (1, 1, 3, 4), (3, 4), (3, 3, 2, 2), (3,)]
+    rng = np.random.default_rng(0)
+    tree = {str(i): jnp.asarray(rng.normal(size=shape), jnp.float32) for i, shape in enumerate(shapes)}
+    layout = _packing.packing(tree)
+    packed = layout.pack(tree)
+    assert sorted(a.shape for a in packed.values()) == [(2, 3, 3, 2, 2), (3, 12), (11,)]
+    assert jax.tree.all(jax.tree.map(np.array_equal, layout.unpack(packed), tree))
+    net = nets.get("small_resnet", compute_dtype="bfloat16")
+    for given in (layout.unpack(packed, net.rounded), _packing.TREES.unpack(tree, net.rounded)):
+        for name, leaf in given.items():
+            rounded = tree[name].astype("bfloat16" if len(tree[name].shape) == 4 else "float32")
+            assert leaf.dtype == rounded.dtype
+            assert np.array_equal(leaf, rounded)
 
 
 @pytest.mark.parametrize("images", [1, 40, 10_000])

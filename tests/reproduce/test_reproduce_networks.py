@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from ufm import reproduce
 from ufm._cli import main
 from ufm.deep import datasets, mini
-from ufm.deep._mini_records import FIELDS, FORMAT
-from ufm.reproduce import STATEMENTS, Finding, _networks, _runner, _section_4
+from ufm.deep._mini_records import COMPARED, FIELDS, FORMAT
+from ufm.reproduce import STATEMENTS, Finding, _last_layers, _networks, _runner, _section_4
 
 E = mini.MINI
 CELLS = E.cells
@@ -23,6 +23,7 @@ def record(loss, width, epochs, seed, **change):
     nth = E.losses.index(loss)
     time = np.linspace(0.1, 1, 10)
     nc1 = 4.0 * 10 ** (-(0.5 + 3.2 * rank) * (time - 0.1)) * (1 + 0.1 * nth)
+    bent = 0.3 if loss == "mse" else 0.0  # the optimum of MSE is no simplex
     test = 0.5 + 0.2 * rank - (0.01 - 0.007 * rank) * nth / 3 + 0.001 * seed
     history = dict.fromkeys(FIELDS, [0.5] * 10) | {
         "epoch": [int(t * epochs) for t in time],
@@ -30,7 +31,7 @@ def record(loss, width, epochs, seed, **change):
         "train_accuracy": list(0.6 + 0.4 * time * (0.8 + 0.2 * rank)),
         "test_accuracy": list(test * time),
         "nc1": list(nc1),
-        "nc2": list(0.6 * (nc1 / 4) ** 0.3),
+        "nc2": list(bent + 0.6 * (nc1 / 4) ** 0.3),
         "nc3": list(0.8 * (nc1 / 4) ** 0.4),
     }
     config = {
@@ -38,9 +39,12 @@ def record(loss, width, epochs, seed, **change):
         "data": "cifar10-toy", "weight_decay": 5e-4, "max_train": None,
     }  # fmt: skip
     hardware = {"backend": "cpu", "processor": "Abacus", "cpus": 2}
+    end = {name: (history | change)[name][-1] for name in ("nc1", "nc2")}
+    layer = dict.fromkeys(COMPARED, 0.5) | end | {"optimal_nc2": bent}
     return {
         "format": FORMAT, "date": f"2026-01-0{1 + seed}", "status": "completed", "config": config,
         "source": "toys", "hardware": hardware, "history": history | change,
+        "last_layer": {"free": layer, "nonnegative": layer},
     }  # fmt: skip
 
 
@@ -85,7 +89,7 @@ def test_the_papers_claims_hold_where_the_records_are_as_the_paper_says():
 
 #: what is put into the largest MSE networks, and the rows that then fail
 WRONG = {
-    "nc2": (0.5, {"networks-collapse"}),
+    "nc2": (0.5, {"networks-collapse", "networks-last-layer"}),
     "train_accuracy": (0.998, {"networks-accuracy"}),
     "test_accuracy": (0.3, {"networks-accuracy", "networks-width-epochs", "networks-two-ends"}),
     "nc1": (50.0, {"networks-collapse", "networks-nc1"}),
@@ -109,6 +113,28 @@ def test_the_numbers_are_means_over_the_seeds():
     (ratio,) = [i for i in _networks.collapse_grid(grid()).instances if "ratio" in i.details]
     assert ratio.details["ratio"] == pytest.approx(10 ** (3.2 * 0.9), rel=1e-9)
     assert ratio.deviation == pytest.approx(1000 / 10 ** (3.2 * 0.9), rel=1e-9)
+
+
+def test_what_is_left_of_nc2_is_told_step_by_step():
+    def change(loss, *_):
+        return {"nc2": [0.42] * 10} if loss == "mse" else {}
+
+    outcome = _last_layers.causes(grid(change=change))
+    steps, beside = outcome.tables
+    mse = steps.rows[E.losses.index("mse")]
+    assert mse[2:] == ("0.42 +- 0 (3)", "0.5 +- 0 (3)", "0.5 +- 0 (3)", "0.3 +- 0 (3)", "0.3 +- 0 (3)")
+    assert steps.rows[0][5] == "0 +- 0 (3)"
+    assert beside.rows[0] == ("CE", *["0.5 (0.5)"] * 5)
+    bent, together = outcome.instances
+    assert bent.deviation == pytest.approx(0.4)
+    assert together.config["runs"] == 72
+    curves = {(curve.panel, curve.label): curve for curve in outcome.curves}
+    assert dict(zip(curves["causes", "as trained"].y, curves["causes", "as trained"].x, strict=True))[
+        "MSE"
+    ] == pytest.approx(0.42)
+    np.testing.assert_allclose(curves["rest", "MSE"].y, 0.12)
+    reverse = grid(change=lambda *point: {"nc1": list(1 / np.array(record(*point)["history"]["nc1"]))})
+    assert _last_layers.causes(reverse).instances[-1].deviation > 1  # falls where NC1 rises
 
 
 def test_an_incomplete_grid_is_judged_by_what_is_there():

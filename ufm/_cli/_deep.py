@@ -26,6 +26,7 @@ from ufm._cli._group import Computing, Shown, need_device
 from ufm._cli._options import HYPERPARAMETERS, Command, Output, figure_file, grid, parsed, users_of
 from ufm._cli._output import tell
 from ufm._sheet import dumps
+from ufm.deep._mesh import of_cpu
 from ufm.deep._options import Option
 from ufm.deep._process import join, keep_freed_memory, make_cpu_devices
 from ufm.deep._sweep import AXES, plan_sweep, sweep_status, train_sweep
@@ -102,7 +103,7 @@ def _training_options(command: Command) -> Command:
 @_training_options
 @click.option("--devices", type=int,
               help="Split each batch over this number of devices, which are created on a CPU.  "
-                   "[default: one; with --distributed all of all processes]")  # fmt: skip
+                   "[default: on a CPU one a core, else one; with --distributed all]")  # fmt: skip
 @click.option(
     "--out", type=_FOLDER, help="Folder for the record and checkpoints of a run, or for the runs of a sweep."
 )
@@ -148,6 +149,9 @@ def train(**options: Any) -> int:
     need_device()  # after `_follows`, which connects processes and creates devices
     if follows:
         _progress.hush()
+    if options["devices"] is None:
+        preset = deep.presets.get(options["preset"] or OPTIONS["preset"].default)[1]
+        options["devices"] = of_cpu(options["batch"] or preset.batch)
     options["resume"] = {"yes": True, "no": False}.get(options["resume"], "changed")
     given = {name: value for name, value in options.items() if value is not None}
     axes = {name: given.pop(name) for name in AXES if name in given}
@@ -166,8 +170,7 @@ def _follows(options: dict[str, Any]) -> bool:
     """Set up the requested devices and processes; whether this process is not the first of them."""
     place = options.pop("distributed")
     if place is None:
-        if options["devices"] is not None and options["devices"] > 1:
-            make_cpu_devices(options["devices"])
+        make_cpu_devices(options["devices"])
         return False
     sys.stdout.flush()
     # Gloo, which connects CPUs, prints to standard output, where --json allows nothing else

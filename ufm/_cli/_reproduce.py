@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 
 import click
 
-from ufm._cli._group import Computing
+from ufm._cli._group import Shown, need_device
 from ufm._cli._options import Output
 from ufm._cli._output import tell
 from ufm._sheet import dumps
@@ -21,7 +21,7 @@ from ufm._sheet import dumps
 _FOLDER = click.Path(path_type=Path)
 
 
-@click.command(cls=Computing)
+@click.command(cls=Shown)
 @click.option("--quick", is_flag=True, help="A small grid, about a minute; without it at most 15 minutes.")
 @click.option("--out", type=_FOLDER, help="Folder of the report.  [default: reproduce, reproduce-quick, ...]")
 @click.option(
@@ -73,6 +73,7 @@ def reproduce(
     Exit status: 0 every verdict is the expected one, 1 a verdict is not, 2 misuse, 130 interrupted.
     """
     from ufm import reproduce as package
+    from ufm.deep._process import keep_freed_memory, make_cpu_devices
 
     if listed:
         for row in package.STATEMENTS:
@@ -86,6 +87,10 @@ def reproduce(
     again += ["--part", part] * (part != "all") + ["--only", only] * bool(only)
     again += ["--runs", str(runs)] * (runs is not None) + _again(networks)
     given = {name: value for name, value in networks.items() if value is not None}
+    if networks["deep"] != "shipped":
+        keep_freed_memory()
+        make_cpu_devices()
+    need_device()  # after the devices have been made
     with _stopped_kindly(folder, shlex.join(again)):
         made = package.reproduce(
             folder, level="quick" if quick else "full", part=part, only=ids, fresh=fresh, runs=runs, **given,

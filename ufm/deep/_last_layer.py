@@ -44,6 +44,7 @@ class Comparison(Printed):
     angle: float  # mean cosine between two centred class means; -1/(K-1) at a simplex
     angle_spread: float  # their standard deviation; 0 at a simplex
     norm_spread: float  # standard deviation over mean of the norms of the centred class means
+    nc1: float  # tr(Sigma_W Sigma_B^+)/K
     nc2: float  # of W
     optimal_nc2: float | None
     duality: float  # NC3
@@ -88,6 +89,7 @@ class Comparison(Printed):
             _row("  spread", self.angle_spread, 0.0),
             _row("norms of means, spread", self.norm_spread, 0.0),
             _row("cosine of w_k and mean k", self.alignment, self.optimal_alignment),
+            _row("NC1", self.nc1, 0.0),
             _row("NC2", self.nc2, self.optimal_nc2),
             *self._refitted_rows(),
             _row("NC3", self.duality, 0.0),
@@ -228,6 +230,7 @@ def compare(
         lam_H=lam_H,
         lam_b=lam_b,
         objective=float(at.weight @ each / N + penalty / 2),
+        nc1=float(nc.nc1),
         nc2=float(nc.nc2),
         refitted_nc2=own,
         means_nc2=of_means,

@@ -21,6 +21,21 @@ T = TypeVar("T")
 _AXIS = "batch"
 
 
+#: images of a batch that a CPU device has at least
+SHARE = 32
+
+
+def of_cpu(batch: int) -> int | None:
+    """The number of CPU devices among which a batch is best split; None where JAX computes on another device.
+
+    Each device costs a copy of the images and of the parameters, and a few images do not keep it busy.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    shares = range(2, jax.device_count() + 1)
+    return max((n for n in shares if batch % n == 0 and batch >= n * SHARE), default=1)
+
+
 def mesh_of(devices: int | None, batch: int) -> Mesh | None:
     """A mesh of this number of devices, of all processes; None for one device.
 

@@ -37,7 +37,7 @@ LAST_LAYER = "last_layer.json"
 #: what it keeps of each `Comparison`
 COMPARED = (
     "lam_H", "gap", "margin", "optimal_margin", "norm_W", "optimal_norm_W", "norm_M", "optimal_norm_M",
-    "norm_b", "optimal_norm_b", "angle", "angle_spread", "raw_angle", "optimal_raw_angle", "nc2",
+    "norm_b", "optimal_norm_b", "angle", "angle_spread", "raw_angle", "optimal_raw_angle", "nc1", "nc2",
     "optimal_nc2", "refitted_nc2", "means_nc2", "duality", "raw_duality", "optimal_raw_duality", "within",
 )  # fmt: skip
 #: decimal digits of a number in a small record

@@ -28,8 +28,14 @@ def keep_freed_memory() -> bool:
     return all(mallopt(*pair) for pair in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)))
 
 
-def make_cpu_devices(count: int) -> None:
-    """Create this number of devices if JAX computes on the CPU, where a convolution uses only one core."""
+def make_cpu_devices(count: int | None = None) -> None:
+    """Create this number of devices if JAX computes on the CPU, where a convolution uses only one core.
+
+    None: one for each core that this process may use.
+    """
+    if count is None:
+        affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+        count = len(affinity(0)) if affinity else os.cpu_count() or 1
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
     with contextlib.suppress(RuntimeError):  # JAX has initialised its devices already

@@ -9,6 +9,7 @@ step is not finite, neither that step nor any later one changes the state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -112,10 +113,29 @@ AS_TREES = Layouts()
 def optimiser(hyper: Hyper) -> optax.GradientTransformation:
     """SGD as above; the gradient is clipped before the weight decay is added, as in the paper's code."""
     return optax.chain(
-        optax.clip_by_global_norm(hyper.clip),
+        optax.stateless(lambda gradient, _: _clip(gradient, hyper.clip)),
         optax.add_decayed_weights(hyper.weight_decay),
         optax.sgd(hyper.learning_rate, momentum=hyper.momentum),
     )
+
+
+def _norm(gradient: Any) -> Array:
+    """The Euclidean norm of all leaves: sums over pieces of their last axes, then one sum for all of them."""
+
+    def sums(g: Array) -> Array:
+        piece = math.gcd(g.shape[-1], 1024)
+        return jnp.sum(jnp.square(g).reshape(*g.shape[:-1], -1, piece), axis=-1).ravel()
+
+    # without the barrier XLA finishes the sum of every leaf alone, in another kernel
+    parts = jnp.concatenate([sums(g) for g in jax.tree.leaves(gradient)])
+    return jnp.sqrt(jnp.sum(jax.lax.optimization_barrier(parts)))  # type: ignore[no-untyped-call]
+
+
+def _clip(gradient: Any, most: Array) -> Any:
+    """The gradient times min(1, most / norm)."""
+    norm = _norm(gradient)
+    factor = jnp.where(norm < most, 1, most / norm)
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradient)
 
 
 @partial(jax.jit, static_argnames=("net",))
@@ -163,14 +183,16 @@ def step(
         value = jnp.mean(loss_per_sample(hyper.loss, logits, labels))
         return hyper.scale.astype(value.dtype) * value, (value, logits, statistics)
 
-    gradient, (value, logits, statistics) = jax.grad(objective, has_aux=True)(
-        layouts.params.unpack(state.params)
-    )
+    given = layouts.params.unpack(state.params, recipe.net.rounded)
+    gradient, (value, logits, statistics) = jax.grad(objective, has_aux=True)(given)
     gradient, statistics = layouts.params.pack(gradient), layouts.statistics.pack(statistics)
+    # the barrier: else momentum and parameters are updated by two kernels, each of which packs the gradient
+    gradient = jax.lax.optimization_barrier(gradient)  # type: ignore[no-untyped-call]
+    gradient = jax.tree.map(lambda g, own: g.astype(own.dtype), gradient, state.params)
     updates, momentum = optimiser(hyper).update(gradient, state.optimiser, state.params)
     params = optax.apply_updates(state.params, updates)
     # clipping needs the same sum, and XLA computes it once
-    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient)))
+    norm = _norm(gradient)
     sound = (state.failed < 0) & jnp.isfinite(value) & jnp.isfinite(norm)
     new, old = (params, statistics, momentum), (state.params, state.statistics, state.optimiser)
     kept = jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, old)

@@ -91,7 +91,9 @@ def train(
         devices: number of devices among which each batch is split, of all processes that `jax.distributed`
             knows. Batch norm uses the statistics of the whole batch. If there are several processes, each
             calls `train` with the same arguments, and `out` is a folder that all can read and the first one
-            writes. Default: one.
+            writes. Default: one. On a CPU a convolution uses one core, so that one device a core is faster
+            (`jax.config.update("jax_num_cpu_devices", ...)` makes them; the command `ufm train` does this).
+            Sums over devices are rounded otherwise than on one.
         data_memory: bytes of the device's memory for images; further images are sent in chunks. Default:
             40 % of the memory.
         progress: whether to show a progress bar. Default: in an interactive session, after some seconds.

@@ -20,6 +20,8 @@ from jaxtyping import Float
 
 MOMENTUM = 0.1  # weight of the newest batch in the running statistics: PyTorch's default
 EPSILON = 1e-5  # added to the variance: PyTorch's default
+PARTIAL = 16384  # partial sums, all channels together, that a GPU computes in parallel in the first kernel
+ROWS = 16  # of them are added in a loop: from 32 on, XLA makes it a kernel of its own
 
 Tree = dict[str, Any]  # nested dictionaries with arrays as leaves
 
@@ -118,7 +120,7 @@ def _pointwise_backward(saved: tuple[Array, Array], y_bar: Array) -> tuple[Array
         return lax.dot_general(x, y_bar, pixels), x_bar
     # XLA's CPU backend is 2-7 times faster with the narrow factor on the left; the barrier prevents it
     # from exchanging the factors again
-    W_bar = lax.optimization_barrier(lax.dot_general(y_bar, x, pixels))  # type: ignore[no-untyped-call]
+    W_bar = _barrier(lax.dot_general(y_bar, x, pixels))
     return W_bar.T, x_bar
 
 
@@ -164,28 +166,26 @@ def batch_norm(
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
     """
     if not train:
-        scale = params["scale"] * lax.rsqrt(state["var"] + eps)
-        return _affine(scale, params["shift"], state["mean"], x, residual, relu), dict(state)
+        slope = params["scale"] * lax.rsqrt(state["var"] + eps)
+        return _affine(slope, params["shift"] - slope * state["mean"], x, residual, relu), dict(state)
     count = x.size // x.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
     if count < 2:
         raise ValueError(
             f"images: expected more than one value a channel to train batch norm, got shape {x.shape}; "
             "use a larger batch or train=False"
         )
-    scale, shift = _varying_as(x, params["scale"]), _varying_as(x, params["shift"])
-    y, mean, var = _normalise(
-        scale, shift, state["mean"], x, residual, _Static(relu, residual is not None, eps, axis_name)
-    )
+    shared = (_varying_as(x, c) for c in (params["scale"], params["shift"], state["mean"]))
+    y, offset, var = _normalise(*shared, x, residual, _Static(relu, residual is not None, eps, axis_name))
     return y, {
-        "mean": state["mean"] + momentum * (lax.stop_gradient(mean) - state["mean"]),
+        "mean": state["mean"] + momentum * lax.stop_gradient(offset),
         "var": state["var"] + momentum * (lax.stop_gradient(var) * (count / (count - 1)) - state["var"]),
     }
 
 
-def _affine(scale: Array, shift: Array, mean: Array, x: Array, residual: Array | None, relu: bool) -> Array:
-    """scale (x - mean) + shift + residual, and its positive part, in the dtype of the scale; as x then."""
-    y = (x.astype(scale.dtype) - _along(mean)) * _along(scale) + _along(shift)
-    y = y if residual is None else y + residual.astype(scale.dtype)
+def _affine(slope: Array, base: Array, x: Array, residual: Array | None, relu: bool) -> Array:
+    """slope x + base + residual, and its positive part, in the dtype of the slope; as x then."""
+    y = x.astype(slope.dtype) * _along(slope) + _along(base)
+    y = y if residual is None else y + residual.astype(slope.dtype)
     return (jax.nn.relu(y) if relu else y).astype(x.dtype)
 
 
@@ -213,13 +213,15 @@ class _Static(NamedTuple):
 def _normalise(
     scale: Array, shift: Array, near: Array, x: Array, residual: Array | None, static: _Static
 ) -> tuple[Array, Array, Array]:
-    """Batch norm with residual and ReLU in training: its value, and the batch's mean and biased variance.
+    """Batch norm with residual and ReLU in training: its value; mean - near and biased variance of the batch.
 
-    A training step on a GPU is bound by the bytes that it moves. The forward pass therefore reads x once for
-    both moments and once for the result, and the hand-written backward pass reads x and the gradient once
-    for two sums and once for the result. Nothing is saved that the convolutions around do not keep anyway.
-    The barriers keep XLA from computing a result again in every kernel that reads it, which would make
-    these kernels read what the result was computed from.
+    A training step on a GPU is bound by the bytes that it moves and the kernels that it launches. The
+    forward pass therefore reads x once for both moments and once for the result, and the hand-written
+    backward pass reads x and the gradient once for two sums and once for the result. Between the two, one
+    kernel does what is left of the sums and all the algebra of vectors. The backward pass takes the sign of
+    the ReLU from x, or from the result if there was a residual. Nothing is saved that the convolutions
+    around do not keep anyway. The barriers keep XLA from computing something again in every kernel that
+    reads it.
 
     `near` is close to the mean. Mean and variance, which are for the running statistics, have no gradient.
     """
@@ -228,54 +230,98 @@ def _normalise(
 
 def _normalise_forward(
     scale: Array, shift: Array, near: Array, x: Array, residual: Array | None, static: _Static
-) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
-    mean, var = _moments(x.astype(scale.dtype), near, static)
-    inverse = lax.rsqrt(var + static.eps)
-    y = _affine(scale * inverse, shift, mean, x, residual, static.relu)
-    y = lax.optimization_barrier(y) if static.relu else y  # type: ignore[no-untyped-call]
-    return (y, mean, var), (x, scale, mean, inverse, y)
+) -> tuple[tuple[Array, Array, Array], tuple[Array | None, ...]]:
+    offset, var = _moments(x.astype(scale.dtype) - _along(near), static)
+    mean, inverse = near + offset, lax.rsqrt(var + static.eps)
+    slope = scale * inverse
+    mean, inverse, slope, base = _barrier((mean, inverse, slope, shift - slope * mean))
+    y = _affine(slope, base, x, residual, static.relu)
+    y = _barrier(y) if static.relu else y
+    return (y, offset, var), (x, mean, inverse, slope, base, y if static.relu and static.residual else None)
 
 
 def _normalise_backward(
     static: _Static, saved: tuple[Array, ...], bars: tuple[Array, Array, Array]
 ) -> tuple[Array, Array, Array, Array, Array | None]:
-    """scale/sigma (y' - mean y' - x^ mean(y' x^)), with x^ the normalised x; sums for scale and shift."""
-    x, scale, mean, inverse, y = saved
-    y_bar = jnp.where(y > 0, bars[0], jnp.zeros((), y.dtype)) if static.relu else bars[0]
-    own = _sums(y_bar.astype(scale.dtype), y_bar.astype(scale.dtype) * (x.astype(scale.dtype) - _along(mean)))
-    total = static.total(own)
-    x, y_bar, total = lax.optimization_barrier((x, y_bar, total))  # type: ignore[no-untyped-call]
-    common, slope = total[0] / static.count(x), total[1] * (inverse**2 / static.count(x))
-    centred = x.astype(scale.dtype) - _along(mean)
-    x_bar = _along(scale * inverse) * (y_bar.astype(scale.dtype) - _along(common) - centred * _along(slope))
-    x_bar = lax.optimization_barrier(x_bar.astype(x.dtype))  # type: ignore[no-untyped-call]
+    """slope (y' - mean y' - x^ mean(y' x^)), with x^ the normalised x; sums for scale and shift."""
+    x, mean, inverse, slope, base, y = saved
+    y_bar = bars[0] if y is None else _through_relu(y, bars[0].astype(slope.dtype)).astype(x.dtype)
+
+    def wide(x: Array, y_bar: Array) -> tuple[Array, Array]:
+        x, y_bar = x.astype(slope.dtype), y_bar.astype(slope.dtype)
+        inner = static.relu and not static.residual
+        return x, _through_relu(_affine(slope, base, x, None, True), y_bar) if inner else y_bar
+
+    x_wide, own = wide(x, y_bar)
+    first, second = _sums(own, own * x_wide)
+    second = second - mean * first
+    total = static.total((first, second))
+    along = slope * lax.square(inverse) * total[1] / static.count(x)
+    common = slope * total[0] / static.count(x) - along * mean
     # the gradients of the parameters are the sums of this device
-    return own[1] * inverse, own[0], jnp.zeros_like(mean), x_bar, y_bar if static.residual else None
+    sums = second * inverse, first
+    x, y_bar, sums, common, along = _barrier((x, y_bar, sums, common, along))
+    x_wide, own = wide(x, y_bar)
+    x_bar = _along(slope) * own - _along(common) - x_wide * _along(along)
+    return *sums, jnp.zeros_like(mean), _barrier(x_bar.astype(x.dtype)), y_bar if static.residual else None
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
-def _moments(x: Float[Array, "B h w c"], near: Array, static: _Static) -> tuple[Array, Array]:
-    """Mean and biased variance of each channel, in one pass over x, from the sums of x - near and its square.
+def _through_relu(y: Array, y_bar: Array) -> Array:
+    """The gradient behind y = relu(...). A comparison instead of the sign would be a kernel of its own."""
+    return y_bar * jnp.sign(y.astype(y_bar.dtype))
 
-    E x^2 - mean^2 would cancel in float32 where the mean is much larger than the deviation. The difference
-    from the running mean is not much larger once a few batches have been seen.
+
+def _moments(x: Float[Array, "B h w c"], static: _Static) -> tuple[Array, Array]:
+    """Mean and biased variance of each channel, in one pass over x.
+
+    E x^2 - mean^2 would cancel in float32 where the mean is much larger than the deviation. x is therefore
+    the difference from the running mean, which is not much larger once a few batches have been seen.
     """
-    away = x - _along(_varying_as(x, near))
-    offset, square = (total / static.count(x) for total in static.total(_sums(away, lax.square(away))))
-    return near + offset, jnp.maximum(square - lax.square(offset), 0.0)
+    mean, square = (total / static.count(x) for total in static.total(_sums(x, lax.square(x))))
+    return mean, jnp.maximum(square - lax.square(mean), 0.0)
 
 
 def _sums(a: Array, b: Array) -> tuple[Array, Array]:
-    """The sums of two arrays (B, h, w, c) over all but the channels, in one pass."""
+    """The sums of two arrays (B, h, w, c) over all but the channels, in one pass.
+
+    On a GPU the first kernel computes partial sums over images. The rest is a loop that XLA joins with what
+    is made of the sums, which it does not do with the second of the kernels of a sum that it divides itself.
+    """
 
     def add(x: tuple[Array, Array], y: tuple[Array, Array]) -> tuple[Array, Array]:
         return x[0] + y[0], x[1] + y[1]
 
-    zero = jnp.zeros((), a.dtype)
-    sums: tuple[Array, Array] = lax.reduce((a, b), (zero, zero), add, (0, 1, 2))
-    return sums
+    c, zero = a.shape[-1], jnp.zeros((), a.dtype)
+    parts = _parts(len(a), c)
+    first, second = lax.reduce(tuple(x.reshape(parts, -1, c) for x in (a, b)), (zero, zero), add, (1,))
+    return _sum_of_rows(first), _sum_of_rows(second)
+
+
+def _parts(images: int, channels: int) -> int:
+    """How many partial sums: one for every 2^k images.
+
+    The power divides their number, and there are as many parts as devices at least, so that a batch that is
+    split over devices is not moved.
+    """
+    each = min(images * channels // PARTIAL, images // max(ROWS, jax.device_count()))
+    return images // math.gcd(images, 1 << max(1, each).bit_length() - 1)
+
+
+def _sum_of_rows(parts: Array) -> Array:
+    """Neighbours first, which lie on the same device."""
+    group = 1
+    while len(parts) // group > ROWS and len(parts) % (2 * group) == 0:
+        group *= 2
+    near = parts.reshape(-1, group, parts.shape[-1])
+    return jnp.sum(sum((near[:, i] for i in range(1, group)), near[:, 0]), axis=0)
+
+
+def _barrier(x: Any) -> Any:
+    """What is computed before the barrier is not computed again after it."""
+    return lax.optimization_barrier(x)  # type: ignore[no-untyped-call]
 
 
 def _along(c: Array) -> Array:
@@ -340,8 +386,7 @@ def residual_block(
     if (short := shortcut(convs)) is not None:
         # without the barrier XLA joins the products of the shortcut and of conv1, and every later kernel
         # has to read its part out of the common result
-        separate = lax.optimization_barrier(x)  # type: ignore[no-untyped-call]
-        residual = apply("shortcut", short, separate, None, False)
+        residual = apply("shortcut", short, _barrier(x), None, False)
     for i, spec in enumerate(convs, 1):
         x = apply(f"conv{i}", spec, x, residual if i == len(convs) else None, True)
     return x, new

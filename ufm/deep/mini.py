@@ -15,7 +15,7 @@ import numpy as np
 
 from ufm import _checks
 from ufm import losses as shelf
-from ufm.deep import _mini_records, _sweep, datasets
+from ufm.deep import _mesh, _mini_records, _sweep, datasets
 from ufm.deep._experiment import MINI, Experiment
 from ufm.deep._mini_records import SHIPPED, Grid
 from ufm.deep._plan import Plan
@@ -128,8 +128,11 @@ def _rank(pair: tuple[Point, Plan]) -> tuple[float, ...]:
 def train(made: SweepPlan, **execution: Any) -> SweepStatus:
     """Train the runs of a plan that are not finished, as `train_sweep` does, and compare their last layers.
 
-    Several processes may train the same plan: each takes the next run that no other process is training.
+    Several processes may train the same plan: each takes the next run that no other process is training. Each
+    batch is split over the CPU devices that JAX has, where `devices` does not say otherwise.
     """
+    if execution.get("devices") is None:
+        execution["devices"] = _mesh.of_cpu(made.plans[0].config.batch)
     done = _sweep.train_sweep(made, **execution)
     compare_last_layers(made.out, made.plans[0].data, progress=execution.get("progress"))
     return done

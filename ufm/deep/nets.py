@@ -138,6 +138,10 @@ class Net:
         features, state = self.body.apply(params, state, x, dtype=dtype, train=train, axis_name=axis_name)
         return layers.linear(params["classifier"], features), features, state
 
+    def rounded(self, elements: Array, ndim: int) -> Array:
+        """A parameter with so many axes in the dtype of products, if it is the kernel of a convolution."""
+        return elements if self.compute_dtype is None or ndim < 4 else elements.astype(self.compute_dtype)
+
     def classifier(self, params: Tree) -> tuple[Float[Array, "K d"], Float[Array, " K"]]:
         """W (K, d) and b (K,) of the last layer."""
         return params["classifier"]["W"], params["classifier"]["b"]

@@ -36,18 +36,25 @@ class Curve(NamedTuple):
 
 
 def plot_panels(panels: Sequence[Panel], curves: Sequence[Curve]) -> Figure:
-    """The panels side by side, each with its curves; one legend for all."""
+    """The panels side by side, each with its curves; one legend for all where they name the same curves."""
     with style():
         figure = new_figure(WIDTH * (1.0 if len(panels) > 1 else 0.78), 3.6 if _named(curves) else 2.9)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, panel in zip(axes, panels, strict=True):
             _fill(ax, panel, [curve for curve in curves if curve.panel == panel.name])
-        if len(panels) > 1:
-            handles, labels = axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=4)
-        else:
-            axes[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+        _legends(figure, axes)
         return figure
+
+
+def _legends(figure: Figure, axes: Sequence[Axes]) -> None:
+    entries = [ax.get_legend_handles_labels() for ax in axes]
+    if len(axes) == 1:
+        axes[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    elif all(labels == entries[0][1] for _, labels in entries):
+        figure.legend(*entries[0], loc="outside lower center", ncols=4)
+    else:
+        for ax in axes:
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 def _named(curves: Sequence[Curve]) -> bool:

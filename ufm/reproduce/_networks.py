@@ -28,6 +28,8 @@ TOGETHER = 0.5
 FITTED = 1e-3
 #: the paper's largest difference between losses in test accuracy, at its smallest and largest cell
 DIFFERENCE = {SMALLEST: 0.01037, LARGEST: 0.0036}
+#: below this a number in a table is 0
+ROUNDING = 1e-9
 #: the paper's ratio of NC1 between these cells, and the factor up to which ours agrees with it
 RATIO, FACTOR = 1000.0, 10.0
 
@@ -52,8 +54,9 @@ def _percent(number: Number) -> str:
     return _spread(number, lambda value: f"{100 * value:.2f}")
 
 
-def _power(number: Number) -> str:
-    return _spread(number, lambda value: f"{value:.2g}")
+def power(number: Number) -> str:
+    """In two digits; what is rounding alone is 0."""
+    return _spread(number, lambda value: f"{value if abs(value) > ROUNDING else 0:.2g}")
 
 
 def _spread(number: Number, shown: Callable[[float], str]) -> str:
@@ -64,7 +67,7 @@ def _spread(number: Number, shown: Callable[[float], str]) -> str:
     return f"{shown(number.mean)}{spread} ({number.seeds})"
 
 
-def _title(loss: str) -> str:
+def title(loss: str) -> str:
     return LOSSES[loss][0]
 
 
@@ -93,9 +96,9 @@ def collapse(grid: Grid) -> Outcome:
     judged = grid.complete(_ends(grid)[1])
     instances = [one for loss, runs in found if judged for one in _falling(loss, cell, runs)]
     names = ("nc1", "nc2", "nc3", "nc4")
-    rows = [(_title(loss), *(_fall(runs, name) for name in names)) for loss, runs in found]
-    title = f"First and last measurement, {words(cell)}: mean +- spread (seeds)"
-    table = Table(title, ("loss", "NC1", "NC2", "NC3", "NC4"), tuple(rows))
+    rows = [(title(loss), *(_fall(runs, name) for name in names)) for loss, runs in found]
+    name = f"First and last measurement, {words(cell)}: mean +- spread (seeds)"
+    table = Table(name, ("loss", "NC1", "NC2", "NC3", "NC4"), tuple(rows))
     return Outcome(tuple(instances), (table,), _over_time(grid, cell, names[:3]))
 
 
@@ -111,7 +114,7 @@ def shown(grid: Grid) -> Cell:
 def _over_time(grid: Grid, cell: Cell, names: Sequence[str]) -> tuple[Curve, ...]:
     """Fields of the history of each run in a cell."""
     return tuple(
-        Curve(name, f"{_title(loss)}, seed {run.config['seed']}", list(run.epochs), list(run.history[name]))
+        Curve(name, f"{title(loss)}, seed {run.config['seed']}", list(run.epochs), list(run.history[name]))
         for loss in grid.experiment.losses
         for run in grid.of(loss, cell)
         for name in names
@@ -120,7 +123,7 @@ def _over_time(grid: Grid, cell: Cell, names: Sequence[str]) -> tuple[Curve, ...
 
 def _fall(runs: Sequence[Record], name: str) -> str:
     first, last = ([float(run.history[name][i]) for run in runs] for i in (0, -1))
-    return f"{_power(number_of('', first))} -> {_power(number_of('', last))}" if runs else "no run"
+    return f"{power(number_of('', first))} -> {power(number_of('', last))}" if runs else "no run"
 
 
 def _falling(loss: str, cell: Cell, runs: Sequence[Record]) -> Iterator[Instance]:
@@ -128,12 +131,12 @@ def _falling(loss: str, cell: Cell, runs: Sequence[Record]) -> Iterator[Instance
     for name in ("nc1", "nc2", "nc3"):
         share = float(np.mean([run.history[name][-1] / run.history[name][0] for run in runs]))
         details = {"last": [float(run.history[name][-1]) for run in runs]}
-        what = f"{name.upper()} falls, {_title(loss)}: its last value over its first"
+        what = f"{name.upper()} falls, {title(loss)}: its last value over its first"
         yield compared(what, config, share, FALLEN, details=details)
     for one, other in itertools.combinations(("nc1", "nc2", "nc3"), 2):
         rank = np.mean([scipy.stats.spearmanr(run.history[one], run.history[other])[0] for run in runs])
         what = (
-            f"{one.upper()} and {other.upper()} fall together, {_title(loss)}: 1 less their rank correlation"
+            f"{one.upper()} and {other.upper()} fall together, {title(loss)}: 1 less their rank correlation"
         )
         yield compared(what, config, 1 - float(rank), 1 - TOGETHER)
 
@@ -148,14 +151,14 @@ def accuracies(grid: Grid) -> Outcome:
     judged = grid.complete(_ends(grid)[1])
     for loss in grid.experiment.losses:
         numbers = [number_of("", grid.last(name, loss, cell)) for name in names]
-        rows.append((_title(loss), *map(_percent, numbers)))
+        rows.append((title(loss), *map(_percent, numbers)))
         if judged:
             config = {"loss": loss, "width": cell[0], "epochs": cell[1], "seeds": numbers[0].seeds}
-            what = f"training accuracy 100 %, {_title(loss)}: what is missing"
+            what = f"training accuracy 100 %, {title(loss)}: what is missing"
             instances.append(compared(what, config, 1 - _mean(grid, names[0], loss, cell), FITTED))
     instances += [_alike(grid, cell)] if judged else []
-    title = f"Accuracies after the last epoch in %, {words(cell)}: mean +- spread (seeds)"
-    table = Table(title, ("loss", "training", "test"), tuple(rows))
+    name = f"Accuracies after the last epoch in %, {words(cell)}: mean +- spread (seeds)"
+    table = Table(name, ("loss", "training", "test"), tuple(rows))
     return Outcome(tuple(instances), (table,), _over_time(grid, cell, names))
 
 
@@ -201,7 +204,7 @@ def _helps(grid: Grid, loss: str) -> Iterator[Instance]:
     for few, many, axis in (*widths, *epochs):
         if grid.complete(few) and grid.complete(many):
             gain = _mean(grid, "test_accuracy", loss, many) - _mean(grid, "test_accuracy", loss, few)
-            what = f"more {axis} helps {_title(loss)}: test accuracy lost"
+            what = f"more {axis} helps {title(loss)}: test accuracy lost"
             yield compared(
                 what,
                 {"loss": loss, "cells": [list(few), list(many)]},
@@ -218,8 +221,8 @@ def _cells(grid: Grid, name: str, shown: Callable[[Number], str]) -> Table:
         (words(cell), *(shown(number_of("", grid.last(name, loss, cell))) for loss in e.losses))
         for cell in e.cells
     ]
-    title = {"test_accuracy": "Test accuracy of the last epoch in %", "nc1": "NC1 of the last epoch"}[name]
-    return Table(f"{title}: mean +- spread (seeds)", ("", *map(_title, e.losses)), tuple(rows))
+    what = {"test_accuracy": "Test accuracy of the last epoch in %", "nc1": "NC1 of the last epoch"}[name]
+    return Table(f"{what}: mean +- spread (seeds)", ("", *map(title, e.losses)), tuple(rows))
 
 
 def _lines(grid: Grid, name: str) -> tuple[Curve, ...]:
@@ -229,7 +232,7 @@ def _lines(grid: Grid, name: str) -> tuple[Curve, ...]:
     for loss, epochs in itertools.product(e.losses, e.epochs):
         known = [width for width in e.widths if grid.of(loss, (width, epochs))]
         values = [_mean(grid, name, loss, (width, epochs)) for width in known]
-        made += [Curve(name, f"{_title(loss)}, {epochs} epochs", known, values)] if known else []
+        made += [Curve(name, f"{title(loss)}, {epochs} epochs", known, values)] if known else []
     return tuple(made)
 
 
@@ -242,13 +245,13 @@ def collapse_grid(grid: Grid) -> Outcome:
     instances, rows, ratios = [], [], []
     for loss in grid.experiment.losses:
         if not (grid.of(loss, small) and grid.of(loss, large)):
-            rows.append((_title(loss), "no run", "about 1000"))
+            rows.append((title(loss), "no run", "about 1000"))
             continue
         ratio = _mean(grid, "nc1", loss, small) / _mean(grid, "nc1", loss, large)
         ratios.append(ratio)
-        rows.append((_title(loss), f"{ratio:.3g}", "about 1000"))
+        rows.append((title(loss), f"{ratio:.3g}", "about 1000"))
         config = {"loss": loss, "cells": [list(small), list(large)]}
-        what = f"NC1 falls with width and epochs, {_title(loss)}: at the largest over at the smallest cell"
+        what = f"NC1 falls with width and epochs, {title(loss)}: at the largest over at the smallest cell"
         instances.append(compared(what, config, 1 / ratio, 1.0, about="ours"))
     if len(ratios) < len(grid.experiment.losses):
         instances = []
@@ -260,7 +263,7 @@ def collapse_grid(grid: Grid) -> Outcome:
     beside = Table(
         "NC1 of narrow, short runs over that of wide, long runs", ("loss", "ours", "paper"), tuple(rows)
     )
-    return Outcome(tuple(instances), (_cells(grid, "nc1", _power), beside), _lines(grid, "nc1"))
+    return Outcome(tuple(instances), (_cells(grid, "nc1", power), beside), _lines(grid, "nc1"))
 
 
 # --- figure 8 -------------------------------------------------------------------------------------
@@ -274,16 +277,16 @@ def two_ends(grid: Grid) -> Outcome:
     for loss in losses:
         ours = [_mean(grid, "test_accuracy", loss, cell) for cell in (small, large)]
         paper = [FIGURE_8[cell][loss] for cell in (SMALLEST, LARGEST)]
-        rows.append((_title(loss), *(f"{100 * value:.2f}" for value in (*ours, ours[1] - ours[0])),
+        rows.append((title(loss), *(f"{100 * value:.2f}" for value in (*ours, ours[1] - ours[0])),
                      *(f"{100 * value:.2f}" for value in (*paper, paper[1] - paper[0]))))  # fmt: skip
-        what = f"{_title(loss)} gains from the narrow, short to the wide, long end: test accuracy lost"
+        what = f"{title(loss)} gains from the narrow, short to the wide, long end: test accuracy lost"
         lost = max(0.0, ours[0] - ours[1])
         instances.append(compared(what, {"loss": loss}, lost, 0.0, details={"ours": ours, "paper": paper}))
     complete = len(losses) == len(grid.experiment.losses)
     instances = [*instances, _closer(grid)] if complete else []
     header = ("loss", "narrow, short", "wide, long", "gain", "paper: narrow, short", "wide, long", "gain")
-    title = "Test accuracy of the last epoch in %, beside the paper's on miniImageNet"
-    return Outcome(tuple(instances), (Table(title, header, tuple(rows)),), _lines(grid, "test_accuracy"))
+    name = "Test accuracy of the last epoch in %, beside the paper's on miniImageNet"
+    return Outcome(tuple(instances), (Table(name, header, tuple(rows)),), _lines(grid, "test_accuracy"))
 
 
 def _closer(grid: Grid) -> Instance:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from ufm.figures import Panel
-from ufm.reproduce import _depth, _features, _few, _limits, _unequal
+from ufm.reproduce import _depth, _features, _few, _limits, _section_4, _unequal
 from ufm.reproduce._records import Row
 
 _Row = partial(Row, part="beyond")
@@ -210,4 +210,5 @@ BEYOND: tuple[Row, ...] = (
         undecided="No start is lower, but between the bound and the lowest value known nothing is proved.",
         jobs=_few.arrangements,
     ),
+    *(row for row in _section_4.rows() if row.part == "beyond"),
 )

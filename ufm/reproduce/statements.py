@@ -452,7 +452,7 @@ PAPER: tuple[Row, ...] = (
         jobs=_theorem_2.spectrum,
         panels=(Panel("spectrum", "eigenvalue number", "eigenvalue, cross-entropy"),),
     ),
-    *_section_4.rows(),
+    *(row for row in _section_4.rows() if row.part == "paper"),
 )
 
 #: The parts of the paper that no row measures, and why.
