@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import ufm
 from benchmarks.machine import Row, absent, alone, floor, timed
 from benchmarks.peers import PEERS, SECOND_ORDER, Solve
-from ufm import _solve, losses, solvers, theory
-from ufm._solve import Before, Options, compiled_run
+from ufm import _solve, _view, losses, solvers, theory
+from ufm._solve import Before, Options, optimised
 
 #: what is timed are programs that run often, which the package optimises after some runs
 _solve.WORTH_OPTIMISING = 0.0
@@ -192,9 +192,11 @@ def floors(quick: bool) -> Iterator[Row]:
     """What a Newton solve computes and moves, at the measured peaks, against the time it took."""
     for K, d, n in ((10, 64, 10), (10, 64, 100), *(() if quick else ((100, 512, 100),))):
         prob = problem(K, d, n)
-        arguments = (prob, ufm.init(prob), None, Before(), TOL, 1000, 1000, Options(NEWTON, False, 0, 1))
+        start, options = ufm.init(prob), Options(NEWTON, False, 0, 1)
+        program, basis = optimised(prob, options), _view.basis(prob, start, NEWTON, False)
+        arguments = (prob, start, None, Before(basis=basis), TOL, 1000, 1000, options)
         seconds, (outcome, run) = timed(
-            lambda arguments=arguments: jax.block_until_ready(compiled_run(*arguments)), most=20
+            lambda program=program, arguments=arguments: jax.block_until_ready(program(*arguments)), most=20
         )
         products, steps = int(run.memory.products), int(outcome.steps)
         row: Row = {"K": K, "d": d, "n": n, "case": "A", "products": products, "steps": steps}

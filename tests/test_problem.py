@@ -11,7 +11,7 @@ import pytest
 from tolerances import Traced, close, eps
 
 import ufm
-from ufm import Params, Problem, landscape, losses
+from ufm import Params, Problem, _derivatives, landscape, losses
 
 K, D = 4, 6
 COUNTS = (3, 2, 5, 2)
@@ -100,6 +100,21 @@ def test_the_gradient_matches_finite_differences(name: str) -> None:
         found = sum(float(jnp.vdot(a, b)) for a, b in zip(slope, v, strict=True))
         # fourth-order differences in doubles: eps f/h, about 1e-11
         close(found, along, ulps=1e6, scale=abs(along) + values[1])
+
+
+@pytest.mark.parametrize("samples", [False, True])
+@every_regime
+def test_written_derivatives_are_those_of_the_objective(regime: str, samples: bool) -> None:
+    prob = problem("fl", regime)
+    if samples:
+        prob = prob.replace(samples=np.arange(1.0, prob.columns + 1))
+    at, along = (jax.tree.map(jnp.asarray, point(problem("fl", regime), seed)) for seed in (1, 2))
+    for found, expected in (
+        (_derivatives.value_and_gradient(prob, at), jax.value_and_grad(prob)(at)),
+        (_derivatives.curvature(prob, at)(along), jax.jvp(jax.grad(prob), (at,), (along,))[1]),
+    ):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            close(a, b, ulps=100, scale=1.0 + np.abs(b).max())
 
 
 def test_labels_may_come_in_any_order_and_count() -> None:

@@ -1,8 +1,8 @@
 """`jit` for programs that are compiled once and run a few times, so that compiling takes most of their time.
 
-On a CPU, XLA's fusion emitters take two fifths of the time to compile a solver and do not make it faster
-(K=10, d=64, n=10 and 100: 2.5 s of processor time to compile against 4.1 s, the same time to run;
-JAX 0.10.2).
+On a CPU, XLA's fusion emitters take half of the time to compile a solver and make it a tenth faster at K=10,
+d=64, n=10, and a quarter at n=100, because without them a kernel that writes where it reads is not vectorised
+(1.3 s of processor time to compile against 2.7 s; JAX 0.10.2).
 """
 
 from __future__ import annotations

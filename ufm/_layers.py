@@ -24,7 +24,7 @@ from ufm.solvers import Solver
 
 
 class Layers(NamedTuple):
-    """Coordinates y, the fields of the model with the features as rows; see the module's docstring."""
+    """Coordinates y, the fields of the model; see the module's docstring."""
 
     problem: Problem  # narrower, and with one penalty where a solver balances; its variables are `params(y)`
     root: Array | None  # (columns,) square root of the samples of each column, None: ones
@@ -33,13 +33,11 @@ class Layers(NamedTuple):
 
     def params(self, y: Any) -> Variables:
         """The variables of `problem`."""
-        F = y.H if self.root is None else y.H / self.root[:, None]
-        return y._replace(H=F.T)
+        return y if self.root is None else y._replace(H=y.H / self.root)
 
     def coordinates(self, params: Variables) -> Any:
         """The inverse of `params`."""
-        F = params.H.T
-        return params._replace(H=F if self.root is None else F * self.root[:, None])
+        return params if self.root is None else params._replace(H=params.H * self.root)
 
     def objective(self, y: Any) -> Array:
         return self.problem(self.params(y))
@@ -96,7 +94,7 @@ def layers_of(
         Q = tuple(_row_spaces(prob.class_means(params.H), layers, jnp)) if Q is None else Q
         H, *layers = _inside((H, *layers), Q)
     H, *layers = (s * x for s, x in zip(stretch, (H, *layers), strict=True))
-    F = H.T if root is None else root[:, None] * H.T
+    F = H if root is None else root * H
     model = prob.model.narrowed([len(x) for x in layers[:-1]], mean if solver.balance else lam[1:])
     problem = base.replace(d=len(H), lam_H=mean if solver.balance else lam[0], model=model)
     return Layers(problem, root, stretch, Q), prob.model.variables(*layers, F, b)

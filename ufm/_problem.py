@@ -186,31 +186,29 @@ class Problem:
 
     def __call__(self, params: Variables) -> Float[Array, ""]:
         """The objective f."""
-        loss = losses.frozen(self.loss, self.K)
-        each = jax.vmap(loss)(self.model.logits(self, params), self.labels)
-        fit = jnp.mean(each) if self.samples is None else jnp.sum(self.samples * each) / self.N
-        return jnp.asarray(fit + self.model.penalty(self, params) / 2)
+        return jnp.asarray(self.fit(self.logits(params)) + self.model.penalty(self, params) / 2)
+
+    def fit(self, Z: Float[Array, "K N"]) -> Float[Array, ""]:
+        """g, the mean loss of the logits Z."""
+        each = losses.frozen(self.loss, self.K).columns(Z, self.labels)
+        return jnp.mean(each) if self.samples is None else jnp.sum(self.samples * each) / self.N
 
     def logits(self, params: Variables) -> Float[Array, "K N"]:
         """Z, one column for each column of the features: W H + b 1' where both factors are free."""
-        return self.model.logits(self, params).T
+        return self.model.logits(self, params)
 
     def logit_gradient(self, params: Variables) -> Float[Array, "K N"]:
         """G, the gradient of the mean loss g in the logits Z."""
-        loss = losses.frozen(self.loss, self.K)
-        each = jax.vmap(jax.grad(loss))(self.model.logits(self, params), self.labels).T
-        return each / self.N if self.samples is None else each * self.samples / self.N
+        return jax.grad(self.fit)(self.logits(params))
 
-    def gradients(
-        self, params: Variables, G: Float[Array, "K N"] | None = None
-    ) -> tuple[Variables, Variables]:
+    def gradients(self, params: Variables, G: Array | None = None) -> tuple[Variables, Variables]:
         """The gradients of the mean loss and of the penalty; grad f is their sum.
 
         Where both factors are free they are (G H', W'G, G 1) and (lam_W W, lam_H H, lam_b b).  `G` saves the
         evaluation of the loss where `logit_gradient` is known already.
         """
         _, pull_back = jax.vjp(lambda p: self.model.logits(self, p), params)
-        (fit,) = pull_back((self.logit_gradient(params) if G is None else G).T)
+        (fit,) = pull_back(self.logit_gradient(params) if G is None else G)
         return fit, jax.grad(lambda p: self.model.penalty(self, p) / 2)(params)
 
     def gradient(self, params: Variables) -> Variables:
@@ -258,9 +256,10 @@ class Problem:
 
     def class_means(self, H: Float[Array | np.ndarray, "d N"]) -> Float[Array, "d K"]:
         """The mean feature of each class, in its column."""
-        weight = jnp.ones(self.columns, H.dtype) if self.samples is None else self.samples
-        sums = jax.ops.segment_sum((weight * H).T, jnp.asarray(self.labels), self.K)
-        return (sums / jax.ops.segment_sum(weight, jnp.asarray(self.labels), self.K)[:, None]).T
+        # a product, because XLA's scatter on a CPU is a loop over the columns
+        member = jax.nn.one_hot(self.labels, self.K, dtype=H.dtype)
+        member = member if self.samples is None else jnp.asarray(self.samples)[:, None] * member
+        return jnp.asarray(H @ member / jnp.sum(member, axis=0))
 
     @property
     def columns(self) -> int:

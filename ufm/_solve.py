@@ -190,20 +190,25 @@ def _evidence(prob: Problem, params: Variables) -> Evidence:
 
 
 compiled_run = _compile.jit(_run, static_argnames=("options",))
-#: the same without optimisation: compiled in less than half the time, and three to eight times slower to run
+#: the same without optimisation: compiled in half the time, and two to four times slower to run
 _instant_run = _compile.jit(_run, static_argnames=("options",), options=_compile.INSTANT)
-#: seconds that a program without optimisation may lose before the optimised one is compiled:
-#: 20 solves of K=10, n=10.  What would lose them within 20 steps is optimised at once: K=10, n=100.
+#: the same with all of XLA's optimisation: compiled in twice the time, and a quarter faster at K=10, n=100
+_thorough_run = _compile.jit(_run, static_argnames=("options",), options=_compile.USUAL)
+#: numbers of logits at which that is worth it: fewer are bound by overhead, more by products of matrices
+THOROUGH = range(2_000, 60_000)
+#: seconds that a program without optimisation may lose before the optimised one is compiled: 45 solves of
+#: K=10, n=10, ten of n=100.  What would lose them within 20 steps is optimised at once: K=10, n=1000.
 WORTH_OPTIMISING = 0.1
 #: seconds lost so far, by what is compiled
 _lost: defaultdict[Hashable, float] = defaultdict(float)
 
 
 def run_once(
-    prob: Problem, params: Variables, tol: Array, last: Array, solver: Solver, reduced: bool
+    prob: Problem, params: Variables, basis: Any, tol: Array, last: Array, solver: Solver, reduced: bool
 ) -> Outcome:
     """A whole run without a record: the sweep's traced body."""
-    return _run(prob, params, None, Before(), tol, last, last, Options(solver, reduced, 0, 1))[0]
+    before = Before(basis=basis)
+    return _run(prob, params, None, before, tol, last, last, Options(solver, reduced, 0, 1))[0]
 
 
 # --- the verbs ------------------------------------------------------------------------------------
@@ -354,10 +359,17 @@ def _first_chunk(prob: Problem, options: Options) -> int:
     return max(1, min(options.solver.max_steps, int(2.0 / cost)))
 
 
+def _logits(prob: Problem, options: Options) -> int:
+    """How many logits the loop has."""
+    return prob.K * (prob.K if options.reduced else prob.columns)
+
+
 def _loss_per_step(prob: Problem, options: Options) -> float:
-    """Seconds that a step takes longer without optimisation: 30 ns for every logit of every product."""
-    columns = prob.K if options.reduced else prob.columns
-    return 1e-4 + 3e-8 * _products(options) * prob.K * columns
+    """Seconds that a step takes longer without optimisation: 4 ns for every logit of every product, and more.
+
+    Fitted to cross-entropy at K=10, d=64: 0.25, 0.8 and 7 ms at n=10, 100 and 1000.
+    """
+    return 2e-4 + 4e-9 * _products(options) * _logits(prob, options)
 
 
 def _compiled_for(prob: Problem, options: Options) -> Hashable:
@@ -374,7 +386,12 @@ def _program(prob: Problem, options: Options) -> Callable[..., Any]:
     room = WORTH_OPTIMISING - _lost[_compiled_for(prob, options)]
     small = 20 * _loss_per_step(prob, options) <= WORTH_OPTIMISING
     instant = small and room > 0 and jax.default_backend() == "cpu"
-    return _instant_run if instant else compiled_run
+    return _instant_run if instant else optimised(prob, options)
+
+
+def optimised(prob: Problem, options: Options) -> Callable[..., Any]:
+    """The compiled loop for a problem that is solved often."""
+    return _thorough_run if _logits(prob, options) in THOROUGH else compiled_run
 
 
 def _trim(history: History, steps: int, stride: int) -> History:

@@ -26,6 +26,7 @@ from ufm._second_order import may_be_saddle
 from ufm._sheet import Printed, Sheet, finite
 from ufm._solution import Solution, Status
 from ufm._solve import Options, Outcome, check_reduced, method_of, run_once, to_second_order
+from ufm._view import traced_basis
 from ufm.solvers import Solver
 
 if TYPE_CHECKING:
@@ -284,12 +285,22 @@ def _program(
     prob: Problem, scale: Any, seeds: Any, leaves: dict[str, Any], *, tol: Any, last: Any, solver: Solver,
     reduced: bool, together: bool,
 ) -> Outcome:  # fmt: skip
-    def one(each: tuple[Any, dict[str, Any]]) -> Outcome:
-        seed, leaf = each
-        problem = with_leaves(prob, leaf)
-        return run_once(problem, init(problem, seed=seed, scale=scale), tol, last, solver, reduced)
+    def drawn(seed: Array) -> tuple[Variables, Any]:
+        start = init(prob, seed=seed, scale=scale)
+        return start, traced_basis(prob, start, solver, reduced)
 
-    return jax.vmap(one)((seeds, leaves)) if together else jax.lax.map(one, (seeds, leaves))
+    def one(start: tuple[Variables, Any], leaf: dict[str, Any]) -> Outcome:
+        return run_once(with_leaves(prob, leaf), *start, tol, last, solver, reduced)
+
+    def after(before: tuple[Array, Any], each: tuple[Array, dict[str, Any]]) -> tuple[Any, Outcome]:
+        """Neighbours on the grid mostly have one seed: its start is drawn once."""
+        seed, leaf = each
+        start = jax.lax.cond(seed == before[0], lambda: before[1], lambda: drawn(seed))
+        return (seed, start), one(start, leaf)
+
+    if together:
+        return jax.vmap(lambda seed, leaf: one(drawn(seed), leaf))(seeds, leaves)
+    return jax.lax.scan(after, (seeds[0], drawn(seeds[0])), (seeds, leaves))[1]
 
 
 def solve_sweep(

@@ -1,6 +1,6 @@
 """The coordinates in which a solver runs.
 
-A *view* of a problem changes only the coordinates: features are rows
+A *view* of a problem changes only the coordinates: features are columns
 f_j = sqrt(samples_j) Q'h_j / stretch, and W is stretch W Q.
 
 `balance` chooses the stretch so that both blocks carry the penalty sqrt(lam_W lam_H): L-BFGS then needs a
@@ -13,6 +13,7 @@ vectors those of their rays (`_rays`); other models run in their own variables.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -20,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ufm import _layers, _rays, solvers
+from ufm import _derivatives, _layers, _rays, solvers
 from ufm._layers import Layers, class_means, row_space
 from ufm._problem import Params, Problem, Variables
 from ufm._rays import Rays
 from ufm.models import unbound
-from ufm.solvers import Bounded, Objective, Point, Solver, dot
+from ufm.solvers import Bounded, Objective, Point, Solver, WithDerivatives, dot
 
 #: a start with larger logits is scaled down: exp(-100) leaves nothing of a gradient or a curvature
 SATURATED = 100.0
@@ -36,7 +37,7 @@ class View(NamedTuple):
 
     problem: Problem  # with fewer feature dimensions and other penalties; its variables are `params(y)`
     root: Array | None  # (columns,) square root of the samples of each column, None: ones
-    stretch: Array | None  # W = y_W Q' / stretch and F = stretch y_F Q', None: y is the model's own variables
+    stretch: Array | None  # W = y_W Q' / stretch and F = stretch Q y_F, None: y is the model's own variables
     Q: Array | None  # (d, K) orthonormal, None: the identity
 
     def params(self, y: Any) -> Variables:
@@ -44,8 +45,8 @@ class View(NamedTuple):
         if self.stretch is None:
             return y
         W, F, b = y
-        F = F if self.root is None else F / self.root[:, None]
-        return Params(W, F.T, jnp.zeros(len(W), W.dtype) if b is None else b)
+        F = F if self.root is None else F / self.root
+        return Params(W, F, jnp.zeros(len(W), W.dtype) if b is None else b)
 
     def value(self, y: Any) -> Array:
         """f."""
@@ -53,8 +54,26 @@ class View(NamedTuple):
 
     @property
     def objective(self) -> Objective:
-        """f(y), with the bounds of y where there are any."""
-        return self.value if self.lower is None else Bounded(self.value, self.lower)
+        """f(y), with its derivatives where they are written out, and the bounds of y where there are any."""
+        f: Objective = self.value
+        if self.problem.model.two_factors:
+            f = WithDerivatives(f, self.value_and_gradient, self.product)
+        return f if self.lower is None else Bounded(f, self.lower)
+
+    def value_and_gradient(self, y: Any) -> tuple[Array, Any]:
+        """f and its gradient in y."""
+        f, gradient = _derivatives.value_and_gradient(self.problem, self.params(y))
+        return f, self._pulled_back(gradient)
+
+    def product(self, y: Any) -> Callable[[Any], Any]:
+        """The map v -> Hess f v in the coordinates y, in which the variables are linear."""
+        product = _derivatives.curvature(self.problem, self.params(y))
+        return lambda v: self._pulled_back(product(self.params(v)))
+
+    def _pulled_back(self, gradient: Params) -> Any:
+        """The transpose of `params`."""
+        W, H, b = gradient
+        return W, H if self.root is None else H / self.root, b if self.problem.bias else None
 
     @property
     def lower(self) -> Any:
@@ -135,6 +154,13 @@ def basis(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> An
     return jax.device_put(row_space(W, class_means(prob, H), np))
 
 
+def traced_basis(prob: Problem, params: Variables, solver: Solver, reduced: bool) -> Array | None:
+    """The same within a program, where problems that differ in penalties share a start."""
+    if not turns(prob, solver, reduced):
+        return None
+    return jnp.asarray(row_space(params.W, prob.class_means(params.H).T, jnp))
+
+
 def view_of(
     prob: Problem, params: Variables, solver: Solver, reduced: bool, Q: Any = None
 ) -> tuple[AnyView, Any]:
@@ -150,11 +176,11 @@ def view_of(
     lam_W, lam_H, lam_b = (jnp.asarray(x, dtype) for x in (prob.lam_W, prob.lam_H, prob.lam_b))
     stretch = (lam_W / lam_H) ** 0.25 if solver.balance else jnp.ones((), dtype)
     root = None if base.samples is None else jnp.sqrt(base.samples).astype(dtype)
-    W, F, b = params.W * stretch, H.T / stretch, params.b if prob.bias else None
-    F = F if root is None else root[:, None] * F
+    W, F, b = params.W * stretch, H / stretch, params.b if prob.bias else None
+    F = F if root is None else root * F
     if turns(prob, solver, reduced):
         Q = row_space(W, prob.class_means(params.H).T, jnp) if Q is None else Q
-        W, F = W @ Q, F @ Q
+        W, F = W @ Q, Q.T @ F
     penalties = {"lam_W": lam_W / stretch**2, "lam_H": lam_H * stretch**2, "lam_b": lam_b}
     problem = base.replace(d=W.shape[1], **penalties)
     return View(problem, root, stretch, Q), (W, F, b)

@@ -61,6 +61,26 @@ def test_values_and_derivatives_match_the_paper(loss: losses.Loss) -> None:
         close(curve, exact_curve, ulps=64, scale=np.abs(exact_curve).max() * size, name="Hessian")
 
 
+@every_loss
+def test_samples_may_be_columns(loss: losses.Loss) -> None:
+    """The losses of a matrix of logits, their gradients, and the product with their Hessians."""
+    Z, k = np.stack([z for z, _ in logits()], axis=1), np.array([k for _, k in logits()])
+    V = np.random.default_rng(0).normal(size=Z.shape)
+
+    def together(Z: Any) -> Any:
+        return jnp.sum(loss.columns(Z, k))
+
+    def alone(z: Any, k: Any, v: Any) -> Any:
+        return loss(z, k), *jax.jvp(lambda z: jax.grad(loss)(z, k), (z,), (v,))
+
+    found = jax.jit(lambda Z, V: (loss.columns(Z, k), *jax.jvp(jax.grad(together), (Z,), (V,))))(Z, V)
+    for name, a, b in zip(
+        ("value", "gradient", "product"), found, jax.vmap(alone, (1, 0, 1), -1)(Z, k, V), strict=True
+    ):
+        size = np.maximum(np.abs(b).max(axis=0), 1.0) * max(1.0, float(np.abs(Z).max()))
+        close(a, b, ulps=64, scale=np.broadcast_to(size, np.shape(b)), name=name)
+
+
 @pytest.mark.parametrize("margin", [-100.0, -30.0, 30.0, 100.0])
 @pytest.mark.parametrize("loss", [c for c in cases() if c.id == "ce-" or c.id.startswith("fl")])
 def test_relative_accuracy_where_p_goes_to_0_and_1(loss: losses.Loss, margin: float) -> None:

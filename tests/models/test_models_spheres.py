@@ -300,7 +300,8 @@ def test_verify_measures_the_statements_about_unit_vectors():
     for name in ("objective", "certificate", "second_order"):
         assert report[name].verdict == "holds"
     assert report["multipliers"].verdict == "not applicable"
-    tilted = ufm.verify(ufm.solve(problem("ls", scale=3.0), tol=1e-12))
+    # flat: the gradient norm ends near 1e-12 at its rounding floor
+    tilted = ufm.verify(ufm.solve(problem("ls", scale=3.0), tol=1e-11))
     assert tilted.passed
     assert tilted["features_along_rows"].verdict == "not applicable"
 

@@ -99,7 +99,7 @@ def _within_classes(prob: Problem, small: Problem, inside: Variables) -> tuple[n
 @partial(_compile.jit, options=_compile.INSTANT)
 def _curvatures(prob: Problem, params: Variables, P: Array) -> Array:
     """P' D^2 L P for each column (columns, r, r)."""
-    each = jax.vmap(jax.hessian(prob.loss))(prob.model.logits(prob, params), prob.labels)
+    each = jax.vmap(jax.hessian(prob.loss))(prob.logits(params).T, prob.labels)
     return jnp.einsum("ka,jkl,lb->jab", P, each, P)
 
 

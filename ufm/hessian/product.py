@@ -19,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
 
 from ufm import _compile
+from ufm._derivatives import curvature
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
 
@@ -39,27 +40,7 @@ def product(prob: Problem, params: Variables) -> Callable[[Variables], Variables
         tangent = partial(prob.model.tangent, params)
         hessian = jax.linearize(jax.grad(prob), params)[1]
         return lambda direction: tangent(hessian(tangent(direction)))
-    if not prob.model.bilinear:
-        linear: Callable[[Variables], Variables] = jax.linearize(jax.grad(prob), params)[1]
-        return linear
-    W, H, _ = params
-    weight = 1 / prob.N if prob.samples is None else prob.samples[:, None] / prob.N
-    Z = prob.logits(params).T
-    G, curve = jax.linearize(lambda z: jax.vmap(jax.grad(prob.loss))(z, prob.labels) * weight, Z)
-    F = H.T  # rows of samples, as everywhere in hot loops
-    lam_F = prob.lam_H if prob.samples is None else prob.lam_H * prob.samples[:, None]
-
-    def apply(direction: Params) -> Params:
-        dW, dH, db = direction
-        dF = dH.T
-        dZ = F @ dW.T + dF @ W.T
-        R = curve(dZ + db if prob.bias else dZ)
-        on_W = R.T @ F + G.T @ dF + prob.lam_W * dW
-        on_F = R @ W + G @ dW + lam_F * dF
-        on_b = jnp.sum(R, axis=0) + prob.lam_b * db if prob.bias else jnp.zeros_like(db)
-        return Params(on_W, on_F.T, on_b)
-
-    return apply
+    return curvature(prob, params)
 
 
 def off_bounds(prob: Problem, params: Variables) -> Callable[[Variables], Variables]:
@@ -149,6 +130,16 @@ def finite_dense(prob: Problem, params: Variables) -> np.ndarray:
         )
     free = _off_bounds(prob, params)
     return matrix if free is None else np.asarray(matrix[np.ix_(free, free)])
+
+
+def in_all_variables(prob: Problem, params: Variables, vector: np.ndarray) -> Variables:
+    """A vector in the coordinates of `finite_dense` as one of all variables."""
+    flat, unravel = ravel_pytree(params)
+    whole, free, tangents = np.zeros(flat.size), _off_bounds(prob, params), prob.model.tangents(params)
+    if tangents is not None:
+        vector = tangents[: prob.unknowns, : prob.size] @ vector
+    whole[np.arange(len(vector)) if free is None else free] = vector
+    return unravel(jnp.asarray(whole, flat.dtype))
 
 
 def dimension(prob: Problem, params: Variables) -> int:

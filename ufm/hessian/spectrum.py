@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from scipy.linalg import eigh
 
 from ufm import _checks
@@ -18,7 +16,7 @@ from ufm._figure import plot
 from ufm._precision import in_float64
 from ufm._problem import Params, Problem, Variables
 from ufm.hessian import lanczos, layers
-from ufm.hessian.product import check_dense, dimension, finite_dense, is_critical
+from ufm.hessian.product import check_dense, dimension, finite_dense, in_all_variables, is_critical
 from ufm.hessian.structure import Structure, as_params, split, structure
 
 if TYPE_CHECKING:
@@ -313,10 +311,7 @@ def lowest_without_structure(prob: Problem, params: Variables) -> Lowest:
     """The smallest eigenvalue of a problem whose Hessian is not known to decompose."""
     if prob.size <= DENSE_LOWEST:
         values, vectors = eigh(finite_dense(prob, params), subset_by_index=(0, 0))
-        flat, unravel = ravel_pytree(params)
-        absent = np.zeros(flat.size - len(vectors))  # of a bias that the problem does not have
-        vector = unravel(jnp.asarray(np.append(vectors[:, 0], absent), flat.dtype))
-        return Lowest(float(values[0]), vector, "all variables")
+        return Lowest(float(values[0]), in_all_variables(prob, params, vectors[:, 0]), "all variables")
     pair = lanczos.lowest(prob, params, 1)[0]
     return Lowest(pair.value, pair.vector, "all variables")
 

@@ -17,7 +17,7 @@ from ufm.losses._closed import BallLoss, Block, ConvexityRegion, Curvature, Grou
 from ufm.losses._profile import ScalarProfile
 
 #: members that say nothing about the function, or follow from others
-DERIVED = ("pure", "has_conjugate", "has_lower_bound", "hyperparameters")
+DERIVED = ("pure", "columns", "has_conjugate", "has_lower_bound", "hyperparameters")
 TIED = ("T5", "T6")  # two margins tie, and the convex hull of phi lies below phi between them
 
 
@@ -62,7 +62,8 @@ class Loss:
     infimum: float = 0.0
 
     def __init_subclass__(cls, *, pure: bool = False, **kwargs: Any) -> None:
-        """`pure` declares that the loss computes what its leaves say and reads nothing else that may change.
+        """`pure` declares that the loss computes what its leaves say and reads nothing else that may change,
+        and that it takes logits (K, N) with classes (N,) as well, one sample a column (see `columns`).
 
         A subclass is not pure because its parent is. What a parent with another `__call__` states is reset.
         """
@@ -80,6 +81,10 @@ class Loss:
     def __call__(self, z: Array, k: ArrayLike) -> Array:
         """loss of the logits z (K,) for class k: a scalar."""
         raise NotImplementedError
+
+    def columns(self, Z: Array, k: Array | np.ndarray) -> Array:
+        """The losses (N,) of samples of classes k (N,) whose logits are the columns of Z (K, N)."""
+        return self(Z, k) if type(self).pure else jax.vmap(self, in_axes=(1, 0))(Z, k)
 
     # --- its convex conjugate, with which the dual certificate closes quadratically, else linearly ---
 

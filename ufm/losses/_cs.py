@@ -35,7 +35,7 @@ class CrammerSinger(Loss, pure=True):
         object.__setattr__(self, "margin", _checks.real("margin", self.margin, above=0.0))
 
     def __call__(self, z: Array, k: ArrayLike) -> Array:
-        return jnp.max(hinges(z, k, self.margin))
+        return jnp.max(hinges(z, k, self.margin), axis=0)
 
 
 def crammer_singer(margin: ArrayLike = 1.0) -> CrammerSinger:

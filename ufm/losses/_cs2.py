@@ -36,7 +36,7 @@ class SquaredCrammerSinger(Loss, pure=True):
         object.__setattr__(self, "margin", _checks.real("margin", self.margin, above=0.0))
 
     def __call__(self, z: Array, k: ArrayLike) -> Array:
-        return jnp.max(hinges(z, k, self.margin)) ** 2
+        return jnp.max(hinges(z, k, self.margin), axis=0) ** 2
 
 
 def squared_crammer_singer(margin: ArrayLike = 1.0) -> SquaredCrammerSinger:

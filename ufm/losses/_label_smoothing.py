@@ -26,7 +26,7 @@ from ufm.losses._closed import (
     number,
     of_odds,
 )
-from ufm.losses._logits import log_odds, negative_entropy, own, relative_entropy, softplus
+from ufm.losses._logits import log_odds, negative_entropy, relative_entropy, softplus, target
 from ufm.losses._profile import ScalarProfile, sigmoid
 
 
@@ -52,8 +52,8 @@ class LabelSmoothing(Loss, pure=True):
         object.__setattr__(self, "alpha", _checks.real("alpha", self.alpha, least=0.0, below=1.0))
 
     def __call__(self, z: Array, k: ArrayLike) -> Array:
-        target = jnp.sum(jnp.where(own(z, k), z, 0.0))
-        return softplus(log_odds(z, k)) + jnp.asarray(self.alpha, z.dtype) * (target - jnp.mean(z))
+        tilt = target(z, k) - jnp.mean(z, axis=0)
+        return softplus(log_odds(z, k)) + jnp.asarray(self.alpha, z.dtype) * tilt
 
     def _target(self, k: ArrayLike, K: int, dtype: Any) -> Array:
         alpha = jnp.asarray(self.alpha, dtype)

@@ -34,7 +34,7 @@ class LogitNorm(Loss, pure=True):
         object.__setattr__(self, "temperature", _checks.real("temperature", self.temperature, above=0.0))
 
     def __call__(self, z: Array, k: ArrayLike) -> Array:
-        square = jnp.sum(z * z)
+        square = jnp.sum(z * z, axis=0, keepdims=True)
         norm = jnp.sqrt(
             jnp.where(square > 0, square, 1.0)
         )  # the inner `where` keeps the gradient at 0 finite

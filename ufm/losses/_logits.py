@@ -1,4 +1,7 @@
-"""Functions of one logit vector that the losses are written in; each is accurate at logits of any size.
+"""Functions of logits that the losses are written in; each is accurate at logits of any size.
+
+Classes are along the first axis: z is (K,) for one sample of class k, or (K, N) for N samples of classes
+k (N,), whose long axis is then the one along which a processor computes.
 
 A function of the target probability alone goes through the log-odds against the target,
 
@@ -9,6 +12,8 @@ because every factor then has full relative accuracy from p_k -> 0 to p_k -> 1: 
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +41,27 @@ softplus.defjvps(lambda q_dot, _, q: q_dot * sigmoid(q))
 
 def log_odds(z: Array, k: ArrayLike) -> Array:
     """log sum_{j != k} exp(z_j) - z_k = log((1 - p_k) / p_k), exact in relative terms at any scale."""
-    others = ~own(z, k)
-    top = jax.lax.stop_gradient(jnp.max(jnp.where(others, z, -jnp.inf)))
-    # the inner `where` keeps exp finite where its value is thrown away (NaN-safe gradients)
-    mass = jnp.sum(jnp.where(others, jnp.exp(jnp.where(others, z - top, 0.0)), 0.0))
-    target = jnp.sum(jnp.where(others, 0.0, z))  # a masked sum: a gather per sample is slower on a CPU
-    return jnp.log(mass) + (top - target)
+    return _log_odds(z, k)[0]
+
+
+@jax.custom_jvp
+def _log_odds(z: Array, k: ArrayLike) -> tuple[Array, Array]:
+    """The log-odds q and their gradient v: exp(z_j) / sum_{i != k} exp(z_i) at j != k, and -1 at k."""
+    mine = own(z, k)
+    top = jnp.max(jnp.where(mine, -jnp.inf, z), axis=0, keepdims=True)
+    # the minimum matters at the target alone, whose power is thrown away: exp must not overflow there
+    powers = jnp.where(mine, 0.0, jnp.exp(jnp.minimum(z - top, 0.0)))
+    mass = jnp.sum(powers, axis=0, keepdims=True)
+    q = jnp.squeeze(jnp.log(mass) + top, 0) - target(z, k)
+    return q, jnp.where(mine, -1.0, powers / mass)
+
+
+@_log_odds.defjvp
+def _(at: tuple[Any, Any], along: tuple[Any, Any]) -> Any:
+    """dq = v'dz, dv = s (dz - s'dz) with the shares s = max(v, 0): value and two derivatives from one exp."""
+    q, v = _log_odds(*at)
+    dz, s = along[0], jnp.maximum(v, 0.0)
+    return (q, v), (jnp.sum(v * dz, axis=0), s * (dz - jnp.sum(s * dz, axis=0, keepdims=True)))
 
 
 def negative_entropy(p: Array) -> Array:
@@ -60,12 +80,16 @@ def relative_entropy(p: Array, z: Array) -> Array:
 
 
 def own(z: Array, k: ArrayLike) -> Array:
-    """The mask (K,) of the target logit."""
-    return jnp.arange(z.shape[0], dtype=jnp.result_type(k)) == k
+    """The mask of the target logits, shaped as z."""
+    return jax.lax.broadcasted_iota(jnp.result_type(k), z.shape, 0) == jnp.expand_dims(k, 0)
+
+
+def target(z: Array, k: ArrayLike) -> Array:
+    """z_k: a masked sum, because a gather for each sample is slower on a CPU."""
+    return jnp.sum(jnp.where(own(z, k), z, 0.0), axis=0)
 
 
 def hinges(z: Array, k: ArrayLike, margin: ArrayLike) -> Array:
-    """max(0, margin + z_j - z_k) for j != k, and 0 at the target: (K,)."""
-    target = own(z, k)
-    z_k = jnp.sum(jnp.where(target, z, 0.0))
-    return jnp.where(target, 0.0, jnp.maximum(0.0, jnp.asarray(margin, z.dtype) + z - z_k))
+    """max(0, margin + z_j - z_k) for j != k, and 0 at the target: shaped as z."""
+    z_k = jnp.expand_dims(target(z, k), 0)
+    return jnp.where(own(z, k), 0.0, jnp.maximum(0.0, jnp.asarray(margin, z.dtype) + z - z_k))

@@ -56,7 +56,7 @@ class RescaledMSE(Loss, pure=True):
 
     def __call__(self, z: Array, k: ArrayLike) -> Array:
         kappa, beta = jnp.asarray(self.kappa, z.dtype), jnp.asarray(self.beta, z.dtype)
-        return jnp.sum(jnp.where(own(z, k), kappa * (z - beta) ** 2, z**2))
+        return jnp.sum(jnp.where(own(z, k), kappa * (z - beta) ** 2, z**2), axis=0)
 
     def conjugate(self, u: Array, k: ArrayLike) -> Array:
         kappa, beta = jnp.asarray(self.kappa, u.dtype), jnp.asarray(self.beta, u.dtype)

@@ -26,7 +26,7 @@ class OneVersusAll(Loss, pure=True):
     fails = ("T1",)
 
     def __call__(self, z: Array, k: ArrayLike) -> Array:
-        return jnp.sum(softplus(jnp.where(own(z, k), -z, z)))
+        return jnp.sum(softplus(jnp.where(own(z, k), -z, z)), axis=0)
 
 
 def one_vs_all() -> OneVersusAll:

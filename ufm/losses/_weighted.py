@@ -34,6 +34,9 @@ class Weighted(Loss, pure=True):
     def __call__(self, z: Array, k: ArrayLike) -> Array:
         return self._of(z, k) * self.loss(z, k)
 
+    def columns(self, Z: Array, k: Array | np.ndarray) -> Array:
+        return self._of(Z, k) * self.loss.columns(Z, k)
+
     def _of(self, z: Array, k: ArrayLike) -> Array:
         return jnp.asarray(self.weights, z.dtype)[k]
 

@@ -36,7 +36,7 @@ class SquaredWestonWatkins(Loss, pure=True):
         object.__setattr__(self, "margin", _checks.real("margin", self.margin, above=0.0))
 
     def __call__(self, z: Array, k: ArrayLike) -> Array:
-        return jnp.sum(hinges(z, k, self.margin) ** 2)
+        return jnp.sum(hinges(z, k, self.margin) ** 2, axis=0)
 
 
 def weston_watkins(margin: ArrayLike = 1.0) -> SquaredWestonWatkins:

@@ -131,8 +131,8 @@ class Model:
         """The shape of each variable, by the name of its field."""
         raise NotImplementedError
 
-    def logits(self, prob: Sizes, params: Variables) -> Float[Array, "N K"]:
-        """Logits with one row for each column of the features."""
+    def logits(self, prob: Sizes, params: Variables) -> Float[Array, "K N"]:
+        """Logits, one column for each column of the features: the long axis last, as processors like it."""
         raise NotImplementedError
 
     def penalty(self, prob: Sizes, params: Variables) -> Float[Array, ""]:

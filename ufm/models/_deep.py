@@ -52,10 +52,10 @@ class Deep(Model):
         """The penalty of each layer."""
         return jnp.broadcast_to(jnp.asarray(prob.lam_W if self.lam is None else self.lam), (self.layers,))
 
-    def logits(self, prob: Sizes, params: Variables) -> Float[Array, "N K"]:
-        """H'W_1' ... W_M' + 1 b'."""
-        Z = params.H.T @ self.classifier(params).T
-        return Z + params.b if prob.bias else Z
+    def logits(self, prob: Sizes, params: Variables) -> Float[Array, "K N"]:
+        """W_M ... W_1 H + b 1'."""
+        Z = self.classifier(params) @ params.H
+        return Z + params.b[:, None] if prob.bias else Z
 
     def classifier(self, params: Variables) -> Float[Array, "K d"]:
         """W_M ... W_1."""

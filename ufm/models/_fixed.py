@@ -86,11 +86,11 @@ class Fixed(Model):
         drawn = replace(self, features="free").normal(prob, seed, scale, random)
         return drawn._replace(H=abs(drawn.H))
 
-    def logits(self, prob: Sizes, params: Features) -> Float[Array, "N K"]:
-        """H'W' + 1 b'."""
+    def logits(self, prob: Sizes, params: Features) -> Float[Array, "K N"]:
+        """W H + b 1'."""
         H, b = self.onto(prob, params)
-        Z = H.T @ self.classifier.T
-        return Z + b if prob.bias else Z
+        Z = self.classifier @ H
+        return Z + b[:, None] if prob.bias else Z
 
     def penalty(self, prob: Sizes, params: Features) -> Float[Array, ""]:
         """lam_H sum_j samples_j |h_j|^2 + lam_b |b|^2; on a sphere without the constant of the features."""

@@ -53,11 +53,11 @@ class NormConstrained(Model):
         """W (K, d), H (d, columns), slack (2,), b (K,)."""
         return {"W": (prob.K, prob.d), "H": (prob.d, prob.columns), "slack": (2,), "b": (prob.K,)}
 
-    def logits(self, prob: Sizes, params: Bounded) -> Float[Array, "N K"]:
-        """H'W' + 1 b'."""
+    def logits(self, prob: Sizes, params: Bounded) -> Float[Array, "K N"]:
+        """W H + b 1'."""
         W, H, _, b = self.onto(prob, params)
-        Z = H.T @ W.T
-        return Z + b if prob.bias else Z
+        Z = W @ H
+        return Z + b[:, None] if prob.bias else Z
 
     def penalty(self, prob: Sizes, params: Bounded) -> Float[Array, ""]:
         """lam_b |b|^2."""

@@ -38,10 +38,10 @@ class Spheres(Model):
         """W (K, d), H (d, columns), and b (K,), which stays zero."""
         return {"W": (prob.K, prob.d), "H": (prob.d, prob.columns), "b": (prob.K,)}
 
-    def logits(self, prob: Sizes, params: Params) -> Float[Array, "N K"]:
-        """scale H'W'."""
+    def logits(self, prob: Sizes, params: Params) -> Float[Array, "K N"]:
+        """scale W H."""
         W, H, _ = self.onto(prob, params)
-        return jnp.asarray(self.scale * (H.T @ W.T))
+        return jnp.asarray(self.scale * (W @ H))
 
     def penalty(self, prob: Sizes, params: Params) -> Float[Array, ""]:
         """Zero; lam_W |W|^2 where W is free."""

@@ -25,11 +25,11 @@ class Free(Model):
         """W (K, d), H (d, columns), b (K,)."""
         return {"W": (prob.K, prob.d), "H": (prob.d, prob.columns), "b": (prob.K,)}
 
-    def logits(self, prob: Sizes, params: Params) -> Float[Array, "N K"]:
-        """H'W' + 1 b', in rows of samples, as every hot loop keeps them."""
+    def logits(self, prob: Sizes, params: Params) -> Float[Array, "K N"]:
+        """W H + b 1'."""
         W, H, b = params
-        Z = H.T @ W.T
-        return Z + b if prob.bias else Z
+        Z = W @ H
+        return Z + b[:, None] if prob.bias else Z
 
     def penalty(self, prob: Sizes, params: Params) -> Float[Array, ""]:
         """lam_W |W|^2 + lam_H sum_j samples_j |h_j|^2 + lam_b |b|^2."""

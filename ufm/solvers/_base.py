@@ -16,6 +16,18 @@ Objective = Callable[[Tree], Array]
 
 
 @dataclasses.dataclass(frozen=True)
+class WithDerivatives:
+    """An objective that knows its derivatives better than automatic differentiation."""
+
+    value: Objective
+    value_and_gradient: Callable[[Tree], tuple[Array, Tree]]
+    product: Callable[[Tree], Callable[[Tree], Tree]]  # y -> (v -> Hess v)
+
+    def __call__(self, y: Tree) -> Array:
+        return self.value(y)
+
+
+@dataclasses.dataclass(frozen=True)
 class OnSpheres:
     """An objective that is constant along the rays of the parts of y that lie on spheres."""
 
@@ -90,8 +102,8 @@ def select(condition: Array, a: Tree, b: Tree) -> Tree:
 
 
 def evaluate(f: Objective, y: Tree) -> Point:
-    value, g = jax.value_and_grad(f)(y)
-    return Point(y, value, g)
+    known = f.value_and_gradient if isinstance(f, WithDerivatives) else jax.value_and_grad(f)
+    return Point(y, *known(y))
 
 
 def curvature(f: Objective, y: Tree) -> Callable[[Tree], Tree]:
@@ -99,6 +111,8 @@ def curvature(f: Objective, y: Tree) -> Callable[[Tree], Tree]:
 
     Along rays the full Hessian couples to the gradient, H y = -g, and has no curvature of its own.
     """
+    if isinstance(f, WithDerivatives):
+        return f.product(y)
     _, hvp = jax.linearize(jax.grad(f), y)
     return (lambda v: f.tangent(y, hvp(v))) if isinstance(f, OnSpheres) else hvp
 

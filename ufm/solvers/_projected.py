@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from ufm.models import at_least, unbound
-from ufm.solvers._base import STALLED, Objective, Point, Tree, dot, evaluate, noise, select
+from ufm.solvers._base import STALLED, Objective, Point, Tree, curvature, dot, evaluate, noise, select
 from ufm.solvers._newton import Newton, Trust, steihaug
 
 
@@ -63,7 +63,7 @@ class ProjectedNewton(Newton):
         assert isinstance(f, Bounded)
         size = f.residual(at)
         trial = self._trial(f, at, memory.radius, size)
-        new = evaluate(f, trial.y)
+        new = evaluate(f.value, trial.y)
 
         rounding = jnp.abs(trial.decrease) <= noise(at.f)
         ratio = (at.f - new.f) / jnp.where(trial.decrease > 0, trial.decrease, 1.0)
@@ -81,7 +81,7 @@ class ProjectedNewton(Newton):
         return select(accept, new, at), memory, jnp.where(stuck, STALLED, 0)
 
     def _trial(self, f: Bounded, at: Point, radius: Array, size: Array) -> _Trial:
-        _, hvp = jax.linearize(jax.grad(f), at.y)
+        hvp = curvature(f.value, at.y)
         reach = jnp.minimum(self.reach, radius / jnp.where(size > 0, size, 1.0))
 
         def to_bound(y: Array, g: Array, lower: Array) -> Array:
