@@ -150,7 +150,7 @@ def train(**options: Any) -> int:
     if follows:
         _progress.hush()
     if options["devices"] is None:
-        preset = deep.presets.get(options["preset"] or OPTIONS["preset"].default)[1]
+        preset = deep.presets.get(options["preset"] or str(OPTIONS["preset"].default))[1]
         options["devices"] = of_cpu(options["batch"] or preset.batch)
     options["resume"] = {"yes": True, "no": False}.get(options["resume"], "changed")
     given = {name: value for name, value in options.items() if value is not None}
