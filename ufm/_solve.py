@@ -193,7 +193,7 @@ compiled_run = _compile.jit(_run, static_argnames=("options",))
 #: the same without optimisation: compiled in half the time, and two to four times slower to run
 _instant_run = _compile.jit(_run, static_argnames=("options",), options=_compile.INSTANT)
 #: the same with all of XLA's optimisation: compiled in twice the time, and a quarter faster at K=10, n=100
-_thorough_run = _compile.jit(_run, static_argnames=("options",), options=_compile.USUAL)
+_thorough_run = _compile.jit(_run, static_argnames=("options",), options=_compile.THOROUGH)
 #: numbers of logits at which that is worth it: fewer are bound by overhead, more by products of matrices
 THOROUGH = range(2_000, 60_000)
 #: seconds that a program without optimisation may lose before the optimised one is compiled: 45 solves of
