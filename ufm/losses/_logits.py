@@ -41,18 +41,17 @@ softplus.defjvps(lambda q_dot, _, q: q_dot * sigmoid(q))
 
 def log_odds(z: Array, k: ArrayLike) -> Array:
     """log sum_{j != k} exp(z_j) - z_k = log((1 - p_k) / p_k), exact in relative terms at any scale."""
-    return _log_odds(z, k)[0]
+    return _log_odds(z, own(z, k))[0]  # the mask and not k, which JAX refuses as a constant in numpy
 
 
 @jax.custom_jvp
-def _log_odds(z: Array, k: ArrayLike) -> tuple[Array, Array]:
+def _log_odds(z: Array, mine: Array) -> tuple[Array, Array]:
     """The log-odds q and their gradient v: exp(z_j) / sum_{i != k} exp(z_i) at j != k, and -1 at k."""
-    mine = own(z, k)
     top = jnp.max(jnp.where(mine, -jnp.inf, z), axis=0, keepdims=True)
     # the minimum matters at the target alone, whose power is thrown away: exp must not overflow there
     powers = jnp.where(mine, 0.0, jnp.exp(jnp.minimum(z - top, 0.0)))
     mass = jnp.sum(powers, axis=0, keepdims=True)
-    q = jnp.squeeze(jnp.log(mass) + top, 0) - target(z, k)
+    q = jnp.squeeze(jnp.log(mass) + top, 0) - jnp.sum(jnp.where(mine, z, 0.0), axis=0)
     return q, jnp.where(mine, -1.0, powers / mass)
 
 
