@@ -82,12 +82,26 @@ def mixed_in():
     return Mixed()
 
 
+def test_a_pure_loss_of_one_vector_is_computed_sample_by_sample():
+    """It would take a matrix of logits without a complaint, and normalise over the samples."""
+
+    class OfOneVector(losses.Loss, pure=True):
+        def __call__(self, z, k):
+            return -jnp.sum(jax.nn.log_softmax(z) * jax.nn.one_hot(k, len(z), dtype=z.dtype))
+
+    jax.tree_util.register_pytree_node(OfOneVector, lambda loss: ((), None), lambda *_: OfOneVector())
+    own, ce = (ufm.Problem.balanced(loss, **SHAPE) for loss in (OfOneVector(), "ce"))
+    start = ufm.init(own, scale=1.0)
+    close(own(start), ce(start))
+
+
 def test_a_subclass_with_another_function_inherits_nothing_that_is_stated_about_it():
     for heir in (Heir(), mixed_in()):
         assert not heir.has_conjugate
         assert not heir.convex
         assert not heir.shift_invariant
         assert not type(heir).pure
+        assert not type(heir).by_column
         for member in ("profile", "region", "optimum", "threshold", "branch", "in_balls", "fails"):
             assert getattr(type(heir), member) is getattr(losses.Loss, member), member
         assert (heir.name, heir.title) == ("custom", f"custom loss {type(heir).__name__}")

@@ -17,7 +17,7 @@ from ufm.losses._closed import BallLoss, Block, ConvexityRegion, Curvature, Grou
 from ufm.losses._profile import ScalarProfile
 
 #: members that say nothing about the function, or follow from others
-DERIVED = ("pure", "columns", "has_conjugate", "has_lower_bound", "hyperparameters")
+DERIVED = ("pure", "by_column", "columns", "has_conjugate", "has_lower_bound", "hyperparameters")
 TIED = ("T5", "T6")  # two margins tie, and the convex hull of phi lies below phi between them
 
 
@@ -61,14 +61,16 @@ class Loss:
     sums_classes: bool = False
     infimum: float = 0.0
 
-    def __init_subclass__(cls, *, pure: bool = False, **kwargs: Any) -> None:
-        """`pure` declares that the loss computes what its leaves say and reads nothing else that may change,
-        and that it takes logits (K, N) with classes (N,) as well, one sample a column (see `columns`).
+    def __init_subclass__(cls, *, pure: bool = False, by_column: bool = False, **kwargs: Any) -> None:
+        """What a class says of its own `__call__`.
 
-        A subclass is not pure because its parent is. What a parent with another `__call__` states is reset.
+        `pure`: it computes what the leaves say and reads nothing else that may change. `by_column`: it also
+        takes logits (K, N) with classes (N,), one sample a column, and returns the losses (N,), which is
+        faster than sample by sample. A subclass is neither because its parent is. What a parent with
+        another `__call__` states is reset.
         """
         super().__init_subclass__(**kwargs)
-        cls.pure = pure
+        cls.pure, cls.by_column = pure, by_column
         for name, default in stated().items():
             owner = next(parent for parent in cls.__mro__ if name in vars(parent))
             if issubclass(owner, Loss) and owner.__call__ is not cls.__call__ and owner is not cls:
@@ -77,6 +79,7 @@ class Loss:
             cls.title = f"{Loss.title} {cls.__name__}"
 
     pure: bool = False
+    by_column: bool = False
 
     def __call__(self, z: Array, k: ArrayLike) -> Array:
         """loss of the logits z (K,) for class k: a scalar."""
@@ -84,7 +87,7 @@ class Loss:
 
     def columns(self, Z: Array, k: Array | np.ndarray) -> Array:
         """The losses (N,) of samples of classes k (N,) whose logits are the columns of Z (K, N)."""
-        return self(Z, k) if type(self).pure else jax.vmap(self, in_axes=(1, 0))(Z, k)
+        return self(Z, k) if type(self).by_column else jax.vmap(self, in_axes=(1, 0))(Z, k)
 
     # --- its convex conjugate, with which the dual certificate closes quadratically, else linearly ---
 

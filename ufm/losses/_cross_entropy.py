@@ -20,7 +20,7 @@ from ufm.losses._profile import softplus as log1p_exp
 
 
 @pytree_dataclass
-class CrossEntropy(Loss, pure=True):
+class CrossEntropy(Loss, pure=True, by_column=True):
     """L = -log p_k = softplus(q).  Convex, shift-invariant.  Paper, equation (3)."""
 
     name = "ce"

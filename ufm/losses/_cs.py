@@ -15,7 +15,7 @@ from ufm.losses._logits import hinges
 
 
 @pytree_dataclass
-class CrammerSinger(Loss, pure=True):
+class CrammerSinger(Loss, pure=True, by_column=True):
     """L = max_{j != k} max(0, m + z_j - z_k), m = `margin`.  Convex, shift-invariant."""
 
     margin: Any = 1.0

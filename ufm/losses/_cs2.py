@@ -15,7 +15,7 @@ from ufm.losses._logits import hinges
 
 
 @pytree_dataclass
-class SquaredCrammerSinger(Loss, pure=True):
+class SquaredCrammerSinger(Loss, pure=True, by_column=True):
     """L = max_{j != k} max(0, m + z_j - z_k)^2, m = `margin`.  Convex, shift-invariant."""
 
     margin: Any = 1.0

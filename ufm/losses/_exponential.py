@@ -15,7 +15,7 @@ from ufm.losses._profile import ScalarProfile
 
 
 @pytree_dataclass
-class Exponential(Loss, pure=True):
+class Exponential(Loss, pure=True, by_column=True):
     """L = sum_{j != k} e^{z_j - z_k} = (1 - p_k)/p_k, the odds against class k.  Convex, shift-invariant."""
 
     name = "exponential"

@@ -30,7 +30,7 @@ from ufm.losses._profile import softplus as log1p_exp
 
 
 @pytree_dataclass
-class Focal(Loss, pure=True):
+class Focal(Loss, pure=True, by_column=True):
     """L = -(1 - p_k)^gamma log p_k = sigmoid(q)^gamma softplus(q).  Shift-invariant.  Paper, equation (5).
 
     Not convex in z for gamma > 0: convex exactly where p_k >= p_infl(gamma) (`theory.convexity_region`).

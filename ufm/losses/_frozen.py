@@ -83,7 +83,7 @@ class Frozen(Loss):
 
 
 _FIELDS = {field.name for field in dataclasses.fields(Frozen)}
-for _name in {*stated(), *DERIVED} - _FIELDS - {"pure", "columns"}:
+for _name in {*stated(), *DERIVED} - _FIELDS - {"pure", "by_column", "columns"}:
     setattr(Frozen, _name, property(attrgetter(f"given.{_name}")))
 
 

@@ -26,7 +26,7 @@ _expm1.defjvps(lambda x_dot, _, x: x_dot * jnp.exp(x))
 
 
 @pytree_dataclass
-class GeneralisedCrossEntropy(Loss, pure=True):
+class GeneralisedCrossEntropy(Loss, pure=True, by_column=True):
     """L = (1 - p_k^q)/q, between cross-entropy (q -> 0) and half the mean absolute error (q = 1)."""
 
     q: Any = 0.7  # as in the source

@@ -31,7 +31,7 @@ from ufm.losses._profile import ScalarProfile, sigmoid
 
 
 @pytree_dataclass
-class LabelSmoothing(Loss, pure=True):
+class LabelSmoothing(Loss, pure=True, by_column=True):
     """L = -(1 - alpha) log p_k - (alpha/K) sum_j log p_j.  Convex, shift-invariant.  Paper, equation (4).
 
     Written as cross-entropy plus alpha (z_k - mean z), which never adds large numbers of opposite sign.

@@ -15,7 +15,7 @@ from ufm.losses._logits import log_odds, softplus
 
 
 @pytree_dataclass
-class LogitNorm(Loss, pure=True):
+class LogitNorm(Loss, pure=True, by_column=True):
     """L = -log p_k(z/(T |z|)), T = `temperature`; log K at z = 0, where it has no derivative."""
 
     temperature: Any = 1.0

@@ -12,7 +12,7 @@ from ufm.losses._logits import log_odds, sigmoid
 
 
 @pytree_dataclass
-class MeanAbsoluteError(Loss, pure=True):
+class MeanAbsoluteError(Loss, pure=True, by_column=True):
     """L = 2 (1 - p_k), the 1-norm of e_k - softmax(z)."""
 
     name = "mae"

@@ -21,7 +21,7 @@ from ufm.losses._profile import softplus as log1p_exp
 
 
 @pytree_dataclass
-class AdditiveMargin(Loss, pure=True):
+class AdditiveMargin(Loss, pure=True, by_column=True):
     """L = -log p_k(z - margin e_k) = softplus(q + margin).  Convex, shift-invariant."""
 
     margin: Any = 1.0

@@ -34,7 +34,7 @@ from ufm.losses._profile import ScalarProfile
 
 
 @pytree_dataclass
-class RescaledMSE(Loss, pure=True):
+class RescaledMSE(Loss, pure=True, by_column=True):
     """L = kappa (z_k - beta)^2 + sum_{j != k} z_j^2.  Convex, not shift-invariant.  Paper, equation (6)."""
 
     kappa: Any = 1.0  # the paper's values (Section 4)

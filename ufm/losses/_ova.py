@@ -12,7 +12,7 @@ from ufm.losses._logits import own, softplus
 
 
 @pytree_dataclass
-class OneVersusAll(Loss, pure=True):
+class OneVersusAll(Loss, pure=True, by_column=True):
     """L = log(1 + e^{-z_k}) + sum_{j != k} log(1 + e^{z_j}).  Convex, not shift-invariant."""
 
     name = "ova"

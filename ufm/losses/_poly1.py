@@ -16,7 +16,7 @@ from ufm.losses._logits import log_odds, sigmoid, softplus
 
 
 @pytree_dataclass
-class Poly1(Loss, pure=True):
+class Poly1(Loss, pure=True, by_column=True):
     """L = -log p_k + epsilon (1 - p_k).  Convex in z for epsilon <= 1 only."""
 
     epsilon: Any = 1.0

@@ -18,7 +18,7 @@ LOG_0 = -4.0  # what the source reads log 0 as
 
 
 @pytree_dataclass
-class SymmetricCrossEntropy(Loss, pure=True):
+class SymmetricCrossEntropy(Loss, pure=True, by_column=True):
     """L = -alpha log p_k + 4 beta (1 - p_k): cross-entropy, and that with labels and predictions exchanged.
 
     The second term is -beta sum_j p_j log y_j with one-hot y, where log 0 is read as -4.

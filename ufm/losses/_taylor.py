@@ -19,7 +19,7 @@ MOST = 10  # terms that are compiled, whatever number of them counts
 
 
 @pytree_dataclass
-class TaylorCrossEntropy(Loss, pure=True):
+class TaylorCrossEntropy(Loss, pure=True, by_column=True):
     """L = sum_{i <= t} (1 - p_k)^i/i with t = `terms`."""
 
     terms: Any = 2.0  # the source's choice

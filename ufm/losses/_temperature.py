@@ -18,7 +18,7 @@ from ufm.losses._profile import ScalarProfile
 
 
 @pytree_dataclass
-class Temperature(Loss, pure=True):
+class Temperature(Loss, pure=True, by_column=True):
     """L = -log p_k(z/T), T = `temperature`.  Convex, shift-invariant."""
 
     temperature: Any = 0.5

@@ -18,7 +18,7 @@ from ufm.losses._base import Loss
 
 
 @pytree_dataclass
-class Weighted(Loss, pure=True):
+class Weighted(Loss, pure=True, by_column=True):
     """w_k L(z, k).
 
     It inherits the facts that positive weights leave alone (convexity, invariance to a common shift) and the
