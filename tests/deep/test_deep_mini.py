@@ -107,11 +107,14 @@ def test_records_keep_the_last_layer_beside_its_optima(runs, tmp_path):
         (into / f"{name_of(record['config'])}.json").write_text(json.dumps(record))
     assert len(mini.collect(runs, into, EXPERIMENT)) == 12
     assert mini.read(into, EXPERIMENT) == grid
-    missing = runs / "ce-w0.0625-e1-s0" / LAST_LAYER
-    held = missing.read_bytes()
-    missing.unlink()
-    assert mini.compare_last_layers(runs, images) == [missing]
-    assert json.loads(missing.read_bytes()) == json.loads(held)
+    file = runs / "ce-w0.0625-e1-s0" / LAST_LAYER
+    held = json.loads(file.read_bytes())
+    file.unlink()
+    assert mini.compare_last_layers(runs, images) == [file]
+    for damaged in ("{", "null", json.dumps(held | {"free": {}})):  # or of another version
+        file.write_text(damaged)
+        assert mini.compare_last_layers(runs, images) == [file]
+        assert json.loads(file.read_bytes()) == held
     assert mini.Grid(EXPERIMENT, without).last_layers("free", "nc2", "ce", (0.0625, 1)) == []
 
 
@@ -175,7 +178,8 @@ def test_another_schema_is_refused_by_name(runs, tmp_path):
     into = tmp_path / "records"
     file = mini.collect(runs, into, EXPERIMENT)[0]
     good = file.read_text()
-    for bad in (json.dumps(json.loads(good) | {"format": "ufm mini record 9"}), "{", "[]", '{"history": 3}'):
+    changes = ({"format": "ufm mini record 9"}, {"last_layer": {"free": {}}})
+    for bad in (*(json.dumps(json.loads(good) | change) for change in changes), "{", "[]", '{"history": 3}'):
         file.write_text(bad)
         with pytest.raises(ValueError, match=rf"{file.name} is not a record that this version reads"):
             mini.read(into, EXPERIMENT)

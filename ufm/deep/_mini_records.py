@@ -34,6 +34,8 @@ FIELDS = (
 )  # fmt: skip
 #: the file of a run's last layer beside its optima, in the folder of the run
 LAST_LAYER = "last_layer.json"
+#: with the optimum of which models
+MODELS = ("free", "nonnegative")
 #: what it keeps of each `Comparison`
 COMPARED = (
     "lam_H", "gap", "margin", "optimal_margin", "norm_W", "optimal_norm_W", "norm_M", "optimal_norm_M",
@@ -156,7 +158,7 @@ def compare_last_layers(runs: Path, data: Dataset, progress: bool | None = None)
     new = []
     for folder in each("last layers", lacking, progress, lambda folder: folder.name):
         run = load(folder, data=data)
-        found = {model: _compared(run, model) for model in ("free", "nonnegative")}
+        found = {model: _compared(run, model) for model in MODELS}
         new.append(folder / LAST_LAYER)
         _files.write_json(new[-1], found, indent=None)
     return new
@@ -227,7 +229,9 @@ def _read(file: Path) -> dict[str, Any] | None:
             stamp = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.UTC)
             return small(record, stamp.date().isoformat()) | _last_layer(file.with_name(LAST_LAYER))
         format_ = record["format"]
-        if format_ == FORMAT and set(FIELDS) <= set(record["history"]) and name_of(record["config"]):
+        whole = set(FIELDS) <= set(record["history"])
+        whole = whole and ("last_layer" not in record or _is_whole(record["last_layer"]))
+        if format_ == FORMAT and whole and name_of(record["config"]):
             return record
     except (OSError, ValueError, KeyError, TypeError):
         format_ = "none"
@@ -238,8 +242,17 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def _last_layer(file: Path) -> dict[str, Any]:
-    """The part of a small record about the last layer; empty if it has not been compared."""
-    return {"last_layer": json.loads(file.read_bytes())} if file.exists() else {}
+    """The part of a small record about the last layer; empty if it is to be compared, or compared anew."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {"last_layer": found} if _is_whole(found) else {}
+
+
+def _is_whole(last_layer: Any) -> bool:
+    """Whether a last layer has all that this version keeps of it."""
+    return isinstance(last_layer, dict) and all(set(COMPARED) <= set(last_layer.get(m, ())) for m in MODELS)
 
 
 def _check_alike(records: Iterable[Mapping[str, Any]]) -> None:
