@@ -86,16 +86,24 @@ def test_a_refitted_layer_is_the_minimum_at_its_features(loss, lam_b):
     start = rng.standard_normal((4, 3)), rng.standard_normal(4)
     W, b = _refit.refitted(H, y, weights, *start, own, lam_W=3e-3, lam_b=lam_b)
 
-    @jax.value_and_grad
-    def objective(x):
-        each = jax.vmap(own)(H @ x[:12].reshape(4, 3).T + x[12:], y)
-        return jnp.mean(each) + 3e-3 / 2 * jnp.sum(x[:12] ** 2) + lam_b / 2 * jnp.sum(x[12:] ** 2)
+    def by_scipy(features):
+        @jax.value_and_grad
+        def objective(x):
+            each = jax.vmap(own)(features @ x[:12].reshape(4, 3).T + x[12:], y)
+            return jnp.mean(each) + 3e-3 / 2 * jnp.sum(x[:12] ** 2) + lam_b / 2 * jnp.sum(x[12:] ** 2)
 
-    best = scipy.optimize.minimize(jax.jit(objective), np.zeros(16), jac=True, method="BFGS", tol=1e-9)
-    np.testing.assert_allclose(np.append(W, b), best.x, atol=1e-5 * np.abs(best.x).max())
+        return scipy.optimize.minimize(jax.jit(objective), np.zeros(16), jac=True, method="BFGS", tol=1e-9).x
+
+    def nc2(x):
+        return float(ufm.metrics.neural_collapse(H, y, x[:12].reshape(4, 3), x[12:]).nc2)
+
+    best = by_scipy(H)
+    np.testing.assert_allclose(np.append(W, b), best, atol=1e-5 * np.abs(best).max())
     found = _last_layer.compare(H, y, *start, own, lam_W=3e-3, lam_b=lam_b, refit=True)
-    assert found.refitted_nc2 == pytest.approx(float(ufm.metrics.neural_collapse(H, y, W, b).nc2), rel=1e-5)
-    assert found.nc2 == pytest.approx(float(ufm.metrics.neural_collapse(H, y, *start).nc2), rel=1e-9)
+    assert found.nc2 == pytest.approx(nc2(np.concatenate([x.ravel() for x in start])), rel=1e-9)
+    assert found.refitted_nc2 == pytest.approx(nc2(best), rel=1e-4)
+    means = np.stack([H[y == k].mean(axis=0) for k in range(4)])[y]  # each as often as its class
+    assert found.means_nc2 == pytest.approx(nc2(by_scipy(means)), rel=1e-4)
 
 
 def test_the_distance_from_a_simplex_is_divided_by_its_causes():

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from ufm import losses, solvers
-from ufm.solvers._base import Point, Tree, dot, evaluate
+from ufm.solvers import Point, Tree, dot, evaluate
 
 #: of the gradient, relative to the objective: far below what NC2 needs, far above rounding
 TOLERANCE = 1e-10
