@@ -22,9 +22,9 @@ def problem(name):
     )
 
 
-def lowest(prob, starts=4):
+def lowest(prob, starts=4, tol=1e-10):
     """The lowest of some solutions from class means."""
-    sols = ufm.solve_sweep(prob, seeds=range(starts), reduced=True, escape=False)
+    sols = ufm.solve_sweep(prob, seeds=range(starts), reduced=True, escape=False, tol=tol)
     return sols[int(np.argmin(np.asarray(sols.objective)))]
 
 
@@ -48,10 +48,10 @@ def test_the_dual_closes_at_the_minimum_and_bounds_f_elsewhere(name):
 def test_supports_close_what_the_eigenvalue_bound_leaves_open():
     """A free bias and a class beyond half of the samples: other pairs have positive inner products."""
     prob = problem("ce, a class beyond half")
-    sol = lowest(prob)
+    sol = lowest(prob, tol=1e-13)  # the gap of the certificate is a few times the residual
     simple = float(jax.jit(landscape.bounds)(prob, sol.params).gap)
     cert = landscape.certificate(prob, sol.params)
-    assert cert.gap <= min(simple, 1e-11)  # as far as the solver has come, to a gradient of 1e-10
+    assert cert.gap <= min(simple, 1e-12)
     assert "max |G h|" in repr(cert)
 
 

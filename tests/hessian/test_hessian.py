@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 from tolerances import close
 
+import ufm
 from ufm import Params, Problem, landscape, losses, theory
 from ufm.hessian import lanczos, spectrum
 from ufm.hessian import product as hessian
@@ -301,3 +302,26 @@ def test_the_smallest_eigenvalue_where_the_theorem_does_not_apply(assumption, mo
     ev = landscape.eigenvalues(case.prob, case.params, 1)
     close(ev.values, values[:1], ulps=2000, scale=values[-1])
     assert ev.multiplicities.tolist() == [times]
+
+
+@pytest.mark.parametrize(
+    ("name", "model"), [("unit vectors", "spheres"), ("some features at their bound", "nonnegative")]
+)
+def test_the_lowest_eigenvector_without_structure_is_one_of_all_variables(name, model):
+    """It has coordinates of its own, tangent to spheres or off the bounds."""
+    model = ufm.models.spheres(scale=3.0) if model == "spheres" else model
+    penalties = {"lam_W": 3e-2, "lam_H": 5e-3}
+    prob = Problem.from_counts(
+        "ce", counts=(3, 1, 2), d=4, **penalties, bias=name != "unit vectors", model=model
+    )
+    at = ufm.init(prob, seed=1, scale=1.0)
+    if name != "unit vectors":
+        at = at._replace(H=jnp.where(jnp.arange(24).reshape(4, 6) % 3 == 1, 0.0, at.H))
+    found = spectrum.lowest_without_structure(prob, at)
+    free = hessian.off_bounds(prob, at)
+    v, image = (
+        ravel_pytree(free(x))[0] for x in (found.direction, hessian.product(prob, at)(found.direction))
+    )
+    np.testing.assert_allclose(ravel_pytree(found.direction)[0], v)
+    close(image, found.value * v, ulps=1e4, scale=np.linalg.norm(v))
+    assert np.linalg.norm(v) > 0
