@@ -86,10 +86,13 @@ def save(draw: Callable[[], Figure], files: Sequence[Path]) -> None:
             figure.savefig(file)
 
 
-def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend for all panels."""
+def legend_below(figure: Figure, axes: Sequence[Axes], title: str | None = None) -> None:
+    """One legend for all panels, outside of them."""
     entries: dict[str, Any] = {}
     for ax in axes:
         handles, labels = ax.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries))
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside lower center", ncols=len(entries), title=title,
+        title_fontsize=7,
+    )  # fmt: skip

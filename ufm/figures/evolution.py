@@ -29,7 +29,7 @@ def evolution(names: dict[str, str], runs: list[Record], of_paper: bool) -> Made
     """Each quantity against the epochs, one line per loss: mean over the seeds, and their range shaded."""
     cell = _fullest(runs)
     rows = len(names) // 3
-    figure = _style.new_figure(_style.WIDTH, 0.5 + 2.0 * rows)
+    figure = _style.new_figure(_style.WIDTH, 0.8 + 2.0 * rows)
     axes = np.ravel(figure.subplots(rows, 3, squeeze=False))
     missing, numbers = [], []
     others = {run.config["loss"] for run in runs} - set(LOSSES)
@@ -46,7 +46,7 @@ def evolution(names: dict[str, str], runs: list[Record], of_paper: bool) -> Made
         for name, label in names.items():
             paper = 1.0 if of_paper and name == "train_accuracy" else None
             numbers.append(number_of(f"{label}, {title}, {words(cell)}", last(own, name), paper))
-    axes[0].legend(title=words(cell), title_fontsize=7)
+    _style.legend_below(figure, axes, title=words(cell))
     used = sum(run.cell == cell and bool(run.epochs.size) for run in runs)
     return Made(figure, used, tuple(missing), tuple(numbers))
 
