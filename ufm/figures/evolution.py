@@ -30,7 +30,7 @@ def evolution(names: dict[str, str], runs: list[Record], of_paper: bool) -> Made
     cell = _fullest(runs)
     rows = len(names) // 3
     figure = _style.new_figure(_style.WIDTH, 0.8 + 2.0 * rows)
-    axes = np.ravel(figure.subplots(rows, 3, squeeze=False))
+    axes = list(np.ravel(figure.subplots(rows, 3, squeeze=False)))
     missing, numbers = [], []
     others = {run.config["loss"] for run in runs} - set(LOSSES)
     for ax, (name, label) in zip(axes, names.items(), strict=True):
