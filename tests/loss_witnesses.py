@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
-from decimal import Decimal, localcontext
+from decimal import Decimal, getcontext, localcontext
 from typing import Any
 
 import jax
@@ -18,9 +19,32 @@ K = 5
 # --- the witness: each loss as its paper has it, written down once more, in decimals ------------------
 
 
+# computed once: all second differences at a point shift each logit to the same three values, and the losses
+# are tried at the same points
+
+
+@functools.lru_cache(10_000)
+def _exp_to(v: Decimal, digits: int) -> Decimal:
+    return v.exp()
+
+
+@functools.lru_cache(10_000)
+def _ln_to(v: Decimal, digits: int) -> Decimal:
+    return v.ln()
+
+
+def _exp(v: Decimal) -> Decimal:
+    return _exp_to(v, getcontext().prec)
+
+
+def _ln(v: Decimal) -> Decimal:
+    return _ln_to(v, getcontext().prec)
+
+
 def _shares(z: list[Decimal]) -> list[Decimal]:
-    weights = [v.exp() for v in z]
-    return [w / sum(weights) for w in weights]
+    weights = [_exp(v) for v in z]
+    mass = sum(weights)
+    return [w / mass for w in weights]
 
 
 def _against(z: list[Decimal], k: int) -> Decimal:
@@ -29,16 +53,16 @@ def _against(z: list[Decimal], k: int) -> Decimal:
 
 
 def _ce(z: list[Decimal], k: int) -> Decimal:
-    return -_shares(z)[k].ln()
+    return -_ln(_shares(z)[k])
 
 
 def _ls(z: list[Decimal], k: int, alpha: Decimal) -> Decimal:
     p = _shares(z)
-    return -(1 - alpha) * p[k].ln() - alpha / len(z) * sum(v.ln() for v in p)
+    return -(1 - alpha) * _ln(p[k]) - alpha / len(z) * sum(_ln(v) for v in p)
 
 
 def _fl(z: list[Decimal], k: int, gamma: Decimal) -> Decimal:
-    return -(_against(z, k) ** gamma) * _shares(z)[k].ln()
+    return -(_against(z, k) ** gamma) * _ln(_shares(z)[k])
 
 
 def _mse(z: list[Decimal], k: int, kappa: Decimal, beta: Decimal) -> Decimal:
@@ -73,11 +97,11 @@ def _logitnorm(z: list[Decimal], k: int, temperature: Decimal) -> Decimal:
 
 
 def _ova(z: list[Decimal], k: int) -> Decimal:
-    return sum(((1 + (-v if j == k else v).exp()).ln() for j, v in enumerate(z)), Decimal(0))
+    return sum((_ln(1 + _exp(-v if j == k else v)) for j, v in enumerate(z)), Decimal(0))
 
 
 def _exponential(z: list[Decimal], k: int) -> Decimal:
-    return sum(((v - z[k]).exp() for j, v in enumerate(z) if j != k), Decimal(0))
+    return sum((_exp(v - z[k]) for j, v in enumerate(z) if j != k), Decimal(0))
 
 
 def _hinges(z: list[Decimal], k: int, margin: Decimal) -> list[Decimal]:
