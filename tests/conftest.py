@@ -44,7 +44,12 @@ import processors
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("ufm", "shapes.check")
+# The modules that speak of shapes, and no others, because the hook slows every call in a module.
+PACKAGE = Path(__file__).parents[1]
+CHECKED = [path for path in PACKAGE.glob("ufm/**/*.py") if "from jaxtyping import" in path.read_text()]
+install_import_hook(
+    [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in CHECKED], "shapes.check"
+)
 
 from ufm import _solve  # noqa: E402
 
