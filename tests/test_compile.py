@@ -19,17 +19,25 @@ def optimised(monkeypatch, options=_compile.QUICK):
     return _compile.jit(lambda x: 2 * x, options=options), given
 
 
+def known(options):
+    """What this version of XLA has of these options; newer ones lack some."""
+    _compile.jit(lambda x: 3 * x, options=options)(jnp.arange(2.0))
+    return {name: value for name, value in options.items() if name not in _compile._REFUSED}
+
+
 def test_a_block_compiles_without_optimisation_and_leaves_other_programs_alone(monkeypatch):
+    expected = [known(_compile.QUICK), known(_compile.INSTANT)]
     double, given = optimised(monkeypatch)
     for _ in range(2):
         assert double(jnp.arange(3.0)).tolist() == [0, 2, 4]
         with _compile.instantly(), ThreadPoolExecutor(1) as pool:  # sweeps compile in threads
             assert pool.submit(double, jnp.arange(3.0)).result().tolist() == [0, 2, 4]
-    assert given == [dict(_compile.QUICK), dict(_compile.INSTANT)]
+    assert given == expected
 
 
 def test_an_option_that_xla_does_not_have_is_left_out(monkeypatch):
     monkeypatch.setattr(_compile, "_REFUSED", set())
     double, given = optimised(monkeypatch, {"xla_of_another_age": True} | dict(_compile.QUICK))
     assert double(jnp.arange(2.0)).tolist() == [0, 2]
-    assert given[1:] == [dict(_compile.QUICK)]
+    assert given[0].keys() > given[-1].keys()
+    assert given[-1] == known(_compile.QUICK)

@@ -36,7 +36,7 @@ def problem(loss: Any) -> ufm.Problem:
 
 
 def test_the_mode_is_on():
-    with pytest.raises(jax.dtypes.TypePromotionError):
+    with pytest.raises(ValueError, match="jax_numpy_dtype_promotion=strict"):
         jnp.zeros(2) * jnp.ones(2, bool)
 
 
