@@ -16,14 +16,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+# what tests share is imported by its name, from whichever folder
+sys.path.extend(str(path) for path in Path(__file__).parent.glob("**/") if path.name != "__pycache__")
+
+from xla_flags import flags
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one process a core already
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    " --xla_cpu_parallel_codegen_split_count=1",
-)
+os.environ.setdefault("XLA_FLAGS", flags(0, "--xla_cpu_parallel_codegen_split_count=1"))
 os.environ["UFM_CACHE"] = "0"  # the library's own cache, in the user's folder, is neither read nor written
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the variables of the process that started it
     _programs = tempfile.TemporaryDirectory(prefix="ufm-tests-", ignore_cleanup_errors=True)
@@ -36,8 +37,6 @@ elif hasattr(os, "sched_setaffinity"):
     _cores, _worker = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER"][len("gw") :])
     if int(os.environ["PYTEST_XDIST_WORKER_COUNT"]) >= len(_cores):
         os.sched_setaffinity(0, {_cores[_worker % len(_cores)]})
-# what tests share is imported by its name, from whichever folder
-sys.path.extend(str(path) for path in Path(__file__).parent.glob("**/") if path.name != "__pycache__")
 
 import jax
 import processors

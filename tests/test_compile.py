@@ -3,6 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import jax.numpy as jnp
+import pytest
+import xla_flags
 
 from ufm import _compile
 
@@ -41,3 +43,11 @@ def test_an_option_that_xla_does_not_have_is_left_out(monkeypatch):
     assert double(jnp.arange(2.0)).tolist() == [0, 2]
     assert given[0].keys() > given[-1].keys()
     assert given[-1] == known(_compile.QUICK)
+
+
+@pytest.mark.parametrize(
+    ("version", "has"), [("0.10.2", True), ("0.11.0", True), ("0.11.1", False), ("0.12.0.1", False)]
+)
+def test_the_tests_ask_xla_for_flags_that_it_has(version, has, monkeypatch):
+    monkeypatch.setattr(xla_flags.importlib.metadata, "version", lambda name: version)
+    assert ("--xla_cpu_use_fusion_emitters=false" in xla_flags.flags(0)) == has

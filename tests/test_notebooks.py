@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from tolerances import HANG
+from xla_flags import flags
 
 from ufm import claims, reproduce
 from ufm.deep import figures
@@ -47,8 +48,8 @@ print(nbformat.writes(notebook))
 
 def execute(path):
     env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # figures are shown
-    # networks are trained, for which code without any optimisation is several times slower
-    env["XLA_FLAGS"] = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+    if "train(" in path.read_text():  # for which code without any optimisation is several times slower
+        env["XLA_FLAGS"] = flags(1)
     command = [sys.executable, "-c", EXECUTE, str(path), str(HANG)]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
