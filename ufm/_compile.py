@@ -2,7 +2,7 @@
 
 On a CPU, XLA's fusion emitters take half of the time to compile a solver and make it a tenth faster at K=10,
 d=64, n=10, and a quarter at n=100, because without them a kernel that writes where it reads is not vectorised
-(1.3 s of processor time to compile against 2.7 s; JAX 0.10.2). From JAX 0.11.1 on they are no longer a choice.
+(1.3 s of processor time to compile against 2.7 s; JAX 0.10.2). From JAX 0.11.1 on there is no choice.
 """
 
 from __future__ import annotations

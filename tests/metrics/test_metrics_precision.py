@@ -299,6 +299,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.processor  # and so on each version of JAX: 0.12 compiled some functions in 32 bits
 def test_where_64_bits_are_off():
     """In a process of its own, since the mode is set when the package is imported."""
     here = os.path.dirname(__file__)

@@ -138,8 +138,14 @@ def class_means(
 
 
 def _power_of_two(size: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The power of two at or below each size, so that a division by it rounds nothing; 1 for zero."""
-    return jnp.where(size > 0, jnp.ldexp(jnp.ones_like(size), jnp.frexp(size)[1] - 1), 1)
+    """The power of two at or below each size, so that a division by it rounds nothing; 1 for zero.
+
+    The bits of the exponent alone. `jnp.frexp` says the same, but JAX 0.12 expands it where it compiles the
+    program, and there 64 bits may be off.
+    """
+    exponent = jax.lax.bitcast_convert_type(size, jnp.uint64) & np.uint64(0x7FF0_0000_0000_0000)
+    power = jax.lax.bitcast_convert_type(exponent, jnp.float64)
+    return jnp.where((power > 0) & (power < jnp.inf), power, 1)
 
 
 def deviations(
