@@ -48,7 +48,8 @@ print(nbformat.writes(notebook))
 
 def execute(path):
     env = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # figures are shown
-    if "train(" in path.read_text():  # for which code without any optimisation is several times slower
+    # training takes several times as long in code without any optimisation
+    if re.search(r"\btrain(_many)?\(", path.read_text()):
         env["XLA_FLAGS"] = flags(1)
     command = [sys.executable, "-c", EXECUTE, str(path), str(HANG)]
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
