@@ -113,6 +113,19 @@ def test_the_evolution_is_the_mean_between_the_extremes(tmp_path):
     )
 
 
+@pytest.mark.parametrize("values", [[None] * 4, [None, 0.8, None, 0.9]])
+def test_what_no_run_has_measured_has_no_panel(values, tmp_path):
+    write(tmp_path / "runs", "ce", 1, 100, 0)
+    (file,) = (tmp_path / "runs").iterdir()
+    record = json.loads(file.read_text())
+    record["history"]["validation_accuracy"] = values
+    file.write_text(json.dumps(record))
+    axes = figures.draw(2, figures.records(tmp_path / "runs")).figure.axes
+    middle = [] if values[-1] is None else ["validation accuracy"]
+    assert [ax.get_ylabel() for ax in axes] == ["train accuracy", *middle, "test accuracy"]
+    assert all(ax.lines for ax in axes)
+
+
 def test_an_interrupted_run_is_in_the_evolution_and_not_in_the_maps(tmp_path):
     write(tmp_path, "ce", 0.25, 100, 0, status="running")
     runs = figures.records(tmp_path)

@@ -26,11 +26,20 @@ if TYPE_CHECKING:
 
 
 def evolution(names: dict[str, str], runs: list[Record], of_paper: bool) -> Made:
-    """Each quantity against the epochs, one line per loss: mean over the seeds, and their range shaded."""
+    """Each quantity against the epochs, one line per loss: mean over the seeds, and their range shaded.
+
+    A quantity that no run has measured, such as a validation accuracy where no images are set aside, has no
+    panel.
+    """
     cell = _fullest(runs)
-    rows = len(names) // 3
+    names = {name: label for name, label in names.items() if _measured(runs, cell, name)} or names
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
     figure = _style.new_figure(_style.WIDTH, 0.8 + 2.0 * rows)
-    axes = list(np.ravel(figure.subplots(rows, 3, squeeze=False)))
+    panels = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
+    axes = panels[: len(names)]
+    for unused in panels[len(names) :]:
+        unused.remove()
     missing, numbers = [], []
     others = {run.config["loss"] for run in runs} - set(LOSSES)
     for ax, (name, label) in zip(axes, names.items(), strict=True):
@@ -60,6 +69,11 @@ def _fullest(runs: Iterable[Record]) -> Cell:
         return len({run.config["loss"] for run in own}), len(own), cell[1], cell[0]
 
     return max((run.cell for run in runs), key=rank)
+
+
+def _measured(runs: Iterable[Record], cell: Cell, name: str) -> bool:
+    """Whether a run of the cell has a value of this quantity."""
+    return any(np.isfinite(run.history[name]).any() for run in runs if run.cell == cell)
 
 
 def _line(ax: Axes, runs: Sequence[Record], name: str, title: str, look: Sequence[Any]) -> None:
