@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ufm import Params
-from ufm.metrics import CONVENTIONS, Stream, neural_collapse, of_params
+from ufm.metrics import CONVENTIONS, Stream, _core, neural_collapse, of_params
 
 #: float32 products of float64 deviations: a few roundings of float32, accumulated over d terms
 RTOL = 2e-6
@@ -297,6 +297,14 @@ assert not jax.config.jax_enable_x64
 assert jnp.ones(1).dtype == np.float32
 print(json.dumps(found))
 """
+
+
+def test_units_are_powers_of_two_so_that_a_division_rounds_nothing():
+    size = np.exp2(np.random.default_rng(0).uniform(-1000, 1000, 1000))
+    units = np.asarray(jax.jit(_core._power_of_two)(size))
+    np.testing.assert_array_equal(units, np.ldexp(1.0, np.frexp(size)[1] - 1))
+    edges = jnp.array([0.0, 5e-324, 2.0**-1022, 0.75, 1.0, 4.0, np.finfo(float).max, np.inf, np.nan])
+    assert _core._power_of_two(edges).tolist() == [1, 1, 2.0**-1022, 0.5, 1, 4, 2.0**1023, 1, 1]
 
 
 @pytest.mark.processor  # and so on each version of JAX: 0.12 compiled some functions in 32 bits
