@@ -113,17 +113,30 @@ def test_the_evolution_is_the_mean_between_the_extremes(tmp_path):
     )
 
 
-@pytest.mark.parametrize("values", [[None] * 4, [None, 0.8, None, 0.9]])
-def test_what_no_run_has_measured_has_no_panel(values, tmp_path):
-    write(tmp_path / "runs", "ce", 1, 100, 0)
-    (file,) = (tmp_path / "runs").iterdir()
-    record = json.loads(file.read_text())
-    record["history"]["validation_accuracy"] = values
-    file.write_text(json.dumps(record))
+@pytest.mark.parametrize("measured", [False, True])
+def test_what_no_run_has_measured_has_no_panel(measured, tmp_path):
+    """The figure shows the cell of most runs, so the validation accuracies of another one do not count."""
+    for loss, width in (("ce", 1), ("ls", 1), ("ce", 2)):
+        write(tmp_path / "runs", loss, width, 100, 0)
+    for file in (tmp_path / "runs").iterdir():
+        record = json.loads(file.read_text())
+        if measured or record["config"]["width"] == 2:
+            record["history"]["validation_accuracy"] = [None, 0.8, None, 0.9]
+        file.write_text(json.dumps(record))
     axes = figures.draw(2, figures.records(tmp_path / "runs")).figure.axes
-    middle = [] if values[-1] is None else ["validation accuracy"]
+    middle = ["validation accuracy"] if measured else []
     assert [ax.get_ylabel() for ax in axes] == ["train accuracy", *middle, "test accuracy"]
     assert all(ax.lines for ax in axes)
+
+
+def test_a_run_that_has_just_begun_leaves_the_panels_empty(tmp_path):
+    write(tmp_path / "runs", "ce", 1, 100, 0, status="interrupted")
+    (file,) = (tmp_path / "runs").iterdir()
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"history": {name: [] for name in record["history"]}}))
+    axes = figures.draw(2, figures.records(tmp_path / "runs")).figure.axes
+    assert len(axes) == 3
+    assert not any(ax.lines for ax in axes)
 
 
 def test_an_interrupted_run_is_in_the_evolution_and_not_in_the_maps(tmp_path):
