@@ -44,10 +44,10 @@ import pytest
 from jaxtyping import install_import_hook
 
 # The modules that speak of shapes, and no others, because the hook slows every call in a module.
-PACKAGE = Path(__file__).parents[1]
-CHECKED = [path for path in PACKAGE.glob("ufm/**/*.py") if "from jaxtyping import" in path.read_text()]
+ROOT = Path(__file__).parents[1]
+CHECKED = [path for path in ROOT.glob("ufm/**/*.py") if "from jaxtyping import" in path.read_text()]
 install_import_hook(
-    [".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in CHECKED], "shapes.check"
+    [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in CHECKED], "shapes.check"
 )
 
 from ufm import _solve  # noqa: E402
